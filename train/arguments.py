@@ -1,0 +1,106 @@
+"""The command line of `train/main.py` as a table: flag, reader, default, help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp")
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers of at least `low`."""
+
+    def read(text: str) -> int:
+        value = int(_number(text, int, "a whole number"))
+        if value < low:
+            raise ValueError(f"must be a whole number of at least {low}, but is {value} instead")
+        return value
+
+    return read
+
+
+def real(low: float, high: float = math.inf, open_low: bool = False) -> Callable[[str], float]:
+    """Return a reader of finite numbers from `low` (left out if `open_low`) to `high`."""
+
+    def read(text: str) -> float:
+        value = float(_number(text, float, "a number"))
+        above = value > low if open_low else value >= low
+        if not (math.isfinite(value) and above and value <= high):
+            bounds = f"{'above' if open_low else 'at least'} {low:g}"
+            bounds += "" if math.isinf(high) else f" and at most {high:g}"
+            raise ValueError(f"must be a finite number {bounds}, but is {text} instead")
+        return value
+
+    return read
+
+
+def _number(text: str, kind: Callable[[str], Any], noun: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"must be {noun}, but is '{text}' instead") from None
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One row of the command line: a flag, how it is read, its default and its help."""
+
+    flag: str
+    read: Callable[[str], Any] | None
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    alias: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The flag as a Python name."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+ARGUMENTS = (
+    Argument("--model-name-or-path", str, None, "a Hugging Face folder or hub name"),
+    Argument("--tokenizer", str, None, "a Hugging Face folder or name, or a SentencePiece .model"),
+    Argument("--dataset-name-or-path", str, None, "a hub name, a folder or a file (jsonl, …)"),
+    Argument("--loss-on", str, None, "default: by the columns found", ("all", "completion")),
+    Argument("--skip-bad-rows", None, False, "leave malformed rows out and count them"),
+    Argument("--batch-size", whole(1), 256, "samples of the whole job per optimizer step"),
+    Argument("--block-size", whole(2), 1024, "longest sample in tokens; the rest is cut"),
+    Argument("--epochs", whole(1), 3, "passes over the dataset"),
+    Argument("--max-steps", whole(1), None, "number of optimizer steps; instead of --epochs"),
+    Argument("--lr", real(0, open_low=True), 2e-6, "learning rate"),
+    Argument("--lr-schedule", str, "constant", "after warm-up", ("constant", "cosine", "linear")),
+    Argument("--warmup-steps", whole(0), 0, "steps over which the learning rate rises linearly"),
+    Argument("--weight-decay", real(0), 0.0, "AdamW's decay, on matrices only"),
+    Argument("--max-grad-norm", real(0), 1.0, "clip the global gradient norm; 0 does not clip"),
+    Argument("--seed", whole(0), 0, "order of the samples, adapter initialisation, dropout"),
+    Argument("--precision", str, "bf16", "bf16 keeps an fp32 master", ("bf16", "fp32")),
+    Argument("--use-lora", None, False, "train a low-rank adapter, the model frozen"),
+    Argument("--lora-r", whole(1), 16, "rank of the adapter"),
+    Argument("--lora-alpha", whole(1), 32, "scale of the adapter times its rank"),
+    Argument("--lora-dropout", real(0, 0.99), 0.0, "dropout before the adapter"),
+    Argument("--log-interval", whole(1), 1, "steps between console lines"),
+    Argument("--eval-step", whole(0), 0, "steps between evaluations; 0: at the end only"),
+    Argument("--save-step", whole(0), 0, "steps between checkpoints; 0: none before the end"),
+    Argument("--keep", whole(1), 2, "how many checkpoints are kept"),
+    Argument("--save-dir", str, None, "the final Hugging Face folder; default: <run-dir>/model"),
+    Argument("--run-dir", str, None, "the run's folder; default: runs/<time>-<model>"),
+    Argument("--resume", str, "auto", "from the run's checkpoints", ("auto", "must", "never")),
+    Argument("--ds-config", str, "ds_configs/zero3.json", "what it sets is pinned",
+             alias="--deepspeed-config"),
+    Argument("--pin", str, None, "fix a part of the plan: " + " ".join(PIN_KEYS)),
+    Argument("--report-to", str, "none", "curves, too, to", ("tensorboard", "wandb", "none")),
+    Argument("--trust-remote-code", None, False, "run code that the model's folder brings along"),
+    Argument("--dry-run", None, False, "plan, print the plan and stop"),
+    Argument("--local-rank", int, 0, argparse.SUPPRESS),
+)  # fmt: skip
+
+# With neither a model nor a dataset named, the embedded preset is trained with these.
+PRESET = {
+    "batch_size": 32, "block_size": 512, "max_steps": 60, "lr": 3e-3,
+    "lr_schedule": "cosine", "warmup_steps": 6, "precision": "fp32", "ds_config": "ds_configs/auto.json",
+}  # fmt: skip

@@ -1,0 +1,260 @@
+"""The nouns of a run, frozen; and the one way from a command line to them.
+
+Nothing here reads the environment, a file or the clock: `parse_args` is a function of its
+arguments, so every rank that is given the same command line holds the same `RunConfig`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, TypeVar
+
+from train.arguments import ARGUMENTS, PIN_KEYS, PRESET, Argument
+from train.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Which process this is, and of how many."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    node: int = 0
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> World:
+        """Read the launcher's variables; with none of them set this is the only process."""
+        if "RANK" not in env:
+            return cls()
+        try:
+            world = cls(
+                rank=int(env["RANK"]),
+                local_rank=int(env["LOCAL_RANK"]),
+                size=int(env["WORLD_SIZE"]),
+                local_size=int(env.get("LOCAL_SIZE") or env.get("LOCAL_WORLD_SIZE") or 1),
+                node=int(env.get("CROSS_RANK") or env.get("GROUP_RANK") or 0),
+            )
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"the launcher's variables are incomplete ({error}): RANK, LOCAL_RANK and "
+                "WORLD_SIZE must be whole numbers; start the run with ./launch.sh or deepspeed"
+            ) from error
+        if not 0 <= world.rank < world.size:
+            raise ConfigError(f"RANK must lie in 0..{world.size - 1}, but is {world.rank} instead")
+        return world
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks for the job."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter: rank, scale numerator and dropout probability."""
+
+    r: int
+    alpha: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, in which precision, trained whole or through an adapter (`lora`)."""
+
+    name_or_path: str | None
+    tokenizer: str | None
+    precision: str
+    lora: LoraConfig | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which samples, how long, and how many per optimizer step of the whole job."""
+
+    name_or_path: str | None
+    loss_on: str | None
+    skip_bad_rows: bool
+    batch_size: int
+    block_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW's numbers; betas 0.9 and 0.999 and eps 1e-8 are fixed."""
+
+    lr: float
+    lr_schedule: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where results go and how often, in optimizer steps; 0 switches a periodic act off."""
+
+    run_dir: str | None
+    save_dir: str | None
+    resume: str
+    log_interval: int
+    eval_step: int
+    save_step: int
+    keep: int
+    report_to: str
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    output: OutputConfig
+    epochs: int
+    max_steps: int | None
+    ds_config: str
+    pins: Mapping[str, str]
+    dry_run: bool
+
+    @property
+    def preset(self) -> bool:
+        """Whether neither a model nor a dataset was named, so that the embedded preset is run."""
+        return self.model.name_or_path is None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `train/main.py`; it raises ConfigError where argparse would exit."""
+    parser = _Parser(
+        prog="train/main.py",
+        description="Fine-tune a language model; the same run at any GPU count.",
+        allow_abbrev=False,
+    )
+    for row in ARGUMENTS:
+        flags = [row.flag] + ([row.alias] if row.alias else [])
+        default = None if row.default in (None, False) else row.default
+        text = (
+            row.help
+            if default is None or row.help is argparse.SUPPRESS
+            else f"{row.help} (default {default})"
+        )
+        if row.read is None:
+            parser.add_argument(*flags, action="store_true", default=None, help=text)
+        elif row.flag == "--pin":
+            parser.add_argument(*flags, action="extend", nargs="+", metavar="KEY=VALUE", help=text)
+        else:
+            parser.add_argument(*flags, help=text, metavar="|".join(row.choices) or None)
+    return parser
+
+
+def parse_args(argv: Sequence[str]) -> RunConfig:
+    """Turn a command line into a run.
+
+    Raises:
+        ConfigError: an unknown flag, a missing or malformed value, or one that contradicts another.
+    """
+    given = _given(argv)
+    named = [given.get(name) is not None for name in ("model_name_or_path", "dataset_name_or_path")]
+    if any(named) and not all(named):
+        missing = "--dataset-name-or-path" if named[0] else "--model-name-or-path"
+        raise ConfigError(
+            f"{missing} is missing: name both a model and a dataset, or neither to train "
+            "the embedded preset"
+        )
+    values = {row.name: row.default for row in ARGUMENTS} | ({} if all(named) else PRESET) | given
+    return _assemble(values)
+
+
+def _given(argv: Sequence[str]) -> dict[str, Any]:
+    parser = build_parser()
+    spaced = [_hyphens(word) for word in argv]
+    found, unknown = parser.parse_known_args(spaced)
+    if unknown:
+        word = unknown[0]
+        near = did_you_mean(word.split("=")[0], [row.flag for row in ARGUMENTS])
+        noun = "argument" if word.startswith("-") else "word"
+        raise ConfigError(f"unknown {noun} '{word}'{near or '; see --help'}")
+    return {
+        row.name: _value(row, text)
+        for row in ARGUMENTS
+        if (text := getattr(found, row.name)) is not None
+    }
+
+
+def _hyphens(word: str) -> str:
+    """Accept --batch_size for --batch-size."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _value(row: Argument, text: Any) -> Any:
+    if row.read is None or isinstance(text, list):
+        return text
+    if row.choices and text not in row.choices:
+        near = did_you_mean(text, row.choices)
+        raise ConfigError(
+            f"{row.flag} must be one of {', '.join(row.choices)}, but is '{text}' instead{near}"
+        )
+    if text == "":
+        raise ConfigError(f"{row.flag} must not be empty: give a value or leave the flag out")
+    try:
+        return row.read(text)
+    except ValueError as error:
+        raise ConfigError(f"{row.flag} {error}") from None
+
+
+def parse_pins(words: Sequence[str]) -> dict[str, str]:
+    """Split `key=value` words; the planner checks the values.
+
+    Raises:
+        ConfigError: a word without `=`, an unknown key, or a key given twice with different values.
+    """
+    pins: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (equals and key and value):
+            raise ConfigError(
+                f"--pin takes key=value, but is '{word}' instead; for example --pin zero=2"
+            )
+        if key not in PIN_KEYS:
+            hint = did_you_mean(key, PIN_KEYS) or f"; the keys are {', '.join(PIN_KEYS)}"
+            raise ConfigError(f"--pin does not know '{key}'{hint}")
+        if pins.setdefault(key, value) != value:
+            raise ConfigError(f"--pin gives '{key}' twice, as {pins[key]} and as {value}: keep one")
+    return pins
+
+
+def _assemble(values: Mapping[str, Any]) -> RunConfig:
+    def pick(kind: type[T], **renamed: Any) -> T:
+        names = [f.name for f in fields(kind) if f.name not in renamed]
+        return kind(**{name: values[name] for name in names}, **renamed)
+
+    lora = LoraConfig(values["lora_r"], values["lora_alpha"], values["lora_dropout"])
+    return pick(
+        RunConfig,
+        model=pick(
+            ModelConfig,
+            name_or_path=values["model_name_or_path"],
+            lora=lora if values["use_lora"] else None,
+        ),
+        data=pick(DataConfig, name_or_path=values["dataset_name_or_path"]),
+        optimizer=pick(OptimizerConfig),
+        output=pick(OutputConfig),
+        pins=parse_pins(values["pin"] or ()),
+    )

@@ -1,0 +1,1 @@
+"""The engine: model, attention, step, checkpoint, export. Only here is torch imported."""

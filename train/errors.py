@@ -1,0 +1,87 @@
+"""What can end a run, one class for each party that must act, and the exit code each becomes.
+
+    AnyrankError (1)
+    ├── UserError (2)            the user must change something; never retried
+    │   ├── ConfigError          an argument or a ds_config
+    │   ├── HostfileError        a hostfile line or a host named in one
+    │   ├── PlanError            no legal plan, or contradictory pins
+    │   ├── DataError            a dataset, a row, a tokeniser
+    │   ├── ModelError           a model folder, its keys or shapes
+    │   └── CheckpointError      a checkpoint that does not belong to this run
+    ├── NonFiniteError (3)       the loss or a gradient is not a number; never retried
+    ├── StopRequested (75)       asked to stop, and saved
+    ├── OutOfMemoryError (77)    the plan did not fit; a smaller one may
+    └── FaultError (1)           a host, a process or a link failed; retrying may help
+
+A message is one sentence: what is wrong, the value found, what to change.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class AnyrankError(Exception):
+    """Any end of a run that anyrank can name; `exit_code` is what the process returns."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UserError(AnyrankError):
+    """The user must change something."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(UserError):
+    """An argument or a ds_config is wrong."""
+
+
+class HostfileError(UserError):
+    """A hostfile, or a host that it names, is wrong."""
+
+
+class PlanError(UserError):
+    """Nothing legal fits, or the pins contradict each other."""
+
+
+class DataError(UserError):
+    """A dataset, one of its rows, or the tokeniser is wrong."""
+
+
+class ModelError(UserError):
+    """A model folder is missing, incomplete or of another shape."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged or belongs to another run."""
+
+
+class NonFiniteError(AnyrankError):
+    """A loss or a gradient is not a number; the update was not applied."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class StopRequested(AnyrankError):
+    """A stop was asked for, and the state has been saved."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class OutOfMemoryError(AnyrankError):
+    """A device or a host ran out of memory."""
+
+    exit_code: ClassVar[int] = 77
+
+
+class FaultError(AnyrankError):
+    """A host, a process or a link failed."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest choice, or an empty string."""
+    near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,1 @@
+"""Launching: hostfiles, flavors, commands, Slurm, preflight, supervision. Standard library only."""

@@ -1,0 +1,1 @@
+"""The planner: shape, hardware, memory, time, search, rendering. Standard library only."""
