@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from train.arguments import ARGUMENTS, PIN_KEYS, PRESET, Argument
 from train.errors import ConfigError, did_you_mean
@@ -242,7 +242,7 @@ def parse_pins(words: Sequence[str]) -> dict[str, str]:
 
 def _assemble(values: Mapping[str, Any]) -> RunConfig:
     def pick(kind: type[T], **renamed: Any) -> T:
-        names = [f.name for f in fields(kind) if f.name not in renamed]
+        names = [f.name for f in fields(cast(Any, kind)) if f.name not in renamed]
         return kind(**{name: values[name] for name in names}, **renamed)
 
     lora = LoraConfig(values["lora_r"], values["lora_alpha"], values["lora_dropout"])

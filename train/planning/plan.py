@@ -16,7 +16,7 @@ class Plan:
     """A layout of one optimizer step; dp * tp * pp * sp is the number of GPUs.
 
     `micro_tokens` is the capacity of a micro-batch in real tokens, `accumulation` the expected
-    number of micro-batches per replica and step (the true number follows from the samples' lengths).
+    number of micro-batches per replica and step (the true number follows from the lengths).
     """
 
     zero: int
