@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# ./launch.sh [N] [--hostfile F] [arguments of train/main.py]      ./launch.sh --help
+# Finds Python (the active environment if it has deepspeed, else .venv, made once) and starts
+# train.launch with it. Sourced, it only defines find_python and make_environment.
+
+root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+
+# has PYTHON MODULE...: is PYTHON new enough, and can it find every module (importing none)?
+has() {
+  "$1" -c 'import sys, importlib.util as u
+sys.exit(sys.version_info < (3, 11) or any(map(lambda m: u.find_spec(m) is None, sys.argv[1:])))' \
+    "${@:2}" 2> /dev/null
+}
+
+# find_python EXTRA MODULE...: print a Python that has the modules; make .venv if there is none.
+find_python() {
+  local extra=$1 python; shift
+  for python in python python3; do
+    if has "$python" deepspeed "$@"; then type -P "$python"; return; fi
+  done
+  make_environment "$extra" >&2 && echo "$root/.venv/bin/python"
+}
+
+# make_environment EXTRA: .venv with this package, its dependencies and EXTRA's ("" for none).
+# The mark is written last, so that a half-made .venv is never taken for a good one.
+make_environment() (
+  set -euo pipefail
+  extra=$1 mark=$root/.venv/anyrank-installed${1:+-$1} want=$(cksum < "$root/setup.py")
+  exec 9< "$root/setup.py"
+  flock -n 9 || { echo "launch.sh: waiting for another process that is making .venv"; flock 9; }
+  [ "$(cat "$mark" 2>/dev/null)" != "$want" ] || exit 0
+  if ! compgen -G "$root/.venv/anyrank-installed*" > /dev/null; then
+    python=
+    for name in python3 python python3.13 python3.12 python3.11; do
+      if has "$name" venv ensurepip; then python=$name; break; fi
+    done
+    [ -n "$python" ] || {
+      echo "launch.sh: no Python of at least 3.11 with the venv module was found:" \
+        "install one (on Debian: apt-get install python3-venv) and run this again" >&2
+      exit 2
+    }
+    echo "launch.sh: making .venv with $($python --version) (once; some minutes)"
+    "$python" -m venv --clear "$root/.venv"
+  fi
+  echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
+  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --editable "$root${extra:+[$extra]}"
+  echo "$want" > "$mark"
+)
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  python=$(find_python "") || exit
+  PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m train.launch "$@"
+fi
