@@ -1,1 +1,16 @@
-"""The planner: shape, hardware, memory, time, search, rendering. Standard library only."""
+"""How one optimizer step is laid out: predicted, chosen, explained, told to DeepSpeed."""
+
+from train.planning.dsconfig import DsConfig, read_ds_config
+from train.planning.families import built_in, built_in_names, find_shape, shape_of
+from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
+from train.planning.plan import Plan
+from train.planning.render import render
+from train.planning.request import Candidate, Choice, Request
+from train.planning.search import choose
+from train.planning.shape import Shape
+
+__all__ = [
+    "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "Request", "Shape", "built_in",
+    "built_in_names", "choose", "cluster_of", "find_gpu", "find_shape", "read_ds_config", "render",
+    "shape_of",
+]  # fmt: skip

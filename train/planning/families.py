@@ -1,0 +1,265 @@
+"""Reading a `Shape` from a Hugging Face config.json, a built-in name or a written description.
+
+What a family adds to the Llama layout (biases, norms, learned positions) is in its modelling code
+only, not in its config; `_TRAITS` holds those facts, from transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from train.errors import ModelError, PlanError, did_you_mean
+from train.planning.shape import Shape
+
+_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "vocab": ("vocab_size",),
+}
+_LAYER_NORM = {"norm_bias": True}
+_ALL_BIASES = {"bias_qkv": True, "bias_out": True, "bias_mlp": True}
+_PLAIN = {"gated": False, **_LAYER_NORM, **_ALL_BIASES}
+_TRAITS: dict[str, dict[str, Any]] = {
+    "qwen2": {"bias_qkv": True},
+    "gemma": {"tied": True},
+    "gemma2": {"norms": 4, "tied": True},
+    "gemma3_text": {"norms": 4, "tied": True},
+    "gpt_neox": _PLAIN,
+    "gpt2": {**_PLAIN, "tied": True},
+    "gptj": {"gated": False, "norm_bias": True, "bias_mlp": True, "norms": 1, "bias_head": True},
+    "opt": {**_PLAIN, "tied": True},
+    "bloom": {**_PLAIN, "tied": True, "outer_norms": 2},
+    "mpt": {"gated": False, "tied": True},
+    "phi": {**_PLAIN, "norms": 1, "bias_head": True},
+    "falcon": {"gated": False, "norm_bias": True, "norms": 1, "tied": True},
+    "starcoder2": {**_PLAIN, "tied": True},
+    "stablelm": {"norm_bias": True},
+    "olmo": {"norm_weight": False},
+    "cohere": {"norms": 1, "tied": True},
+}
+_QK_NORM = ("qwen3", "gemma3_text", "exaone4")
+_BIAS_SWITCHES = {
+    "attention_bias": ("bias_qkv", "bias_out"),
+    "mlp_bias": ("bias_mlp",),
+    "use_qkv_bias": ("bias_qkv",),
+    "use_bias": ("bias_qkv", "bias_out", "bias_mlp"),
+}
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+
+_BUILT_IN = {
+    "mistral-7b": Shape("mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768),
+    "mistral-7b-v0.1": Shape("mistral-7b-v0.1", 32, 4096, 32, 8, 128, 14336, 32000, window=4096),
+    "llama-2-7b": Shape("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000),
+    "llama-2-13b": Shape("llama-2-13b", 40, 5120, 40, 40, 128, 13824, 32000),
+    "llama-2-70b": Shape("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000),
+    "llama-3-8b": Shape("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256),
+    "llama-3-70b": Shape("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256),
+    "llama-3-405b": Shape("llama-3-405b", 126, 16384, 128, 8, 128, 53248, 128256),
+    "llama-3.2-1b": Shape("llama-3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, tied=True),
+    "llama-3.2-3b": Shape("llama-3.2-3b", 28, 3072, 24, 8, 128, 8192, 128256, tied=True),
+    "qwen2.5-0.5b": Shape(
+        "qwen2.5-0.5b", 24, 896, 14, 2, 64, 4864, 151936, tied=True, bias_qkv=True
+    ),
+    "qwen2.5-7b": Shape("qwen2.5-7b", 28, 3584, 28, 4, 128, 18944, 152064, bias_qkv=True),
+    "qwen2.5-14b": Shape("qwen2.5-14b", 48, 5120, 40, 8, 128, 13824, 152064, bias_qkv=True),
+    "qwen2.5-32b": Shape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, bias_qkv=True),
+    "qwen2.5-72b": Shape("qwen2.5-72b", 80, 8192, 64, 8, 128, 29568, 152064, bias_qkv=True),
+    "qwen3-8b": Shape("qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, qk_norm=256),
+    "gemma-7b": Shape("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True),
+    "gemma-2-9b": Shape("gemma-2-9b", 42, 3584, 16, 8, 256, 14336, 256000, tied=True, norms=4),
+    "phi-3-mini": Shape("phi-3-mini", 32, 3072, 32, 32, 96, 8192, 32064),
+    "phi-4": Shape("phi-4", 40, 5120, 40, 10, 128, 17920, 100352),
+    "gpt-neox-20b": Shape(
+        "gpt-neox-20b", 44, 6144, 64, 64, 96, 24576, 50432, gated=False, norm_bias=True,
+        bias_qkv=True, bias_out=True, bias_mlp=True,
+    ),
+    "mpt-7b": Shape("mpt-7b", 32, 4096, 32, 32, 128, 16384, 50432, gated=False, tied=True),
+    "mpt-30b": Shape("mpt-30b", 48, 7168, 64, 64, 112, 28672, 50432, gated=False, tied=True),
+}  # fmt: skip
+
+
+def built_in(name: str) -> Shape:
+    """Return a shape by its built-in name.
+
+    Raises:
+        PlanError: an unknown name.
+    """
+    shape = _BUILT_IN.get(name.lower())
+    if shape is None:
+        hint = did_you_mean(name.lower(), _BUILT_IN) or f"; known are {', '.join(_BUILT_IN)}"
+        raise PlanError(f"there is no built-in model '{name}'{hint}")
+    return shape
+
+
+def built_in_names() -> tuple[str, ...]:
+    """The names that `built_in` knows."""
+    return tuple(_BUILT_IN)
+
+
+def find_shape(text: str) -> Shape:
+    """Return the shape of a folder, a config.json, a built-in name or `layers=32,hidden=4096,…`.
+
+    Raises:
+        PlanError: nothing of the kind.
+        ModelError: a config.json that cannot be understood.
+    """
+    if "=" in text and not Path(text).exists():
+        return written(text)
+    path = Path(text)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        return built_in(text)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold one JSON object: name a Hugging Face model folder")
+    return shape_of(content)
+
+
+def written(text: str) -> Shape:
+    """Read `layers=32,hidden=4096,heads=32,kv_heads=8,ffn=14336,vocab=32768[,gated=0][,tied=1]`.
+
+    Raises:
+        PlanError: a missing, unknown or malformed part.
+    """
+    need = ("layers", "hidden", "heads", "ffn", "vocab")
+    may = ("kv_heads", "head_dim", "gated", "tied", "window", "positions", "bias")
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in need + may:
+            raise PlanError(f"a model has no '{key}'{did_you_mean(key, need + may)}")
+        low = 0 if key in ("gated", "tied", "bias", "positions") else 1
+        if not value.isdecimal() or int(value) < low:
+            raise PlanError(f"{key} must be a whole number of at least {low}, but is '{value}'")
+        found[key] = int(value)
+    missing = [key for key in need if key not in found]
+    if missing:
+        raise PlanError(f"the model '{text}' lacks {', '.join(missing)}: write for example {need}")
+    heads, bias = found["heads"], bool(found.get("bias", 0))
+    return _checked(Shape(
+        name=text, layers=found["layers"], hidden=found["hidden"], heads=heads,
+        kv_heads=found.get("kv_heads", heads), ffn=found["ffn"], vocab=found["vocab"],
+        head_dim=found.get("head_dim", found["hidden"] // heads),
+        gated=bool(found.get("gated", 1)), tied=bool(found.get("tied", 0)),
+        window=found.get("window"), positions=found.get("positions", 0),
+        bias_qkv=bias, bias_out=bias, bias_mlp=bias, norm_bias=bias,
+    ), found["heads"])  # fmt: skip
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """Return the shape that a Hugging Face config.json describes.
+
+    Raises:
+        ModelError: a size is missing, or the model is a mixture of experts.
+    """
+    for part in _TEXT_PARTS:
+        if isinstance(config.get(part), dict):
+            config = config[part]
+    kind = str(config.get("model_type", "llama"))
+    if any(config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
+        raise ModelError(
+            f"'{kind}' is a mixture of experts, which is not supported: choose a dense model"
+        )
+    size = {noun: _size(config, names, kind) for noun, names in _NAMES.items()}
+    traits = dict(_TRAITS.get(kind, {}))
+    for key, names in _BIAS_SWITCHES.items():
+        if isinstance(config.get(key), bool):
+            traits |= dict.fromkeys(names, config[key])
+    if kind in _ADJUST:
+        traits |= _ADJUST[kind](config)
+    tied = config.get("tie_word_embeddings")
+    head_dim = config.get("head_dim") or size["hidden"] // size["heads"]
+    if kind in _QK_NORM:
+        traits["qk_norm"] = 2 * head_dim
+    traits.setdefault("ffn", _ffn(config, size["hidden"], kind))
+    traits.setdefault("kv_heads", config.get("num_key_value_heads") or size["heads"])
+    traits["tied"] = traits.get("tied", False) if tied is None else bool(tied)
+    traits.setdefault("window", _window(config))
+    name = str(config.get("_name_or_path") or kind)
+    fields: dict[str, Any] = {"name": name, "head_dim": int(head_dim)} | size | traits
+    return _checked(Shape(**fields), size["heads"])
+
+
+def _size(config: Mapping[str, Any], names: tuple[str, ...], kind: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise ModelError(
+        f"the config of '{kind}' has no {names[0]}: it is not a causal language model's"
+    )
+
+
+def _ffn(config: Mapping[str, Any], hidden: int, kind: str) -> int:
+    for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"):
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    ratio = config.get("expansion_ratio") or 4
+    return int(hidden * ratio)
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    """Return the reach of sliding attention, where every layer uses it."""
+    window = config.get("sliding_window")
+    if config.get("use_sliding_window") is False or config.get("layer_types"):
+        return None
+    return window if isinstance(window, int) and window > 0 else None
+
+
+def _falcon(config: Mapping[str, Any]) -> dict[str, Any]:
+    grouped = bool(config.get("new_decoder_architecture"))
+    bias = bool(config.get("bias"))
+    kv_heads = (
+        config.get("num_kv_heads") if grouped else 1 if config.get("multi_query", True) else None
+    )
+    norms = 2 if grouped and config.get("num_ln_in_parallel_attn") != 1 else 1
+    norms = norms if grouped or config.get("parallel_attn", True) else 2
+    found = {"bias_qkv": bias, "bias_out": bias, "bias_mlp": bias, "norms": norms}
+    return found | ({"kv_heads": kv_heads} if kv_heads else {})
+
+
+def _stablelm(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "bias_qkv": bool(config.get("use_qkv_bias")),
+        "norms": 1 if config.get("use_parallel_residual") else 2,
+    }
+
+
+_ADJUST: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "falcon": _falcon,
+    "stablelm": _stablelm,
+    "gpt2": lambda config: {"positions": config.get("n_positions", 1024)},
+    # OPT's table has two rows before the first position.
+    "opt": lambda config: {"positions": config.get("max_position_embeddings", 2048) + 2},
+    "gpt_neox": lambda config: dict.fromkeys(
+        ("bias_qkv", "bias_out"), bool(config.get("attention_bias", True))
+    ),
+    "cohere": lambda config: {"qk_norm": _wide_norm(config) if config.get("use_qk_norm") else 0},
+    "olmo2": lambda config: {"qk_norm": _wide_norm(config)},
+    "glm": lambda config: {"bias_out": False},
+    "seed_oss": lambda config: {"bias_out": bool(config.get("attention_out_bias"))},
+}
+
+
+def _wide_norm(config: Mapping[str, Any]) -> int:
+    """Return the elements of norms as wide as all query heads and all key heads."""
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    return int(config["hidden_size"] // heads * (heads + kv_heads))
+
+
+def _checked(shape: Shape, heads: int) -> Shape:
+    if heads % shape.kv_heads:
+        raise ModelError(
+            f"{heads} heads cannot share {shape.kv_heads} key-value heads: "
+            "one must divide the other"
+        )
+    return shape

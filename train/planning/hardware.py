@@ -1,0 +1,195 @@
+"""GPUs, their links, and clusters of them. Bytes, bytes per second and FLOP per second.
+
+Memory is what torch can see of a device, a little under what is printed on the box. `achievable`
+is the rate of large bf16 matrix products, measured where a measurement is published and a share of
+the vendor's peak where not. One row is one device as torch counts them: an MI250 card is two.
+Sources: the vendors' data sheets; stas00/ml-engineering (achievable matmul, network tables);
+pytorch/torchtitan `get_peak_flops`; karpathy/nanochat `common.py`; cli99/llm-analysis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from train.errors import HostfileError, PlanError, did_you_mean
+
+GIB = 2**30
+TERA = 1e12
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device: memory, memory bandwidth, peak and achievable rates, links in one direction."""
+
+    name: str
+    memory: float
+    bandwidth: float
+    peak: float
+    achievable: float
+    link: float
+    nic: float
+    host_link: float
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether this is a share of a processor rather than a GPU."""
+        return self.name.startswith("cpu")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host."""
+
+    gpu: Gpu
+    sizes: tuple[int, ...]
+    nic: float
+    host_memory: float
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return sum(self.sizes)
+
+    @property
+    def per_host(self) -> int:
+        """GPUs of the smallest host, which a collective waits for."""
+        return min(self.sizes)
+
+
+def _gpu(
+    name: str, gib: float, bandwidth: float, peak: float, share: float, link: float, nic: float,
+    host_link: float,
+) -> Gpu:  # fmt: skip
+    """Build a row from GiB, TB/s, TFLOP/s, the achievable share and three GB/s."""
+    return Gpu(name, gib * GIB, bandwidth * TERA, peak * TERA, peak * share * TERA, link * GIGA,
+               nic * GIGA, host_link * GIGA)  # fmt: skip
+
+
+# name, GiB, TB/s, TFLOP/s, achievable share, GB/s: inside the host, NIC per GPU, to the host.
+# A share of 0.80 stands where nothing is published (NVIDIA), 0.70 for older AMD.
+GPUS = (
+    _gpu("V100-SXM2-32GB", 31.7, 0.90, 125, 0.75, 130, 12.5, 12),
+    _gpu("A100-SXM-40GB", 39.4, 1.555, 312, 0.87, 250, 12.5, 24),
+    _gpu("A100-SXM-80GB", 79.2, 2.00, 312, 0.87, 250, 25, 24),
+    _gpu("A100-PCIe-40GB", 39.4, 1.555, 312, 0.78, 20, 12.5, 24),
+    _gpu("A100-PCIe-80GB", 79.2, 1.94, 312, 0.81, 20, 12.5, 24),
+    _gpu("A10", 22.0, 0.60, 125, 0.56, 20, 3, 24),
+    _gpu("A10G", 22.0, 0.60, 70, 0.90, 20, 3, 24),
+    _gpu("A30", 23.5, 0.93, 165, 0.80, 20, 12.5, 24),
+    _gpu("A40", 44.4, 0.70, 150, 0.80, 20, 12.5, 24),
+    _gpu("RTX-A6000", 47.4, 0.77, 155, 0.80, 20, 3, 24),
+    _gpu("L4", 22.0, 0.30, 121, 0.50, 20, 3, 24),
+    _gpu("L40", 44.4, 0.86, 181, 0.80, 20, 12.5, 24),
+    _gpu("L40S", 44.4, 0.86, 362, 0.70, 20, 12.5, 24),
+    _gpu("RTX3090", 23.6, 0.936, 71, 0.90, 10, 1.2, 12),
+    _gpu("RTX4090", 23.5, 1.01, 165.2, 0.90, 20, 1.2, 24),
+    _gpu("RTX5090", 31.3, 1.79, 209.5, 0.90, 40, 1.2, 48),
+    _gpu("T4", 14.6, 0.32, 65, 0.60, 10, 3, 12),
+    _gpu("H100-SXM", 79.1, 3.35, 989, 0.80, 370, 50, 50),
+    _gpu("H100-SXM-96GB", 94.5, 2.40, 900, 0.80, 370, 50, 50),
+    _gpu("H100-PCIe", 79.1, 2.00, 756, 0.75, 50, 50, 50),
+    _gpu("H100-NVL", 93.1, 3.90, 835, 0.75, 50, 50, 50),
+    _gpu("H200", 139.8, 4.80, 989, 0.80, 370, 50, 50),
+    _gpu("GH200", 94.5, 4.00, 989, 0.84, 370, 50, 400),
+    _gpu("B200", 178.3, 8.00, 2250, 0.78, 750, 50, 50),
+    _gpu("GB200", 184.0, 8.00, 2500, 0.73, 750, 50, 400),
+    _gpu("B300", 267.0, 8.00, 2250, 0.79, 750, 100, 50),
+    _gpu("MI210", 63.98, 1.638, 181, 0.70, 40, 25, 24),
+    _gpu("MI250", 63.98, 1.638, 181, 0.70, 80, 12.5, 24),
+    _gpu("MI250X", 63.98, 1.638, 191.5, 0.70, 80, 12.5, 30),
+    _gpu("MI300X", 191.9, 5.30, 1307, 0.51, 300, 50, 50),
+    _gpu("MI325X", 255.9, 6.00, 1307, 0.60, 300, 50, 50),
+    _gpu("MI355X", 287.9, 8.00, 2500, 0.63, 380, 50, 50),
+)
+_BY_NAME = {gpu.name.lower(): gpu for gpu in GPUS}
+
+# Device names as drivers and torch report them, most special first.
+_PATTERNS = (
+    (r"gb200", "GB200"), (r"gh200", "GH200"), (r"b300", "B300"), (r"b200", "B200"),
+    (r"h200", "H200"), (r"h100.*nvl", "H100-NVL"), (r"h100.*pcie", "H100-PCIe"),
+    (r"h100.*96", "H100-SXM-96GB"), (r"h100", "H100-SXM"),
+    (r"a100.*pcie.*40|a100-pcie-40", "A100-PCIe-40GB"), (r"a100.*pcie", "A100-PCIe-80GB"),
+    (r"a100.*40", "A100-SXM-40GB"), (r"a100", "A100-SXM-80GB"), (r"v100", "V100-SXM2-32GB"),
+    (r"mi355", "MI355X"), (r"mi325", "MI325X"), (r"mi300", "MI300X"),
+    (r"mi250x(?!.*mi250\b)", "MI250X"),
+    (r"mi250", "MI250"), (r"mi210", "MI210"), (r"l40s", "L40S"), (r"l40\b", "L40"),
+    (r"\bl4\b", "L4"), (r"a6000", "RTX-A6000"), (r"a10g", "A10G"), (r"\ba10\b", "A10"),
+    (r"\ba30\b", "A30"), (r"\ba40\b", "A40"), (r"\bt4\b", "T4"), (r"5090", "RTX5090"),
+    (r"4090", "RTX4090"), (r"3090", "RTX3090"),
+)  # fmt: skip
+
+
+def find_gpu(name: str, memory: float | None = None) -> Gpu:
+    """Return the row of a GPU by our name or by the name that torch reports.
+
+    Args:
+        name: such as `A100-SXM-80GB`, `NVIDIA H100 80GB HBM3` or `cpu`.
+        memory: bytes that were found on the device, if it was looked at; they replace the
+            table's. A `cpu` needs them: the share of the host's memory of one rank.
+
+    Raises:
+        PlanError: an unknown GPU, or a `cpu` without memory.
+    """
+    word = name.strip().lower()
+    if word == "cpu":
+        return _cpu(memory)
+    found = _BY_NAME.get(word)
+    if found is None:
+        spaced = re.sub(r"[_\s]+", " ", word)
+        match = next((row for pattern, row in _PATTERNS if re.search(pattern, spaced)), None)
+        known = [row.name for row in GPUS]
+        if match is None:
+            hint = did_you_mean(name, known) or f"; known are cpu, {', '.join(known)}"
+            raise PlanError(f"there is no GPU '{name}' in the table{hint}")
+        found = _BY_NAME[match.lower()]
+    return found if memory is None else replace(found, memory=memory)
+
+
+def _cpu(memory: float | None) -> Gpu:
+    """Return a core of a recent x86 server: 5e10 FLOP/s in fp32, 1e10 bytes/s."""
+    if memory is None:
+        raise PlanError("the device 'cpu' needs a memory size: name a GPU with --gpu instead")
+    return Gpu("cpu", memory, 1e10, 5e10, 4e10, 2e9, 1e9, 1e10)
+
+
+def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gpu: Gpu) -> Cluster:
+    """Return the cluster of a hostfile's (name, slots) and its `#:` words.
+
+    `hardware` may hold `nic` (of one host: `200Gb`, `8x200Gb`, `50GB`), `link` (of one GPU inside
+    its host) and `host_memory` (`512GB`); what is missing comes from the GPU's row.
+
+    Raises:
+        PlanError: no host, or a host without a slot.
+        HostfileError: a malformed word.
+    """
+    sizes = tuple(slots for _, slots in hosts)
+    if not sizes or min(sizes) < 1:
+        raise PlanError("a plan needs at least one host with at least one GPU")
+    for key in hardware:
+        if key not in ("gpu", "nic", "link", "host_memory", "memory"):
+            raise HostfileError(
+                f"a '#:' line has the unknown word '{key}'"
+                f"{did_you_mean(key, ('gpu', 'nic', 'link', 'host_memory', 'memory'))}"
+            )
+    if "link" in hardware:
+        gpu = replace(gpu, link=_rate(hardware["link"], "link"))
+    if "memory" in hardware:
+        gpu = replace(gpu, memory=_rate(hardware["memory"], "memory"))
+    nic = _rate(hardware["nic"], "nic") if "nic" in hardware else gpu.nic * max(sizes)
+    default = gpu.memory * max(sizes) * (1.0 if gpu.is_cpu else 2.0)
+    memory = hardware.get("host_memory")
+    return Cluster(gpu, sizes, nic, _rate(memory, "host_memory") if memory else default)
+
+
+def _rate(text: str, key: str) -> float:
+    """Read `200Gb`, `8x200Gb`, `50GB`, `64GiB` as bytes (per second)."""
+    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)(Gb|GB|GiB|TB|TiB|Tb)(?:/s|ps)?", text)
+    if match is None or float(match[2]) <= 0:
+        raise HostfileError(
+            f"'{key}={text}' in a '#:' line is not a size: write for example {key}=200GB"
+        )
+    unit = {"Gb": 1e9 / 8, "Tb": 1e12 / 8, "GB": 1e9, "TB": 1e12, "GiB": 2**30, "TiB": 2**40}
+    return int(match[1] or 1) * float(match[2]) * unit[match[3]]

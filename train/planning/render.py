@@ -1,0 +1,94 @@
+"""A plan as DeepSpeed's dictionary, every value written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from train.config import ModelConfig, OptimizerConfig
+from train.errors import ConfigError
+from train.planning.buckets import buckets_of
+from train.planning.dsconfig import DsConfig
+from train.planning.plan import Plan
+from train.planning.shape import Shape
+
+
+def render(
+    plan: Plan, shape: Shape, model: ModelConfig, optimizer: OptimizerConfig, ds: DsConfig
+) -> dict[str, Any]:
+    """Return the dictionary for `deepspeed.initialize`.
+
+    The triangle holds with one "sample" and one step of accumulation, because the loop says itself
+    where a step ends and scales the loss itself. What `ds` sets wins over what is computed here.
+
+    Raises:
+        ConfigError: ZeRO-0 in bf16, or a ds_config that contradicts the precision.
+    """
+    _refuse(plan, model, ds)
+    made: dict[str, Any] = {
+        "train_batch_size": plan.dp,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "bf16": {"enabled": model.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(plan, shape),
+        "wall_clock_breakdown": False,
+    }
+    return _merged(made, ds.extra)
+
+
+def _refuse(plan: Plan, model: ModelConfig, ds: DsConfig) -> None:
+    if plan.zero == 0 and model.precision == "bf16":
+        raise ConfigError(
+            "ZeRO stage 0 accumulates in bf16, which loses small gradients: "
+            "pin zero to 1, 2 or 3, or train with --precision fp32"
+        )
+    if ds.precision not in (None, model.precision):
+        raise ConfigError(
+            f"{ds.path} sets bf16.enabled for {ds.precision}, but --precision is "
+            f"{model.precision}: leave the section out"
+        )
+
+
+def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:
+    sizes = buckets_of(shape)
+    zero: dict[str, Any] = {"stage": plan.zero}
+    if plan.zero == 0:
+        return zero
+    zero |= {
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": sizes.reduce,
+        "allgather_bucket_size": sizes.reduce,
+        "overlap_comm": plan.dp > 1,
+        "round_robin_gradients": False,
+        "sub_group_size": sizes.sub_group,
+    }
+    if plan.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if plan.zero == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": sizes.prefetch,
+            "stage3_param_persistence_threshold": sizes.persistence,
+            "stage3_max_live_parameters": sizes.live,
+            "stage3_max_reuse_distance": sizes.reuse,
+            "stage3_gather_16bit_weights_on_model_save": False,
+        }
+        if plan.offload == "all":
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return zero
+
+
+def _merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(made)
+    for key, value in given.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            result[key] = _merged(old, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,132 @@
+"""What the planner is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from train.config import LoraConfig
+from train.planning.hardware import Cluster
+from train.planning.plan import Plan
+from train.planning.shape import Shape
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Sample lengths in tokens: their mean, the mean of their squares, the longest."""
+
+    mean: float
+    mean_square: float
+    longest: int
+
+
+def lengths_of(lengths: Sequence[int] | Mapping[int, int] | None, block_size: int) -> Lengths:
+    """Summarise lengths, or a histogram of them; None stands for full blocks only."""
+    if not lengths:
+        return Lengths(block_size, float(block_size) ** 2, block_size)
+    pairs = lengths.items() if isinstance(lengths, Mapping) else ((length, 1) for length in lengths)
+    count = total = square = longest = 0
+    for length, times in pairs:
+        length = min(length, block_size)
+        count += times
+        total += length * times
+        square += length * length * times
+        longest = max(longest, length)
+    return Lengths(total / count, square / count, longest)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: this model, on this cluster, with this batch; `pins` fix parts of the plan.
+
+    `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
+    that carry loss.
+    """
+
+    shape: Shape
+    cluster: Cluster
+    batch_size: int
+    block_size: int
+    precision: str = "bf16"
+    lora: LoraConfig | None = None
+    lengths: Sequence[int] | Mapping[int, int] | None = None
+    loss_fraction: float = 1.0
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the peak of a step, by what they hold."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    buffers: float
+    reserve: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        values: dict[str, float] = asdict(self)
+        return sum(values.values())
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of one optimizer step; each is what is not hidden behind the others."""
+
+    compute: float
+    communication: float
+    pipeline: float
+    offload: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.compute + self.communication + self.pipeline + self.offload
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A legal plan with what it is predicted to cost; `reason` says why it does not fit."""
+
+    plan: Plan
+    memory: Memory
+    host_memory: float
+    time: Duration
+    tokens_per_s: float
+    mfu: float
+    fits: bool
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as DESIGN's `--json` object."""
+        return {
+            "plan": self.plan.to_json(),
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+            "host_memory": self.host_memory,
+            "time": asdict(self.time) | {"total": self.time.total},
+            "tokens_per_s": self.tokens_per_s,
+            "tokens_per_s_per_gpu": self.tokens_per_s / self.plan.gpus,
+            "mfu": self.mfu,
+            "fits": self.fits,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Every legal plan, fastest first among those that fit, and the one chosen, if any fits."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+    nearest: str | None
+    rejected: Mapping[str, int]
+
+    @property
+    def possible(self) -> tuple[Candidate, ...]:
+        """Those that fit."""
+        return tuple(candidate for candidate in self.candidates if candidate.fits)
