@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from train.errors import ConfigError
+from train.launch.devices import Devices, count_amd, find
+
+
+def amd(root: Path, simds: list[int]) -> Path:
+    (root / "dev").mkdir()
+    (root / "dev/kfd").touch()
+    for number, simd in enumerate(simds):
+        node = root / f"sys/class/kfd/kfd/topology/nodes/{number}"
+        node.mkdir(parents=True)
+        (node / "properties").write_text(f"cpu_cores_count 64\nsimd_count {simd}\n")
+    return root
+
+
+def nvidia(root: Path, count: int) -> Path:
+    for number in range(count):
+        (root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
+    return root
+
+
+def test_a_machine_without_a_gpu_has_cpu_ranks(tmp_path: Path) -> None:
+    assert find({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path) == Devices("cpu")
+
+
+def test_every_die_of_an_amd_card_is_a_device_and_a_cpu_node_is_none(tmp_path: Path) -> None:
+    assert count_amd(amd(tmp_path, [0, 0, 440, 440])) == 2
+    assert find({"ROCR_VISIBLE_DEVICES": "1"}, tmp_path) == Devices("amd", (1,), restricted=True)
+
+
+def test_nvidia_gpus_are_counted_by_the_driver_where_there_is_no_tool(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 4)
+    assert find({"PATH": ""}, root) == Devices("nvidia", (0, 1, 2, 3))
+
+
+def test_nvidia_smi_is_believed_before_the_driver(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 8)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\necho '  MIG 1g'\n")
+    tool.chmod(0o755)
+    assert find({"PATH": str(tmp_path)}, root) == Devices("nvidia", (0,))
+
+
+def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 4)
+    seen = find({"PATH": "", "CUDA_VISIBLE_DEVICES": "3, 1"}, root)
+    assert seen == Devices("nvidia", (3, 1), restricted=True)
+    assert find({"PATH": "", "CUDA_VISIBLE_DEVICES": ""}, root) == Devices("cpu")
+
+
+@pytest.mark.parametrize("value", ["4", "GPU-8a3f", "0,x"])
+def test_a_visible_device_that_is_not_there_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES must list numbers"):
+        find({"PATH": "", "CUDA_VISIBLE_DEVICES": value}, nvidia(tmp_path, 4))

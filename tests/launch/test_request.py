@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from train.errors import ConfigError, DataError, ModelError
+from train.launch.request import Request, check, parse, require_path, run_dir
+
+
+def test_the_count_and_the_hostfile_are_the_launchers_and_the_rest_is_the_runs() -> None:
+    assert parse([]) == Request(None, None, ())
+    assert parse(["8", "--lr", "1", "--hostfile", "h", "--seed", "2"]) == Request(
+        8, "h", ("--lr", "1", "--seed", "2")
+    )
+    assert parse(["--hostfile=h"]) == Request(None, "h", ())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["0"], "at least 1, but is 0"),
+        (["-2"], "at least 1, but is -2"),
+        (["two"], "but is 'two' instead"),
+        (["2.5"], "but is '2.5' instead"),
+        (["2", "--hostfile"], "lacks its value"),
+        (["--hostfile", "a", "-H", "b"], "given twice"),
+    ],
+)
+def test_a_wrong_launcher_word_is_one_sentence(argv: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse(argv)
+
+
+def test_the_run_folder_is_decided_once_and_given_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, args = check(Request(2, None, ("--seed", "3")), now=0.0)
+    assert config.output.run_dir == args[-1] and args[-2] == "--run-dir"
+    assert args[-1].startswith("runs/19") and args[-1].endswith("-preset")
+    assert "--ds-config" in args  # found beside the code, as nothing lies in this folder
+    named, same = check(Request(2, None, ("--run-dir", "mine")), now=0.0)
+    assert named.output.run_dir == "mine" and same.count("--run-dir") == 1
+
+
+def test_a_second_run_of_one_second_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, args = check(Request(None, None, ()), now=0.0)
+    Path(args[-1]).mkdir(parents=True)
+    assert run_dir(config, 0.0) == args[-1] + "-2"
+
+
+def test_a_ds_config_with_a_typing_mistake_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "d.json").write_text('{"zero_optimisation": {"stage": 3}}')
+    with pytest.raises(ConfigError, match="zero_optimi[sz]ation"):
+        check(Request(1, None, ("--ds-config", str(tmp_path / "d.json"))), now=0.0)
+
+
+def test_local_paths_must_exist_and_hub_names_pass(tmp_path: Path) -> None:
+    require_path(None, "model", ModelError)
+    require_path("mistralai/Mistral-7B-v0.1", "model", ModelError)
+    require_path(str(tmp_path), "model", ModelError)
+    for name in ("./absent", "/absent/model", "data/rows.jsonl", "~/absent", "a/b/c"):
+        with pytest.raises(DataError, match="does not exist"):
+            require_path(name, "dataset", DataError)

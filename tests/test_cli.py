@@ -1,0 +1,43 @@
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.cli import COMMANDS, main, run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_an_unknown_command_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["plam"])
+    assert caught.value.code == 2
+    assert "no command 'plam'; did you mean 'plan'?" in capsys.readouterr().err
+
+
+def test_every_command_is_there() -> None:
+    missing = [
+        name for name, (module, _) in COMMANDS.items() if not importlib.util.find_spec(module)
+    ]
+    assert missing == []
+
+
+def test_the_command_starts_without_importing_anything_heavy() -> None:
+    script = (
+        "import sys; import train.cli; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    )
+    began = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]"
+    assert time.monotonic() - began < 5

@@ -1,0 +1,130 @@
+"""What was typed after `./launch.sh`, checked before anything heavy is imported or started."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.config import RunConfig, parse_args
+from train.errors import ConfigError, DataError, ModelError, UserError
+from train.planning.dsconfig import read_ds_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+USAGE = """\
+./launch.sh [N] [--hostfile F] [arguments of train/main.py]
+
+  N              GPUs of the whole job; the hosts are filled in order, the last one partly if
+                 need be. Left out: all GPUs of the hosts, or of this machine. A machine without
+                 a GPU runs CPU ranks, one thread each.
+  --hostfile F   DeepSpeed's hostfile, lines such as 'node1 slots=4'; left out: the current
+                 flavor (anyrank switch), or with none chosen this machine
+
+With neither a model nor a dataset named, an embedded preset is trained.
+
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How many GPUs, on which hosts, and the run's own arguments."""
+
+    gpus: int | None
+    hostfile: str | None
+    args: tuple[str, ...]
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Split the launcher's own words from the run's.
+
+    Raises:
+        ConfigError: N is not a whole number of at least 1, or --hostfile lacks its value.
+    """
+    words = list(argv)
+    gpus = None
+    if words and not re.match(r"-\D", words[0]):
+        gpus = _count(words.pop(0))
+    hostfile: str | None = None
+    args: list[str] = []
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag not in ("--hostfile", "-H"):
+            args.append(word)
+            continue
+        if not equals:
+            value = words.pop(0) if words else ""
+        if not value or hostfile is not None:
+            fault = "is given twice" if hostfile is not None else "lacks its value"
+            raise ConfigError(f"--hostfile {fault}: name one hostfile, such as hostfiles/8node")
+        hostfile = value
+    return Request(gpus, hostfile, tuple(args))
+
+
+def check(request: Request, now: float) -> tuple[RunConfig, tuple[str, ...]]:
+    """Check the run's arguments and files; return them with the run folder decided.
+
+    Everything that every rank must agree on is in the returned arguments: the clock is read once.
+
+    Raises:
+        UserError: an argument, the ds_config or a path is wrong.
+    """
+    config = parse_args(request.args)
+    added: list[str] = []
+    ds_config = Path(config.ds_config)
+    if not ds_config.exists() and (ROOT / ds_config).exists():
+        ds_config = ROOT / ds_config
+        added += ["--ds-config", str(ds_config)]
+    read_ds_config(ds_config)
+    require_path(config.model.name_or_path, "model", ModelError)
+    require_path(config.model.tokenizer, "tokenizer", ModelError)
+    require_path(config.data.name_or_path, "dataset", DataError)
+    if config.output.run_dir is None:
+        added += ["--run-dir", run_dir(config, now)]
+    args = (*request.args, *added)
+    return parse_args(args), args
+
+
+def require_path(name: str | None, noun: str, error: type[UserError]) -> None:
+    """Refuse a name that can only be a local path and is not there; hub names pass.
+
+    Raises:
+        UserError: of the class `error`.
+    """
+    if name is None or Path(name).expanduser().exists():
+        return
+    local = re.match(r"[~./]", name) or name.count("/") > 1
+    suffixed = re.search(r"\.(jsonl?|csv|parquet|txt|model|gz)$", name)
+    if local or suffixed:
+        raise error(
+            f"the {noun} '{name}' does not exist: check the path (it is relative to {Path.cwd()}),"
+            " or give a hub name such as owner/name"
+        )
+
+
+def run_dir(config: RunConfig, now: float) -> str:
+    """Name the run's folder `runs/<time>-<model>`; a second run of one second gets a suffix."""
+    name = Path(config.model.name_or_path or "preset").name
+    stem = f"runs/{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-"
+    stem += re.sub(r"[^A-Za-z0-9._-]", "_", name) or "model"
+    path, again = stem, 1
+    while Path(path).exists():
+        again += 1
+        path = f"{stem}-{again}"
+    return path
+
+
+def _count(word: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,9}", word):
+        raise ConfigError(
+            f"the first word is the number of GPUs of the whole job, but is '{word}' instead: "
+            "write for example ./launch.sh 8, the run's arguments after it"
+        )
+    if int(word) < 1:
+        raise ConfigError(
+            f"the number of GPUs must be at least 1, but is {word} instead: write ./launch.sh 1"
+        )
+    return int(word)
