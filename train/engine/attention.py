@@ -1,0 +1,141 @@
+"""Attention over packed samples, with no mask in memory: each sample attends to itself only.
+
+One function is registered with transformers under `NAME` and chosen once, when the model is made.
+It receives the segment boundaries as `cu_seq_lens_q` (int32, on the device) and `max_length_q`
+(host), the names that transformers' own variable-length kernels use, and handles grouped-query
+heads and sliding windows. On CUDA it calls torch's variable-length attention; elsewhere, and for
+soft-capped scores, it walks over the samples, so that blocks between samples cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "anyrank_packed"
+
+
+def register() -> str:
+    """Make the packed attention known to transformers; return the name to ask for."""
+    AttentionInterface.register(NAME, packed_attention)
+    return NAME
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each segment of one packed row.
+
+    Args:
+        query: (1, query heads, T, head dimension); key and value: (1, key heads, T, …).
+        cu_seq_lens_q: segment boundaries, (segments + 1,), first 0, last T.
+        max_length_q: length of the longest segment, tokens.
+        sliding_window: a token sees itself and this many minus one before it; None: all.
+
+    Returns:
+        (1, T, query heads, head dimension), and None for the weights.
+    """
+    window = sliding_window if sliding_window and sliding_window < max_length_q else None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scale, window), None
+    parts = [
+        _segment(*rows, scale=scale, window=window, softcap=softcap)
+        for rows in _split(query, key, value, cu_seq_lens_q.tolist())
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _split(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: list[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    for first, last in pairwise(bounds):
+        yield query[:, :, first:last], key[:, :, first:last], value[:, :, first:last]
+
+
+def _segment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attention of one sample; shapes as in `packed_attention` with T the sample's length."""
+    grouped = query.shape[1] != key.shape[1]
+    length = query.shape[2]
+    if softcap is not None:
+        return _capped(query, key, value, scale, _visible(length, window, query.device), softcap)
+    if window is None or length <= window:
+        return scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+    mask = _visible(length, window, query.device)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
+    )
+
+
+def _visible(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which keys each query sees, bool (length, length)."""
+    steps = torch.arange(length, device=device)
+    distance = steps[:, None] - steps[None, :]
+    return (distance >= 0) & (distance < (window or length))
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    visible: torch.Tensor,
+    softcap: float,
+) -> torch.Tensor:
+    """Scores squashed to ±softcap before the softmax (Gemma 2)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.tanh(query @ key.transpose(2, 3) * (scale / softcap)) * softcap
+    scores = scores.masked_fill(~visible, float("-inf"))
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    rows = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]
+    out = varlen_attn(
+        *rows,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, torch.Tensor)
+    return out.unsqueeze(0)

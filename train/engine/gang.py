@@ -1,0 +1,102 @@
+"""The processes of one job, as an argument: who they are and how they agree."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from train.config import World
+
+SETUP_TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class Gang:
+    """All processes of the job; `control` is a gloo group for small objects and slow work."""
+
+    world: World
+    device: torch.device
+    control: Any
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in rank order, on every rank."""
+        found: list[Any] = [None] * self.world.size
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """Run `make` on rank 0 and return its value, or raise its error, on every rank."""
+        box: list[Any] = [None, None]
+        if self.world.is_main:
+            try:
+                box = [make(), None]
+            except Exception as error:
+                box = [None, error]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Add the ranks' tensors in place; same shape and type on every rank."""
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        dist.barrier(group=self.control)
+
+    def close(self) -> None:
+        """Leave the job; nothing can be agreed afterwards."""
+        dist.destroy_process_group()
+
+
+def connect(world: World, env: MutableMapping[str, str]) -> Gang:
+    """Join the job.
+
+    `env` is the process's environment: DeepSpeed reads LOCAL_RANK from it, so for a run that no
+    launcher started it is completed in place.
+    """
+    device = _device(world, env)
+    _without_shared_memory_op()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "MASTER_ADDR" in env:
+        dist.init_process_group(
+            backend, rank=world.rank, world_size=world.size, timeout=SETUP_TIMEOUT
+        )
+    else:
+        env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
+    return Gang(world, device, control)
+
+
+def host_name() -> str:
+    """This host's short name."""
+    return socket.gethostname().split(".")[0]
+
+
+def _device(world: World, env: MutableMapping[str, str]) -> torch.device:
+    if torch.cuda.is_available() and env.get("DS_ACCELERATOR") != "cpu":
+        torch.cuda.set_device(world.local_rank)
+        return torch.device("cuda", world.local_rank)
+    if "OMP_NUM_THREADS" not in env:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // world.local_size))
+    return torch.device("cpu")
+
+
+def _without_shared_memory_op() -> None:
+    """Keep DeepSpeed from building, and mapping 69 MB of /dev/shm per rank for, an op not used."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,0 +1,84 @@
+"""A micro-batch as the tensors that a model's forward takes, packed in one row or padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.data.batch import MicroBatch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of a forward, and where in its logits the targets are.
+
+    `samples` and `positions` name every token that the forward sees, int64, flattened;
+    `where` indexes the tokens that carry loss, `targets` what each should predict, both (K,).
+    """
+
+    arguments: dict[str, Any]
+    samples: torch.Tensor
+    positions: torch.Tensor
+    where: torch.Tensor
+    targets: torch.Tensor
+
+
+def packed_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
+    """One row of T tokens; the attention is told the boundaries."""
+    bounds = torch.tensor([0, *accumulate(micro.lengths)], dtype=torch.int32)
+    positions = _tensor(micro.positions, device)
+    arguments = {
+        "input_ids": _tensor(micro.tokens, device)[None],
+        "position_ids": positions[None],
+        "cu_seq_lens_q": bounds.to(device, non_blocking=True),
+        "max_length_q": max(micro.lengths),
+    }
+    return _inputs(arguments, micro.samples, micro.positions, micro.labels, device)
+
+
+def padded_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
+    """One row per sample, padded on the right to the longest, with a mask."""
+    rows, width = len(micro.lengths), max(micro.lengths)
+    real = np.arange(width)[None, :] < np.array(micro.lengths)[:, None]
+
+    def spread(values: np.ndarray, filler: int) -> np.ndarray:
+        grid = np.full((rows, width), filler, dtype=np.int64)
+        grid[real] = values
+        return grid
+
+    positions = np.broadcast_to(np.arange(width), (rows, width))
+    arguments = {
+        "input_ids": _tensor(spread(micro.tokens, 0), device),
+        "attention_mask": _tensor(real.astype(np.int64), device),
+        "position_ids": _tensor(np.ascontiguousarray(positions), device),
+    }
+    samples, labels = spread(micro.samples, -1), spread(micro.labels, -100)
+    return _inputs(arguments, samples.ravel(), positions.ravel(), labels.ravel(), device)
+
+
+def _inputs(
+    arguments: dict[str, Any],
+    samples: np.ndarray,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+) -> Inputs:
+    where = np.flatnonzero(labels >= 0)
+    return Inputs(
+        arguments,
+        _tensor(samples, device),
+        _tensor(positions, device),
+        _tensor(where, device),
+        _tensor(labels[where], device),
+    )
+
+
+def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    whole = torch.from_numpy(np.array(values, dtype=np.int64))
+    if device.type == "cuda":
+        whole = whole.pin_memory()
+    return whole.to(device, non_blocking=True)

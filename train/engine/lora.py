@@ -1,0 +1,86 @@
+"""A low-rank adapter through peft, with a dropout that is a hash of what it drops.
+
+An element is kept or dropped by (seed, step, sample, position, module, feature) alone, so neither
+the packing, nor the ranks, nor recomputation can change which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from train.config import LoraConfig
+from train.errors import ModelError
+
+
+@dataclass
+class TokenNames:
+    """What the tokens of the current micro-batch are called; set before each forward.
+
+    `samples` and `positions` are int64, one per token, in the order of the hidden states.
+    """
+
+    step: int
+    samples: torch.Tensor
+    positions: torch.Tensor
+
+
+class HashDropout(torch.nn.Module):
+    """Dropout with probability `p` whose mask is a pure function of the tokens' names."""
+
+    def __init__(self, p: float, seed: int, module: int, names: TokenNames) -> None:
+        super().__init__()
+        self.p, self.seed, self.module, self.names = p, seed, module, names
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Drop features of (1, T, features) or (rows, length, features); the shape is kept."""
+        if not self.training:
+            return hidden
+        key = torch.zeros_like(self.names.samples, dtype=torch.int32)
+        for part in (self.seed, self.names.step, self.module):
+            key = _mix(key + part)
+        for parts in (self.names.samples, self.names.positions):
+            key = _mix(key + parts.to(torch.int32))
+        features = torch.arange(hidden.shape[-1], dtype=torch.int32, device=hidden.device)
+        chance = _mix(key[:, None] + _mix(features + 1)[None, :])
+        kept = chance >= int(self.p * 2**32) - 2**31
+        return hidden * kept.view(hidden.shape) / (1 - self.p)
+
+
+def attach(
+    model: PreTrainedModel, config: LoraConfig, seed: int, names: TokenNames
+) -> torch.nn.Module:
+    """Freeze the model and put adapters beside its linear layers, in the model's own type.
+
+    The first values follow from the seed alone, so every rank and every world size starts alike.
+    """
+    torch.manual_seed(seed)
+    adapter = PeftConfig(
+        task_type="CAUSAL_LM",
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+    )
+    try:
+        module = get_peft_model(model, adapter, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise ModelError(f"--use-lora does not fit this model: {error}") from None
+    if config.dropout > 0:
+        layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+        for number, layer in enumerate(layers):
+            for key in layer.lora_dropout:
+                layer.lora_dropout[key] = HashDropout(config.dropout, seed, number, names)
+    return module
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """Scatter the bits of int32 values (lowbias32, nullprogram.com/blog/2018/07/31)."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - 2**32)
+    return x ^ ((x >> 16) & 0xFFFF)

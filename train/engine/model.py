@@ -1,0 +1,175 @@
+"""Load a Hugging Face causal language model for packed training, checked against its files."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+
+from train.config import ModelConfig
+from train.engine import attention, lora, weights
+from train.errors import ModelError
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for `deepspeed.initialize`, and what the user should be told about it."""
+
+    module: torch.nn.Module
+    packed: bool
+    names: lora.TokenNames
+    notices: tuple[str, ...]
+
+
+def load(
+    folder: Path,
+    config: ModelConfig,
+    zero_config: dict[str, Any],
+    device: torch.device,
+    seed: int,
+    packed: bool = True,
+) -> LoadedModel:
+    """Load the folder's model; under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
+
+    Args:
+        folder: a Hugging Face folder with safetensors weights.
+        zero_config: the final DeepSpeed configuration; stage 3 partitions while loading.
+        seed: of the adapter's initial values.
+        packed: pack where the model's attention allows it; otherwise pad.
+
+    Raises:
+        ModelError: the folder does not hold this model, whole, or it cannot be trained here.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    shape, notices = _prepare(_read_config(folder, config), folder)
+    if packed and not can_pack(shape):
+        packed = False
+        notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
+    model = _from_pretrained(folder, shape, config, zero_config, packed, device)
+    _check_ties(folder, model)
+    weights.check_loaded(folder, model)
+    module: torch.nn.Module = model
+    nothing = torch.zeros(0, dtype=torch.int64)
+    names = lora.TokenNames(0, nothing, nothing)
+    if config.lora is not None:
+        module = lora.attach(model, config.lora, seed, names)
+    return LoadedModel(module, packed, names, notices)
+
+
+def recompute(module: torch.nn.Module, mode: str) -> None:
+    """Recompute activations in the backward pass: `none`, `selective` or `full`, layer by layer."""
+    if mode == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        options["context_fn"] = _selective
+    module: Any = module
+    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    enable = getattr(base, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable(activation_checkpointing_kwargs=options)
+    else:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def can_pack(config: PreTrainedConfig) -> bool:
+    """Whether every layer's attention goes through transformers' interface, with no state."""
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    layers = set(getattr(config, "layer_types", None) or PACKABLE_LAYERS)
+    supported = bool(getattr(kind, "_supports_attention_backend", False))
+    return supported and layers <= PACKABLE_LAYERS and config.model_type != "gpt_oss"
+
+
+def accepts(module: torch.nn.Module, argument: str) -> bool:
+    """Whether the model's forward takes this argument by name."""
+    inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+    return argument in inspect.signature(type(inner).forward).parameters
+
+
+def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}/config.json is not a model known here: {first}") from None
+
+
+def _prepare(shape: PreTrainedConfig, folder: Path) -> tuple[PreTrainedConfig, tuple[str, ...]]:
+    """Switch off what would make the loss depend on the packing: dropout and auxiliary losses."""
+    if getattr(shape, "output_router_logits", False):
+        raise ModelError(
+            f"{folder}/config.json asks for an auxiliary router loss, which depends on how samples "
+            "are grouped: set output_router_logits to false"
+        )
+    dropped = [
+        name
+        for name, value in vars(shape).items()
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0
+    ]
+    for name in dropped:
+        setattr(shape, name, 0.0)
+    shape.use_cache = False
+    notices = tuple(f"{name} in the model's config was set to 0" for name in dropped)
+    return shape, notices
+
+
+def _from_pretrained(
+    folder: Path,
+    shape: PreTrainedConfig,
+    config: ModelConfig,
+    zero_config: dict[str, Any],
+    packed: bool,
+    device: torch.device,
+) -> PreTrainedModel:
+    sharded = zero_config["zero_optimization"]["stage"] == 3
+    # transformers holds this object by a weak reference: it must live until the model is loaded.
+    zero3 = HfDeepSpeedConfig(zero_config) if sharded else None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=shape,
+            dtype=DTYPES[config.precision],
+            attn_implementation=attention.register() if packed else "eager",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=config.trust_remote_code,
+            **({} if sharded or device.type == "cpu" else {"device_map": {"": device}}),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"the model in {folder} cannot be loaded: {first}") from None
+    del zero3
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _check_ties(folder: Path, model: PreTrainedModel) -> None:
+    head = model.get_output_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    if head is not None:
+        pair = [f"{names[id(module)]}.weight" for module in (model.get_input_embeddings(), head)]
+        tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        weights.check_tie(folder, tied, (pair[0], pair[1]))
+
+
+def _selective() -> Any:
+    """Keep the matrix products and the attention; recompute the cheap rest."""
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+
+    def policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+        keep = operation in kept or "attention" in str(operation)
+        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)

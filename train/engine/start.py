@@ -1,0 +1,71 @@
+"""From a plan to a running engine: the model loaded, the optimizer made, DeepSpeed initialised."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from train.config import RunConfig
+from train.engine import model as models
+from train.engine.gang import Gang
+from train.engine.step import Engine
+from train.planning.plan import Plan
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+def start(
+    gang: Gang,
+    config: RunConfig,
+    folder: Path,
+    plan: Plan,
+    zero: dict[str, Any],
+    packed: bool = True,
+) -> Engine:
+    """Load the model under the plan and wrap it.
+
+    Args:
+        folder: the model's local folder.
+        zero: DeepSpeed's dictionary, as rendered from the plan.
+        packed: pack samples where the model allows it; False pads them, for comparison.
+
+    Raises:
+        ModelError: the folder does not hold a model that can be trained here.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed)
+    models.recompute(loaded.module, plan.recompute)
+    groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
+    wrapped, *_ = deepspeed.initialize(
+        model=loaded.module,
+        optimizer=_optimizer(groups, config.optimizer.lr, plan, gang.device),
+        config=zero,
+    )
+    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm)
+
+
+def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into matrices, which decay, and vectors, which do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    chosen = {id(p) for p in matrices}
+    vectors = [p for p in trained if id(p) not in chosen]
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _optimizer(
+    groups: list[dict[str, Any]], lr: float, plan: Plan, device: torch.device
+) -> torch.optim.Optimizer:
+    if plan.offload != "none":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=lr, betas=BETAS, eps=EPS, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=device.type == "cuda")

@@ -1,0 +1,139 @@
+"""One optimizer step over DeepSpeed: any number of packed micro-batches, one exact mean.
+
+The loss is the sum of token cross-entropies over the loss tokens of the whole step. DeepSpeed
+averages gradients over the ranks, so each micro-batch's sum is scaled by ranks / loss tokens, and
+the accumulation boundary is set by hand because the number of micro-batches changes every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from train.data.batch import MicroBatch
+from train.engine.gang import Gang
+from train.engine.inputs import Inputs, packed_inputs, padded_inputs
+from train.engine.loss import summed_cross_entropy
+from train.engine.model import LoadedModel, accepts
+from train.errors import NonFiniteError
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step found: loss in nats per token, the gradient norm before clipping."""
+
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Engine:
+    """DeepSpeed's engine behind four verbs: step, evaluate, gather the weights, measure memory."""
+
+    gang: Gang
+    model: LoadedModel
+    deepspeed: Any
+    max_grad_norm: float
+
+    def step(
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+    ) -> StepResult:
+        """Take one optimizer step; every rank brings the same number of micro-batches.
+
+        Args:
+            step: from 0; names the dropout's draw.
+            micros: this replica's; an empty one takes part with zero weight.
+            loss_tokens: of the whole step, over all ranks.
+            lr: learning rate of this step.
+
+        Raises:
+            NonFiniteError: on every rank, before anything was applied.
+        """
+        self.deepspeed.train()
+        sums = torch.zeros((len(micros),), dtype=torch.float64, device=self.gang.device)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        for number, micro in enumerate(micros):
+            self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
+            loss, sums[number] = self._forward(step, micro, self.gang.world.size / loss_tokens)
+            self.deepspeed.backward(loss, scale_wrt_gas=False)
+        total = self.gang.sum(sums.sum())
+        norm = self._update()
+        found = StepResult(float(total) / loss_tokens, norm)
+        if not (math.isfinite(found.loss) and math.isfinite(norm)):
+            self._refuse(step, micros, sums, found)
+        return found
+
+    def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
+        """Return the summed loss in nats and the number of tokens over all ranks' micro-batches."""
+        self.deepspeed.eval()
+        sums = torch.zeros((2,), dtype=torch.float64, device=self.gang.device)
+        with torch.no_grad():
+            for micros in batches:
+                for micro in micros:
+                    _, total = self._forward(0, micro, 1.0)
+                    sums += torch.stack([total, total.new_tensor(float(micro.loss_tokens))])
+        self.gang.sum(sums)
+        return float(sums[0]), int(sums[1])
+
+    def peak_bytes(self) -> int:
+        """Return the largest device memory that any rank has allocated (host memory on CPU)."""
+        return max(self.gang.gather(_peak(self.gang.device)))
+
+    def _forward(
+        self, step: int, micro: MicroBatch, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = (packed_inputs if self.model.packed else padded_inputs)(micro, self.gang.device)
+        self.model.names.step = step
+        self.model.names.samples, self.model.names.positions = inputs.samples, inputs.positions
+        return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)
+
+    def _logits(self, inputs: Inputs) -> torch.Tensor:
+        """Return the logits of the tokens that carry loss, (K, vocabulary)."""
+        few = self.model.packed and accepts(self.model.module, "logits_to_keep")
+        options = {"logits_to_keep": inputs.where} if few else {}
+        logits = self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
+        flat: torch.Tensor = logits.reshape(-1, logits.shape[-1])
+        return flat if few else flat[inputs.where]
+
+    def _update(self) -> float:
+        """Clip and apply the update unless a gradient is not finite; return the gradient norm.
+
+        ZeRO's optimizers skip an update whose global norm is not finite, on every rank alike;
+        without ZeRO nothing does, so the norm is taken here, on gradients equal on every rank.
+        """
+        if self.deepspeed.zero_optimization():
+            self.deepspeed.step()
+            return float(self.deepspeed.get_global_grad_norm())
+        parameters = [p for p in self.model.module.parameters() if p.grad is not None]
+        limit = self.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if math.isfinite(norm):
+            self.deepspeed.step()
+        return norm
+
+    def _refuse(
+        self, step: int, micros: Sequence[MicroBatch], sums: torch.Tensor, found: StepResult
+    ) -> None:
+        bad = [
+            m for m, total in zip(micros, sums.tolist(), strict=True) if not math.isfinite(total)
+        ]
+        mine = sorted({int(i) for micro in bad for i in micro.samples if i >= 0})
+        named = sorted({i for rank in self.gang.gather(mine) for i in rank})
+        where = f"in samples {named}" if named else "in the gradient, with every loss finite"
+        raise NonFiniteError(
+            f"step {step + 1} is not finite {where} (loss {found.loss:g}, gradient norm "
+            f"{found.grad_norm:g}); the update was not applied: lower --lr, or look at the samples"
+        )
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
