@@ -14,7 +14,7 @@ from pathlib import Path
 
 from train.config import RunConfig, build_parser
 from train.errors import AnyrankError, ConfigError
-from train.launch import command, devices, hostfile, network, process, request
+from train.launch import command, devices, flavor, hostfile, network, process, request
 
 _NEEDED = ("deepspeed", "torch", "transformers", "datasets", "sentencepiece", "peft")
 
@@ -39,7 +39,7 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float) -> int:
         print(request.USAGE + build_parser().format_help())
         return 0
     asked = request.parse(argv)
-    hosts = _hosts(asked)
+    hosts = _hosts(asked, flavor.memory_file(env, request.ROOT))
     config, args = request.check(asked, now)
     _require_packages()
     if hosts is None or (len(hosts.hosts) == 1 and network.is_here(hosts.hosts[0].name)):
@@ -48,10 +48,11 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float) -> int:
     return _run_there(hosts, config, args, env)
 
 
-def _hosts(asked: request.Request) -> hostfile.Hostfile | None:
-    if asked.hostfile is None:
+def _hosts(asked: request.Request, memory: Path) -> hostfile.Hostfile | None:
+    path = asked.hostfile or flavor.current(memory)
+    if path is None:
         return None
-    hosts = hostfile.read(asked.hostfile)
+    hosts = hostfile.read(path)
     return hosts if asked.gpus is None else hostfile.fill(hosts, asked.gpus)
 
 
