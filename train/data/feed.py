@@ -1,0 +1,101 @@
+"""From a step's number to one replica's micro-batches, prepared while the step before runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data.batch import MicroBatch, Samples, collate
+from train.data.order import sample_hash, sample_ids
+from train.data.pack import pack
+
+Cost = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Split(Samples, Protocol):
+    """Samples with what is known of each without reading it."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sample."""
+        ...
+
+    @property
+    def loss_tokens(self) -> NDArray[np.int32]:
+        """Tokens of each sample that carry loss."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What names the samples' content and order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where this process stands in a step: replica `replica` of `replicas`.
+
+    `capacity` is a micro-batch's most tokens; with `padded`, counted after padding.
+    """
+
+    replica: int
+    replicas: int
+    capacity: int
+    cost: Cost | None = None
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """One replica's part of one step, and the whole step's counts."""
+
+    micros: tuple[MicroBatch, ...]
+    samples: int
+    tokens: int
+    loss_tokens: int
+    sample_hash: str
+    lengths: NDArray[np.int32]
+
+
+def step_share(split: Split, seed: int, batch: int, step: int, layout: Layout) -> Share:
+    """Return this replica's share of step `step` (from 0) of a job of `batch` samples a step."""
+    ids = sample_ids(seed, split.fingerprint, len(split.lengths), batch, step)
+    return share_of(split, ids, layout)
+
+
+def share_of(split: Split, ids: NDArray[np.int64], layout: Layout) -> Share:
+    """Pack the samples `ids` for all replicas and collate this replica's micro-batches."""
+    lengths = split.lengths[ids]
+    sizes = np.full_like(lengths, lengths.max()) if layout.padded else lengths
+    packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)[layout.replica]
+    return Share(
+        micros=tuple(collate(split, ids[list(positions)]) for positions in packed),
+        samples=len(ids),
+        tokens=int(lengths.sum()),
+        loss_tokens=int(split.loss_tokens[ids].sum()),
+        sample_hash=sample_hash(ids),
+        lengths=lengths,
+    )
+
+
+def whole_split(split: Split, batch: int, layout: Layout) -> Iterator[tuple[MicroBatch, ...]]:
+    """Yield this replica's micro-batches of every sample of a split, `batch` samples at a time."""
+    for first in range(0, len(split.lengths), batch):
+        ids = np.arange(first, min(first + batch, len(split.lengths)), dtype=np.int64)
+        yield share_of(split, ids, layout).micros
+
+
+def prefetched(make: Callable[[int], Share], first: int, last: int) -> Iterator[Share]:
+    """Yield make(first) … make(last - 1), each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "feed") as pool:
+        waiting = pool.submit(make, first) if first < last else None
+        for step in range(first, last):
+            assert waiting is not None
+            share = waiting.result()
+            waiting = pool.submit(make, step + 1) if step + 1 < last else None
+            yield share

@@ -1,0 +1,162 @@
+"""Open a dataset: tokenised once per host, then mapped.
+
+The first process that needs a dataset makes it under a file lock; the others wait for the lock
+and find it made. No collective is involved, so none can time out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from train.config import DataConfig, ModelConfig
+from train.data.source import Source, find_source
+from train.data.store import Dataset, StoreWriter, open_store, seal
+from train.data.template import describe
+from train.data.tokenise import Tally, tokenise
+from train.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_key
+from train.errors import DataError
+
+FORMAT = 1
+HELD_OUT = 20  # one sample in twenty is kept for evaluation where there is no validation split
+
+
+def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset:
+    """Return the dataset of a run, made first if this host does not have it yet.
+
+    Args:
+        config: which rows, and how long a sample may be; the batch size and seed do not matter.
+        model: names the tokeniser.
+        cache: a folder of this user's, made with mode 0700 if need be.
+
+    Raises:
+        DataError: the dataset, a row or the tokeniser is wrong, or the cache cannot be written.
+    """
+    source = find_source(config.name_or_path)
+    settings = (FORMAT, source.key, tokenizer_key(model), model.tokenizer, config.loss_on,
+                config.block_size, config.skip_bad_rows)  # fmt: skip
+    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+    folder = cache.expanduser() / "datasets" / name
+    try:
+        found = open_store(folder)
+        return found if found is not None else _make_once(folder, source, config, model)
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {cache} cannot be used ({error.strerror or error}): free space "
+            "there, or make it a folder that this user may write"
+        ) from None
+
+
+def _make_once(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> Dataset:
+    for parent in (folder.parent.parent, folder.parent):
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        found = open_store(folder)
+        if found is None:
+            _make(folder, source, config, model)
+            found = open_store(folder)
+    if found is None:
+        raise OSError(f"{folder} does not hold what was just written to it")
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process. A DataError is left in the file for those who were
+    waiting meanwhile: they fail with the same words at once, instead of each finding it anew.
+    """
+    asked = time.time_ns()
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        told = file.read()
+        if told and path.stat().st_mtime_ns > asked:
+            raise DataError(told)
+        file.truncate(0)
+        try:
+            yield
+        except DataError as error:
+            file.write(str(error))
+            file.flush()
+            raise
+
+
+def _make(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> None:
+    """Tokenise a dataset into `folder`; called under its lock, so leftovers belong to the dead."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer = load_tokenizer(model)
+    splits = source.splits()
+    if "train" not in splits:
+        raise DataError(
+            f"the dataset '{source.name}' has no train split, only {', '.join(sorted(splits))}: "
+            "rename one of them, or give --dataset-name-or-path another dataset"
+        )
+    tally = Tally()
+    try:
+        with StoreWriter(partial) as writer:
+            writer.extend(tokenise(splits["train"], config, tokenizer, tally))
+            train = len(writer)
+            _require_samples(train, tally, source, config)
+            if "validation" in splits:
+                writer.extend(tokenise(splits["validation"], config, tokenizer, tally))
+        notices = _notices(tally, config, tokenizer)
+        if len(writer) == train:
+            train, held_out = _hold_out(train, source, "validation" in splits)
+            notices += (held_out,)
+        if "test" in splits:
+            notices += ("the test split is not used",)
+        seal(partial, folder, train, tokenizer.info, notices)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_samples(samples: int, tally: Tally, source: Source, config: DataConfig) -> None:
+    rows = tally.counts["rows"]
+    if not rows:
+        raise DataError(f"the dataset '{source.name}' is empty: give one with at least two rows")
+    if not samples:
+        raise DataError(
+            f"none of the {rows} rows of '{source.name}' gives a sample with a token that carries "
+            f"loss ({tally.first_problem or f'--block-size is {config.block_size}'}): give other "
+            "data or a larger --block-size"
+        )
+
+
+def _hold_out(samples: int, source: Source, empty: bool) -> tuple[int, str]:
+    """Return how many samples train when the last of them evaluate, and a sentence about it."""
+    if samples < 2:
+        raise DataError(
+            f"the dataset '{source.name}' gives 1 sample, but 2 are needed: one to train on and "
+            "one to evaluate; add a row"
+        )
+    kept = max(1, samples // HELD_OUT)
+    reason = "the validation split gives no sample" if empty else "there is no validation split"
+    return samples - kept, (
+        f"{reason}, so the last 5 % of the samples ({kept} of {samples}) are kept for evaluation"
+    )
+
+
+def _notices(tally: Tally, config: DataConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+    counts, kind = tally.counts, tally.kind
+    if kind is None:
+        return ()
+    said = [describe(kind, config.loss_on, tokenizer.has_template)]
+    if counts["truncated"]:
+        said.append(
+            f"{counts['truncated']} of {counts['rows']} samples are longer than --block-size "
+            f"{config.block_size} tokens and were truncated"
+        )
+    if counts["without loss"]:
+        said.append(f"{counts['without loss']} samples without a loss token were left out")
+    if counts["skipped"]:
+        said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
+    if tokenizer.info.eos is None:
+        said.append("the tokeniser has no end-of-sequence token, so samples do not end with one")
+    return tuple(said)

@@ -1,0 +1,169 @@
+"""Where data comes from: local paths against hub names, and what tells one version from another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.data.read import Row, file_format, read_files, read_table
+from train.errors import DataError, did_you_mean
+
+Key = tuple[tuple[str, ...], ...]
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+LOCAL_SUFFIXES = (*SUFFIXES, ".gz", ".model", ".ndjson", ".tsv", ".arrow", ".safetensors")
+
+
+def looks_local(name: str) -> bool:
+    """Return whether a name can only mean a path, so that the hub is never asked for it."""
+    return (
+        name.startswith((".", "/", "~"))
+        or name.endswith(LOCAL_SUFFIXES)
+        or name.count("/") > 1
+        or Path(name).exists()
+    )
+
+
+def stamp(files: Iterable[Path]) -> Key:
+    """Return path, size and times of files: another stamp whenever one was written to.
+
+    The change time cannot be set by a program, so a copy that keeps the old date is noticed, too.
+    """
+    found = [(path.resolve(), path.stat()) for path in files]
+    return tuple(
+        (str(path), str(stat.st_size), str(stat.st_mtime_ns), str(stat.st_ctime_ns))
+        for path, stat in found
+    )
+
+
+def revision(name: str, kind: str) -> str:
+    """Return the hub's commit for a "model" or "dataset"; "offline" where it does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha or "offline"
+    except Exception:  # any network or hub error: loading it will say what is wrong
+        return "offline"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that was found: files by split, or a folder or hub name for `datasets`.
+
+    `key` changes whenever the contents do.
+    """
+
+    name: str
+    key: Key
+    files: Mapping[str, tuple[Path, ...]] | None = None
+    folder: Path | None = None
+
+    def splits(self) -> Mapping[str, Iterator[Row]]:
+        """Open the splits, named as in `SPLITS`; rows are read as they are asked for.
+
+        Raises:
+            DataError: `datasets` cannot load it.
+        """
+        if self.files is not None:
+            return {split: read_files(files) for split, files in self.files.items()}
+        tables = _load_tables(self.name, self.folder)
+        named = {_split_of(split) or "train": table for split, table in tables.items()}
+        return {
+            split: read_table(table, f"{self.name}, split {split}")
+            for split, table in named.items()
+        }
+
+
+def find_source(name: str | None) -> Source:
+    """Find a dataset by the name that `--dataset-name-or-path` gives; nothing is read yet.
+
+    Raises:
+        DataError: a local path does not exist, or holds nothing that can be read.
+    """
+    if not name:
+        raise DataError("no dataset is named: give --dataset-name-or-path")
+    path = Path(name).expanduser()
+    if not path.exists():
+        if looks_local(name):
+            raise DataError(_missing(name, path))
+        return Source(name, (("hub", name, revision(name, "dataset")),))
+    if path.is_file():
+        if file_format(path) not in SUFFIXES:
+            raise DataError(
+                f"'{name}' is not a kind of file that can be read: give --dataset-name-or-path a "
+                f"{', '.join(SUFFIXES)} file (also .gz), a folder or a hub name"
+            )
+        return Source(name, stamp([path]), {"train": (path,)})
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return Source(name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path)
+    files = _files_by_split(path)
+    return Source(name, stamp(p for split in sorted(files) for p in files[split]), files)
+
+
+def _missing(name: str, path: Path) -> str:
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return (
+        f"the dataset '{name}' does not exist{did_you_mean(path.name, near)}: give "
+        "--dataset-name-or-path an existing file or folder, or a hub name"
+    )
+
+
+def _files_by_split(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Sort a folder's data files into splits by the words of their names.
+
+    Files without such a word are training data, unless others say that they are.
+    """
+    shown = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    found = [path for path in shown if path.is_file() and file_format(path) in SUFFIXES]
+    kinds = sorted({file_format(path) for path in found})
+    if len(kinds) != 1:
+        noun = f"files of several kinds ({', '.join(kinds)})" if kinds else "no data file"
+        raise DataError(
+            f"the folder '{folder}' holds {noun}: give --dataset-name-or-path a folder with "
+            f"files of one kind of {', '.join(SUFFIXES)}, or one file"
+        )
+    splits: dict[str, list[Path]] = {}
+    for path in found:
+        splits.setdefault(_split_of(str(path.relative_to(folder))) or "", []).append(path)
+    unnamed = splits.pop("", [])
+    splits.setdefault("train", unnamed)
+    if not splits["train"]:
+        others = ", ".join(sorted(set(splits) - {"train"}))
+        raise DataError(
+            f"the folder '{folder}' holds no training data, only {others}: add a file whose name "
+            "holds the word train, or name one file"
+        )
+    return {split: tuple(paths) for split, paths in splits.items()}
+
+
+def _split_of(name: str) -> str | None:
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, known in SPLITS.items() if set(known) & set(words)), None)
+
+
+def _load_tables(name: str, folder: Path | None) -> Mapping[str, Any]:
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        if folder is not None:
+            loaded: Any = datasets.load_from_disk(str(folder))
+        else:
+            loaded = datasets.load_dataset(name)
+    except Exception as error:  # network, hub, Arrow and script errors alike
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"the dataset '{name}' is neither a local path nor can it be loaded by `datasets` "
+            f"({reason}): give --dataset-name-or-path an existing file, folder or hub name"
+        ) from None
+    return loaded if isinstance(loaded, dict) else {"train": loaded}

@@ -1,0 +1,235 @@
+"""Tokenisers of Hugging Face folders, hub names and bare tokenizer.json files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from train.data.tokenizer import Encoded, Segment, TokenizerInfo
+from train.errors import DataError
+
+Render = Callable[..., str]
+MARK = "anyrank\N{DIVISION SIGN}turn"  # nothing that a conversation holds or a template changes
+BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "[CLS]")
+EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>", "[EOS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class HuggingFaceTokenizer:
+    """A tokeniser of transformers that runs on the tokenizers library."""
+
+    inner: Any
+
+    @classmethod
+    def load(cls, name: str, trust_remote_code: bool = False) -> HuggingFaceTokenizer:
+        """Load a folder, a hub name or a tokenizer.json.
+
+        Raises:
+            DataError: nothing to load is there, it cannot be read, or it is not a fast tokeniser.
+        """
+        path = Path(name).expanduser()
+        try:
+            inner = _bare(path) if path.is_file() else _auto(name, path, trust_remote_code)
+        except Exception as error:  # transformers raises whatever its files make it raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"no tokeniser can be loaded from '{name}' ({reason}): give --tokenizer a Hugging "
+                "Face folder or name, a tokenizer.json or a SentencePiece .model"
+            ) from None
+        if not getattr(inner, "is_fast", False):
+            raise DataError(
+                f"the tokeniser of '{name}' is a {type(inner).__name__}, which cannot tell where a "
+                "token lies in the text: give --tokenizer one that has a tokenizer.json"
+            )
+        return cls(inner)
+
+    @cached_property
+    def info(self) -> TokenizerInfo:
+        """The ids as the tokeniser's files name them."""
+        bos, eos, pad = (
+            self.inner.bos_token_id,
+            self.inner.eos_token_id,
+            self.inner.pad_token_id,
+        )
+        adds_bos = bos is not None and list(self.inner("a")["input_ids"][:1]) == [bos]
+        text = "\n".join(
+            (self.inner.backend_tokenizer.to_str(), str(self.inner.chat_template), f"{bos} {eos}")
+        )
+        return TokenizerInfo(
+            bos=bos,
+            eos=eos,
+            pad=pad if pad is not None else eos or 0,
+            adds_bos=adds_bos,
+            vocab_size=len(self.inner),
+            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+        )
+
+    @cached_property
+    def _backend(self) -> Any:
+        """A copy that pads and cuts nothing, and whose spans keep a token's leading space."""
+        from tokenizers import Tokenizer, processors
+
+        copy = Tokenizer.from_str(self.inner.backend_tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        copy.post_processor = processors.Sequence([])
+        return copy
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokeniser's files bring a chat template."""
+        return bool(self.inner.chat_template)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return ids and deciding characters; the batch is split over threads by the library."""
+        found = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [_encoded(item.ids, item.offsets) for item in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, without special tokens."""
+        numbers = [int(number) for number in ids]
+        return str(self.inner.decode(numbers, skip_special_tokens=True))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...] | None:
+        """Render a conversation by the template; None where there is none.
+
+        Raises:
+            ValueError: the template refuses the conversation, or hides the assistant's turns.
+        """
+        if not self.has_template:
+            return None
+        try:
+            if "{% generation %}" in str(self.inner.chat_template).replace("%-", "%"):
+                return self._marked(messages)
+            return find_turns(messages, self._render)
+        except ValueError:
+            raise
+        except Exception as error:  # jinja2 raises what the template tells it to
+            raise ValueError(f"the chat template refuses this conversation ({error})") from None
+
+    def save(self, folder: Path) -> None:
+        """Write the tokeniser as transformers does."""
+        self.inner.save_pretrained(str(folder))
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], opened: bool = False) -> str:
+        return str(
+            self.inner.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=opened,
+            )
+        )
+
+    def _marked(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
+        """Use the template's own {% generation %} marks."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            chat_template=self.inner.chat_template,
+            return_assistant_tokens_mask=True,
+            **self.inner.special_tokens_map,
+        )
+        (text,), (spans,) = found
+        return _segments(text, spans)
+
+
+def find_turns(messages: Sequence[Mapping[str, Any]], render: Render) -> tuple[Segment, ...]:
+    """Find the assistant's turns, endings included, in a rendered conversation.
+
+    Raises:
+        ValueError: a turn cannot be told apart from the rest.
+    """
+    text = render(messages)
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] == "assistant":
+            spans.append(
+                _by_beginnings(text, messages, number, render)
+                or _by_mark(text, messages, number, render)
+            )
+            if spans[-1] is None:
+                raise ValueError(
+                    f"the chat template rewrites message {number + 1}, so what the assistant says "
+                    "in it cannot be told apart: use a template with {% generation %} marks or "
+                    "--loss-on all"
+                )
+    return _segments(text, [span for span in spans if span is not None])
+
+
+def _by_beginnings(
+    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
+) -> tuple[int, int] | None:
+    """Render the conversation up to the turn and through it: the turn is the difference."""
+    before = render(messages[:number], True) if number else ""
+    after = render(messages[: number + 1])
+    whole = text.startswith(after) and after.startswith(before)
+    return (len(before), len(after)) if whole and number else None
+
+
+def _by_mark(
+    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
+) -> tuple[int, int] | None:
+    """Put a mark in the place of what is said: what stands around it is not the turn's.
+
+    For templates that write earlier turns otherwise than the last (without their reasoning, or
+    the system's text moved to the last question), so that no beginning is a prefix of the whole.
+    """
+    marked = [dict(message) for message in messages]
+    marked[number]["content"] = MARK
+    around = render(marked).split(MARK)
+    ending = render(marked[: number + 1]).rpartition(MARK)[2]
+    if len(around) != 2 or len(around[0]) + len(around[1]) > len(text):
+        return None
+    if not (text.startswith(around[0]) and text.endswith(around[1])):
+        return None
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(ending, around[1], strict=False))
+    return len(around[0]), len(text) - len(around[1]) + len(list(alike))
+
+
+def _segments(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
+    return tuple((piece, bool(k % 2)) for k, piece in enumerate(pieces) if piece)
+
+
+def _bare(path: Path) -> Any:
+    """Wrap a tokenizer.json; it does not say which tokens begin and end a text, so they are found
+    by their usual names.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    inner: Any = cast(Any, PreTrainedTokenizerFast)(tokenizer_file=str(path))
+    vocab = inner.get_vocab()
+    for role, names in (("bos_token", BOS_NAMES), ("eos_token", EOS_NAMES)):
+        known = [name for name in names if name in vocab]
+        if known:
+            setattr(inner, role, known[0])
+    return inner
+
+
+def _auto(name: str, path: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    bare = path / "tokenizer.json"
+    if bare.is_file() and not (path / "tokenizer_config.json").exists():
+        return _bare(bare)
+    place = str(path) if path.exists() else name
+    return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+
+
+def _encoded(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Encoded:
+    edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    return np.array(ids, dtype=np.int32), np.maximum(edges[:, 0], edges[:, 1] - 1)

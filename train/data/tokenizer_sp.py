@@ -1,0 +1,180 @@
+"""SentencePiece `.model` files, read by sentencepiece itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from train.data.tokenizer import Encoded, Segment, TokenizerInfo
+from train.errors import DataError
+
+SPACE = "▁"  # SentencePiece's visible space
+
+
+@dataclass(frozen=True)
+class SentencePieceTokenizer:
+    """A SentencePiece model and the file that it came from."""
+
+    path: Path
+    processor: SentencePieceProcessor
+
+    @classmethod
+    def load(cls, path: Path) -> SentencePieceTokenizer:
+        """Read a `.model` file.
+
+        Raises:
+            DataError: the file is not a SentencePiece model.
+        """
+        try:
+            return cls(path, SentencePieceProcessor(model_file=str(path)))
+        except (RuntimeError, OSError, ValueError):
+            raise DataError(
+                f"'{path}' is not a SentencePiece model that can be read: give --tokenizer "
+                "another .model file or a Hugging Face folder"
+            ) from None
+
+    @cached_property
+    def info(self) -> TokenizerInfo:
+        """The ids, by SentencePiece's own flags; -1 there means that a token does not exist."""
+        bos, eos, pad = (
+            number if number >= 0 else None
+            for number in (
+                self.processor.bos_id(),
+                self.processor.eos_id(),
+                self.processor.pad_id(),
+            )
+        )
+        return TokenizerInfo(
+            bos=bos,
+            eos=eos,
+            pad=pad if pad is not None else eos or 0,
+            adds_bos=bos is not None,
+            vocab_size=self.processor.vocab_size(),
+            fingerprint=hashlib.sha256(self.path.read_bytes()).hexdigest()[:16],
+        )
+
+    @property
+    def has_template(self) -> bool:
+        """False: a `.model` file holds none."""
+        return False
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        ids: list[int] = self.processor.encode(text)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return ids and deciding characters; the batch is split over threads by the library.
+
+        The leading bytes of a character that is spelt out in bytes have an empty span before it.
+        """
+        found = self.processor.encode(list(texts), return_type="offset_mapping")
+        return [_encoded(item["ids"], item["offsets"]) for item in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; control tokens have none."""
+        text: str = self.processor.decode([int(number) for number in ids])
+        return text
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...] | None:
+        """Return None: there is no template."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.model, and for `AutoTokenizer` tokenizer.json and tokenizer_config.json.
+
+        The ids are the same but for models that give the same score to several merges, as
+        Mistral's does for runs of more than 14 spaces: tokenizers can only order merges strictly.
+        """
+        target = folder / "tokenizer.model"
+        if self.path.resolve() != target.resolve():
+            shutil.copyfile(self.path, target)
+        names = {"unk_token": self._piece(self.processor.unk_id())}
+        names |= {"bos_token": self._piece(self.info.bos), "eos_token": self._piece(self.info.eos)}
+        settings: dict[str, object] = {key: name for key, name in names.items() if name is not None}
+        settings |= {
+            "add_bos_token": self.info.adds_bos,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
+        text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        converted = self._convert()
+        if converted is not None:
+            (folder / "tokenizer.json").write_text(converted, encoding="utf-8")
+
+    def _piece(self, number: int | None) -> str | None:
+        return None if number is None or number < 0 else str(self.processor.id_to_piece(number))
+
+    def _convert(self) -> str | None:
+        """Return tokenizer.json's text; None for what `tokenizers` has no equal of (unigram, …)."""
+        from sentencepiece import sentencepiece_model_pb2 as schema
+        from tokenizers import (
+            AddedToken,
+            Tokenizer,
+            decoders,
+            models,
+            normalizers,
+            processors,
+        )
+
+        proto = cast(Any, schema).ModelProto.FromString(self.processor.serialized_model_proto())
+        form, trainer = proto.normalizer_spec, proto.trainer_spec
+        plain = not (form.precompiled_charsmap or form.remove_extra_whitespaces)
+        if not (trainer.model_type == trainer.BPE and plain and form.escape_whitespaces):
+            return None
+        vocab = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+        unknown = self._piece(self.processor.unk_id())
+        result = Tokenizer(
+            models.BPE(
+                vocab,
+                _merges(proto.pieces, vocab),
+                unk_token=unknown,
+                fuse_unk=True,
+                byte_fallback=bool(trainer.byte_fallback),
+            )
+        )
+        lead = [normalizers.Prepend(SPACE)] if form.add_dummy_prefix else []
+        result.normalizer = normalizers.Sequence([*lead, normalizers.Replace(" ", SPACE)])
+        strip = [decoders.Strip(" ", 1, 0)] if form.add_dummy_prefix else []
+        result.decoder = decoders.Sequence(
+            [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        )
+        kinds = [(piece.piece, piece.type) for piece in proto.pieces]
+        result.add_special_tokens([name for name, kind in kinds if kind in (2, 3)])
+        result.add_tokens([AddedToken(name, normalized=False) for name, kind in kinds if kind == 4])
+        bos = self._piece(self.info.bos)
+        if bos is not None:
+            result.post_processor = processors.TemplateProcessing(
+                single=f"{bos} $A",
+                pair=f"{bos} $A {bos} $B",
+                special_tokens=[(bos, self.processor.bos_id())],
+            )
+        return str(result.to_str(pretty=False))
+
+
+def _merges(pieces: Sequence[Any], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the pairs that make a piece, best score first, as SentencePiece would merge them."""
+    found = [
+        (-piece.score, vocab[left], vocab[right], left, right)
+        for piece in pieces
+        if piece.type == 1
+        for left, right in ((piece.piece[:k], piece.piece[k:]) for k in range(1, len(piece.piece)))
+        if left in vocab and right in vocab
+    ]
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _encoded(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Encoded:
+    edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    return np.array(ids, dtype=np.int32), np.maximum(edges[:, 0], edges[:, 1] - 1)
