@@ -6,16 +6,13 @@ and find it made. No collective is involved, so none can time out.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from train.config import DataConfig, ModelConfig
+from train.data.lock import locked
 from train.data.source import Source, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
 from train.data.template import describe
@@ -54,9 +51,7 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
 
 
 def _make_once(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> Dataset:
-    for parent in (folder.parent.parent, folder.parent):
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         found = open_store(folder)
         if found is None:
             _make(folder, source, config, model)
@@ -64,27 +59,6 @@ def _make_once(folder: Path, source: Source, config: DataConfig, model: ModelCon
     if found is None:
         raise OSError(f"{folder} does not hold what was just written to it")
     return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process. A DataError is left in the file for those who were
-    waiting meanwhile: they fail with the same words at once, instead of each finding it anew.
-    """
-    asked = time.time_ns()
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        told = file.read()
-        if told and path.stat().st_mtime_ns > asked:
-            raise DataError(told)
-        file.truncate(0)
-        try:
-            yield
-        except DataError as error:
-            file.write(str(error))
-            file.flush()
-            raise
 
 
 def _make(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> None:
