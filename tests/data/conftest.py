@@ -52,7 +52,8 @@ def chatml(tmp_path_factory):
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet)
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet),
     )
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"

@@ -77,7 +77,7 @@ def choose_kind(columns: Collection[str], loss_on: str | None, place: str) -> Ki
                 )
             return kind
     known = {name for kind in KINDS for name in kind.columns}
-    hints = [did_you_mean(name, known) for name in sorted(columns)]
+    hints = [did_you_mean(name, known) for name in sorted(set(columns) - known)]
     raise DataError(
         f"{place}: no known set of columns: found {', '.join(sorted(columns)) or 'none'}, but "
         "needed are messages, or prompt (with completion or response, or alone), or instruction "
@@ -149,7 +149,7 @@ def _checked(value: Any, what: str) -> str:
 def _noun(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "a boolean", list: "a list", dict: "an object"}
+    names = {str: "a text", bool: "a boolean", list: "a list", dict: "an object"}
     numbers = {int: "a number", float: "a number"}
     return (names | numbers).get(type(value), f"a {type(value).__name__}")
 

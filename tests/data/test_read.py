@@ -1,0 +1,104 @@
+import gzip
+import json
+
+import pytest
+
+from train.data.read import read_files
+from train.errors import DataError
+
+ROWS = [{"text": f"hello {number} é"} for number in range(5)]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+CSV = "text\n" + "".join(row["text"] + "\n" for row in ROWS)
+
+
+def read(path):
+    return [row.value for row in read_files([path])]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", LINES),
+        ("a.json", LINES),
+        ("a.json", json.dumps(ROWS)),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.csv", CSV),
+        ("a.txt", "".join(row["text"] + "\n" for row in ROWS)),
+    ],
+)
+@pytest.mark.parametrize("change", ["plain", "mark", "carriage returns", "gz", "no last newline"])
+def test_every_text_format_is_read_however_it_was_saved(write, name, content, change):
+    data = content.encode()
+    if change == "carriage returns":
+        data = data.replace(b"\n", b"\r\n")
+    if change == "mark":
+        data = b"\xef\xbb\xbf" + data
+    if change == "no last newline":
+        data = data.rstrip(b"\n")
+    if change == "gz":
+        data, name = gzip.compress(data), name + ".gz"
+    assert read(write(data, name)) == ROWS
+
+
+def test_parquet_is_read_by_rows(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    messages = [{"messages": [{"role": "user", "content": "a"}]}]
+    parquet.write_table(pyarrow.Table.from_pylist(messages), path)
+    assert read(path) == messages
+    assert next(read_files([path])).place == f"{path}, row 1"
+
+
+def test_blank_lines_are_no_samples(write):
+    assert len(read(write("a\n\n  \nb\n", "a.txt"))) == 2
+    assert len(read(write('{"text": "a"}\n\n{"text": "b"}\n\n'))) == 2
+
+
+def test_csv_fields_may_hold_lines_quotes_and_a_hundred_thousand_words(write):
+    long = "word " * 100_000
+    path = write(f'text,note\n"a\n""b""",1\n"{long}",2\n', "a.csv")
+    assert read(path) == [{"text": 'a\n"b"', "note": "1"}, {"text": long, "note": "2"}]
+    assert [row.place for row in read_files([path])] == [f"{path}, line 2", f"{path}, line 4"]
+
+
+@pytest.mark.parametrize(
+    "name, content, line, words",
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', 2, "is not a JSON object"),
+        ("a.jsonl", b'{"text": "a"}\n[1, 2]\n', 2, "is not a JSON object, but [1, 2] instead"),
+        ("a.jsonl", b'{"text": "a"}\n"b"\n', 2, "is not a JSON object"),
+        ("a.jsonl", b'\n{"text": "\xff"}\n', 2, "not valid UTF-8 (byte 0xff)"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", 1, "is not a JSON object"),
+        ("a.json", b'[{"text": "a"},\n\n 7]', 3, "is not a JSON object, but 7 instead"),
+        ("a.txt", b"good\nb\xe9d\n", 2, "not valid UTF-8 (byte 0xe9)"),
+        ("a.csv", b"a,b\n1,2\n3\n", 3, "has 1 fields, but the header has 2"),
+        ("a.csv", b"a,b\n1,\xff\n", 2, "not valid UTF-8"),
+        ("a.csv", b'a,b\n1,2\n"3,4\n', 3, "is not a CSV row"),
+    ],
+)
+def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, line, words):
+    path = write(content, name)
+    (bad,) = [row for row in read_files([path]) if row.value is None]
+    assert bad.place == f"{path}, line {line}"
+    assert words in bad.problem
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.json", b'[{"text": "a"},\n {"text": }]', "line 2 is not a JSON value"),
+        ("a.json", b'[{"text": "a"}\n {"text": "b"}]', "line 1 is not a JSON value"),
+        ("a.json", b'[{"text": "a"},\n', "line 1|line 2"),
+        ("a.json", b'[\n{"text": "\xff"}]', "line 2 is not valid UTF-8"),
+        ("a.jsonl.gz", b"not gzip", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "hello"}\n' * 99)[:-9], "cannot be read"),
+        ("a.parquet", b"not parquet", "is not a Parquet file"),
+    ],
+)
+def test_a_file_that_breaks_off_is_named(write, name, content, words):
+    path = write(content, name)
+    with pytest.raises(DataError, match=words) as caught:
+        read(path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+
+from train.config import ModelConfig
+from train.data.template import ALPACA, choose_kind
+from train.data.tokenizer import load_tokenizer
+from train.data.tokenizer_hf import find_turns
+from train.errors import DataError
+
+
+def texts(opened, write, tokenizer, row, **changes):
+    """Return the whole text of a row's sample and the parts of it that carry loss."""
+    data = opened(write([row, row]), tokenizer, block_size=1000, **changes)
+    loaded = load_tokenizer(ModelConfig(None, str(tokenizer), "fp32", None, False))
+    tokens, mask = data.train.sample(0)
+    edges = np.flatnonzero(np.diff(mask.astype(int))) + 1
+    parts = np.split(tokens, edges)
+    carried = [loaded.decode(part) for part in parts[int(not mask[0]) :: 2]]
+    return loaded.decode(tokens), carried, data, loaded
+
+
+@pytest.fixture(params=["pieces", "chatml"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("column", ["completion", "response"])
+def test_a_prompt_with_an_answer_carries_loss_on_the_answer_and_its_end(
+    opened, write, tokenizer, column
+):
+    row = {"prompt": "hello é jumps:", column: " over the lazy dog"}
+    whole, carried, data, loaded = texts(opened, write, tokenizer, row)
+    assert whole == "hello é jumps: over the lazy dog"
+    assert [part.strip() for part in carried] == ["over the lazy dog"]
+    tokens, mask = data.train.sample(0)
+    assert tokens[-1] == loaded.info.eos and mask[-1]
+
+
+def test_an_answer_that_begins_with_a_character_spelt_in_bytes_is_whole(opened, write, tokenizer):
+    row = {"prompt": "hello", "completion": "𝄞"}
+    _, carried, data, loaded = texts(opened, write, tokenizer, row)
+    assert carried == ["𝄞"]
+    assert (
+        data.train.loss_tokens[0] == len(loaded.encode("hello𝄞")) - len(loaded.encode("hello")) + 1
+    )
+
+
+def test_the_ids_are_those_of_the_joined_text(opened, write, tokenizer):
+    row = {"prompt": "the quick bro", "completion": "wn fox"}
+    _, carried, data, loaded = texts(opened, write, tokenizer, row)
+    tokens, _ = data.train.sample(0)
+    head = [loaded.info.bos] if loaded.info.adds_bos else []
+    assert tokens.tolist() == [*head, *loaded.encode("the quick brown fox"), loaded.info.eos]
+    assert carried[0].endswith("fox")
+
+
+@pytest.mark.parametrize("row", [{"prompt": "hello world"}, {"text": "hello world"}])
+def test_a_prompt_alone_or_a_text_carries_loss_everywhere_but_on_the_first_token(
+    opened, write, tokenizer, row
+):
+    whole, _, data, _ = texts(opened, write, tokenizer, row)
+    _, mask = data.train.sample(0)
+    assert whole == "hello world"
+    assert not mask[0] and mask[1:].all()
+
+
+@pytest.mark.parametrize("given", ["", "the fox"])
+def test_instructions_are_written_with_the_alpaca_template(opened, write, tokenizer, given):
+    row = {"instruction": "Write hello", "input": given, "output": "hello\nworld"}
+    whole, carried, _, _ = texts(opened, write, tokenizer, row)
+    prompt = ALPACA[bool(given)].format(instruction="Write hello", input=given)
+    assert whole == prompt + "hello\nworld"
+    assert carried == ["hello\nworld"]
+    assert ("### Input:\nthe fox\n\n" in whole) == bool(given)
+
+
+def test_instructions_may_have_no_input_column(opened, write, pieces):
+    whole, _, _, _ = texts(opened, write, pieces, {"instruction": "a", "output": "b"})
+    assert whole.endswith("### Instruction:\na\n\n### Response:\nb")
+
+
+CHAT = {
+    "messages": [
+        {"role": "system", "content": "the fox"},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "world é"},
+        {"role": "user", "content": "Assistant: hello"},
+        {"role": "assistant", "content": "the lazy dog"},
+    ]
+}
+
+
+def test_a_conversation_carries_loss_on_the_assistants_turns_only(opened, write, chatml):
+    _, _, data, loaded = texts(opened, write, chatml, CHAT)
+    tokens, mask = data.train.sample(0)
+    library = loaded.inner.apply_chat_template(CHAT["messages"], tokenize=True, return_dict=False)
+    assert tokens.tolist() == list(library)
+    assert loaded.inner.decode(tokens[mask]) == "world é<|im_end|>\nthe lazy dog<|im_end|>\n"
+
+
+def test_without_a_template_a_plain_one_is_used_and_each_answer_is_ended(opened, write, pieces):
+    whole, carried, data, loaded = texts(opened, write, pieces, CHAT)
+    tokens, mask = data.train.sample(0)
+    assert [part.strip() for part in carried] == ["world é", "the lazy dog"]
+    assert (tokens == loaded.info.eos).sum() == 2 and mask[tokens == loaded.info.eos].all()
+    assert "User: hello" in whole
+    assert any("plain built-in template" in notice for notice in data.notices)
+
+
+def test_loss_on_all_and_on_the_completion_override_the_columns(opened, write, pieces):
+    row = {"prompt": "hello", "completion": " world"}
+    data = opened(write([row, row]), pieces, loss_on="all")
+    assert data.train.loss_tokens[0] == data.train.lengths[0] - 1
+    data = opened(write([row, row]), pieces, loss_on="completion")
+    assert data.train.loss_tokens[0] < data.train.lengths[0] - 1
+    with pytest.raises(DataError, match="--loss-on completion needs a column"):
+        opened(write([{"text": "hello"}]), pieces, loss_on="completion")
+
+
+def test_the_first_set_of_columns_that_is_there_decides():
+    columns = ["messages", "completion", "response", "prompt", "instruction", "output", "text"]
+    chosen = []
+    for missing in (None, "messages", "completion", "response", "prompt", "output"):
+        columns = [column for column in columns if column != missing]
+        chosen.append(" ".join(choose_kind(columns, None, "f").columns))
+    assert chosen == [
+        "messages",
+        "prompt completion",
+        "prompt response",
+        "prompt",
+        "instruction output",
+        "text",
+    ]
+
+
+def chatml(messages, opened=False):
+    text = "".join(f"<{m['role']}>{m['content']}</>\n" for m in messages)
+    return text + ("<assistant>" if opened else "")
+
+
+def forgetful(messages, opened=False):
+    """Write the reasoning of the last message only, as reasoning models' templates do."""
+    contents = [m["content"].rpartition("</think>")[2] for m in messages[:-1]]
+    shown = [
+        {"role": m["role"], "content": c}
+        for m, c in zip(messages, [*contents, messages[-1]["content"]], strict=True)
+    ]
+    return chatml(shown) + ("<assistant><think>" if opened else "")
+
+
+TURNS = [
+    {"role": "user", "content": "a</>"},
+    {"role": "assistant", "content": "<think>t</think>b"},
+    {"role": "user", "content": "b</>b"},
+    {"role": "assistant", "content": "<think>u</think>c"},
+]
+
+
+def test_turns_are_found_by_rendering_the_beginnings():
+    carried = [text for text, loss in find_turns(TURNS, chatml) if loss]
+    assert carried == ["<think>t</think>b</>\n", "<think>u</think>c</>\n"]
+
+
+def test_turns_that_a_template_shortens_are_found_by_what_stands_around_them():
+    segments = find_turns(TURNS, forgetful)
+    assert "".join(text for text, _ in segments) == forgetful(TURNS)
+    assert [text for text, loss in segments if loss] == ["b</>\n", "u</think>c</>\n"]
+
+
+def test_a_template_that_hides_the_turns_is_refused():
+    def shouting(messages, opened=False):
+        return f"{len(messages[-1]['content'])}" + chatml(messages, opened)
+
+    with pytest.raises(ValueError, match=r"message 4, .*--loss-on all"):
+        find_turns(TURNS, shouting)
+
+
+def test_a_templates_own_marks_are_used(chatml, tmp_path, write, opened):
+    from transformers import AutoTokenizer
+
+    marked = AutoTokenizer.from_pretrained(chatml)
+    marked.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}"
+        "{{ m['content'] }}{% endif %}\n{% endfor %}"
+    )
+    marked.save_pretrained(tmp_path / "marked")
+    _, _, data, loaded = texts(opened, write, tmp_path / "marked", CHAT)
+    tokens, mask = data.train.sample(0)
+    assert loaded.inner.decode(tokens[mask]) == "world é<|im_end|>the lazy dog<|im_end|>"
+
+
+MESSAGE = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "messages, words",
+    [
+        ("hello", "'messages' must be a list, but is a text"),
+        ([], "empty list"),
+        (["hello"], "message 1 must be an object, but is a text"),
+        ([MESSAGE, {"role": "user"}], "the content of message 2 must be text, but is null"),
+        ([MESSAGE, {"role": 3, "content": "a"}], "the role of message 2 must be text"),
+        ([{"role": "usr", "content": "a"}], "is 'usr' instead; did you mean 'user'?"),
+    ],
+)
+def test_a_wrong_conversation_is_named_by_file_and_line(write, opened, pieces, messages, words):
+    path = write([CHAT, {"messages": messages}])
+    with pytest.raises(DataError) as caught:
+        opened(path, pieces)
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+    assert words in str(caught.value)
