@@ -23,8 +23,8 @@ OURS = sorted(
 )
 # What a module may import of train: itself and all to its left.
 ORDER = (
-    "errors", "arguments", "config", "planning", "launch", "data", "record", "report", "engine",
-    "loop", "main",
+    "errors", "arguments", "config", "schedule", "planning", "launch", "data", "record", "sinks",
+    "console", "report", "hops", "engine", "loop", "training", "ends", "main",
 )  # fmt: skip
 TORCH = {"torch", "deepspeed"}
 FREE_ROOMS = ("planning", "launch")

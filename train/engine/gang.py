@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -15,7 +14,17 @@ import torch.distributed as dist
 
 from train.config import World
 
+T = TypeVar("T")
 SETUP_TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One rank's device: the index of its host, the name that torch gives it, bytes of memory."""
+
+    node: int
+    name: str
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -32,23 +41,41 @@ class Gang:
         dist.all_gather_object(found, value, group=self.control)
         return found
 
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        """Run `make` on rank 0 and return its value, or raise its error, on every rank."""
-        box: list[Any] = [None, None]
+    def on_main(self, act: Callable[[], T]) -> T | None:
+        """Run `act` on rank 0, where its value is returned; raise its error on every rank."""
+        value: T | None = None
+        failure: list[Exception | None] = [None]
         if self.world.is_main:
             try:
-                box = [make(), None]
+                value = act()
             except Exception as error:
-                box = [None, error]
+                failure = [error]
+        dist.broadcast_object_list(failure, src=0, group=self.control)
+        if failure[0] is not None:
+            raise failure[0]
+        return value
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Run `make` on rank 0 and return its value, or raise its error, on every rank."""
+        box: list[Any] = [self.on_main(make)]
         dist.broadcast_object_list(box, src=0, group=self.control)
-        if box[1] is not None:
-            raise box[1]
-        return box[0]
+        found: T = box[0]
+        return found
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add the ranks' tensors in place; same shape and type on every rank."""
         dist.all_reduce(values)
         return values
+
+    def devices(self) -> tuple[Device, ...]:
+        """Describe every rank's device, in rank order."""
+        if self.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self.device)
+            own = Device(self.world.node, properties.name, properties.total_memory)
+        else:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            own = Device(self.world.node, "cpu", memory // self.world.local_size)
+        return tuple(self.gather(own))
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -78,11 +105,6 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
     return Gang(world, device, control)
-
-
-def host_name() -> str:
-    """This host's short name."""
-    return socket.gethostname().split(".")[0]
 
 
 def _device(world: World, env: MutableMapping[str, str]) -> torch.device:

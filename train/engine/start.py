@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,13 @@ def start(
     loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed)
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
-    wrapped, *_ = deepspeed.initialize(
-        model=loaded.module,
-        optimizer=_optimizer(groups, config.optimizer.lr, plan, gang.device),
-        config=zero,
-    )
+    with redirect_stdout(StringIO()):  # its memory reports, which no setting switches off
+        wrapped, *_ = deepspeed.initialize(
+            model=loaded.module,
+            optimizer=_optimizer(groups, config.optimizer.lr, plan, gang.device),
+            # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.
+            config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
+        )
     return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm)
 
 

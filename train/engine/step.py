@@ -77,12 +77,14 @@ class Engine:
                 for micro in micros:
                     _, total = self._forward(0, micro, 1.0)
                     sums += torch.stack([total, total.new_tensor(float(micro.loss_tokens))])
+        # A forward without a backward leaves parameters of ZeRO-3 on their way.
+        self.deepspeed.empty_partition_cache()
         self.gang.sum(sums)
         return float(sums[0]), int(sums[1])
 
     def peak_bytes(self) -> int:
-        """Return the largest device memory that any rank has allocated (host memory on CPU)."""
-        return max(self.gang.gather(_peak(self.gang.device)))
+        """Return the most device memory this rank has allocated so far (on CPU: host memory)."""
+        return _peak(self.gang.device)
 
     def _forward(
         self, step: int, micro: MicroBatch, scale: float

@@ -1,0 +1,39 @@
+import math
+
+import pytest
+import torch
+
+from train.engine import loss as losses
+from train.engine.loss import summed_cross_entropy
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+def test_the_sum_and_its_gradient_are_those_of_torch(count, monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", 16)
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn((count, 11), generator=generator, requires_grad=True)
+    targets = torch.randint(0, 11, (count,), generator=generator)
+    wanted = torch.nn.functional.cross_entropy(raw, targets, reduction="sum") * 0.25
+    (slope,) = torch.autograd.grad(wanted, raw)
+    scaled, total = summed_cross_entropy(raw * 1.0, targets, 0.25)
+    assert float(total) == pytest.approx(4 * float(wanted), rel=1e-6)
+    (found,) = torch.autograd.grad(scaled, raw)
+    torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_logits_lose_nothing_in_the_sum():
+    logits = torch.randn((300, 50), generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.arange(300) % 50
+    wanted = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum")
+    _, total = summed_cross_entropy(logits.clone(), targets, 1.0)
+    assert float(total) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_a_bad_loss_makes_the_whole_gradient_bad():
+    raw = torch.zeros((3, 4), requires_grad=True)
+    shift = torch.zeros((3, 4))
+    shift[1, 2] = -math.inf
+    scaled, total = summed_cross_entropy(raw + shift, torch.tensor([0, 2, 1]), 1.0)
+    assert math.isinf(float(total))
+    (slope,) = torch.autograd.grad(scaled, raw)
+    assert slope.isnan().all()

@@ -1,0 +1,66 @@
+"""Twins of the parts that need torch: the same methods, in numpy, for tests of what is around."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from train.data.batch import MicroBatch
+from train.errors import NonFiniteError
+
+
+@dataclass(frozen=True)
+class FakeSplit:
+    """Samples whose tokens are their number, of given lengths; all but the first carry loss."""
+
+    lengths: np.ndarray
+    fingerprint: str = "fake"
+
+    @property
+    def loss_tokens(self) -> np.ndarray:
+        return self.lengths - 1
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        length = int(self.lengths[number])
+        return np.full(length, number, np.int32), np.arange(length) > 0
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    loss: float
+    grad_norm: float
+
+
+@dataclass
+class FakeEngine:
+    """Learns one number, the mean token, by gradient descent, exactly as an engine would."""
+
+    value: float = 0.0
+    bad_samples: frozenset[int] = frozenset()
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+
+    def step(
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+    ) -> FakeResult:
+        labels = np.concatenate([m.labels[m.labels >= 0] for m in micros])
+        samples = sorted({int(i) for m in micros for i in m.samples if i >= 0})
+        self.seen.append(tuple(samples))
+        if self.bad_samples & set(samples):
+            raise NonFiniteError(f"step {step + 1} is not finite in samples {samples}")
+        errors = self.value - labels
+        gradient = 2 * errors.sum() / loss_tokens
+        self.value -= lr * gradient
+        return FakeResult(float((errors**2).sum() / loss_tokens), math.fabs(gradient))
+
+    def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
+        labels = np.concatenate([m.labels[m.labels >= 0] for ms in batches for m in ms])
+        return float(((self.value - labels) ** 2).sum()), len(labels)
+
+    def peak_bytes(self) -> int:
+        return 1

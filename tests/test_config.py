@@ -1,0 +1,93 @@
+import re
+
+import pytest
+
+from train.arguments import ARGUMENTS, PRESET
+from train.config import LoraConfig, World, build_parser, parse_args
+from train.errors import ConfigError
+
+NAMED = ["--model-name-or-path", "m", "--dataset-name-or-path", "d.jsonl"]
+
+
+def test_the_defaults_are_those_of_the_original_script():
+    config = parse_args(NAMED)
+    assert (config.data.batch_size, config.data.block_size, config.epochs) == (256, 1024, 3)
+    assert (config.optimizer.lr, config.model.precision) == (2e-6, "bf16")
+    assert config.model.lora is None
+    assert config.ds_config == "ds_configs/zero3.json"
+
+
+def test_with_nothing_named_the_preset_brings_its_own_numbers_and_flags_still_win():
+    config = parse_args(["--batch-size", "8"])
+    assert config.preset
+    assert config.data.batch_size == 8
+    assert config.max_steps == PRESET["max_steps"]
+
+
+def test_underscores_equals_signs_and_the_launchers_own_flag_are_accepted():
+    config = parse_args(["--local_rank=3", "--model_name_or_path=m", *NAMED[2:], "--use_lora"])
+    assert config.model.name_or_path == "m"
+    assert config.model.lora == LoraConfig(r=16, alpha=32, dropout=0.0)
+
+
+def test_the_ds_config_has_deepspeeds_name_as_well():
+    assert parse_args([*NAMED, "--deepspeed_config", "x.json"]).ds_config == "x.json"
+
+
+def test_pins_gather_over_words_and_flags():
+    config = parse_args([*NAMED, "--pin", "zero=2", "micro_tokens=4096", "--pin", "recompute=full"])
+    assert config.pins == {"zero": "2", "micro_tokens": "4096", "recompute": "full"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batch-size", "0"], "--batch-size must be a whole number of at least 1, but is 0"),
+        (["--batch-size", "many"], "--batch-size must be a whole number, but is 'many'"),
+        (["--lr", "nan"], "--lr must be a finite number above 0, but is nan"),
+        (["--lora-dropout", "1"], "at most 0.99, but is 1 instead"),
+        (["--precision", "fp16"], "one of bf16, fp32, but is 'fp16' instead; did you mean"),
+        (["--batchsize", "3"], "unknown argument '--batchsize'; did you mean '--batch-size'?"),
+        (["--block-size"], "expected one argument"),
+        (["extra"], "unknown word 'extra'"),
+        (["--run-dir", ""], "--run-dir must not be empty"),
+        (["--pin", "zero"], "--pin takes key=value, but is 'zero'"),
+        (["--pin", "zeor=2"], "--pin does not know 'zeor'; did you mean 'zero'?"),
+        (["--pin", "zero=2", "zero=3"], "twice, as 2 and as 3"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_flag(words, sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
+        parse_args([*NAMED, *words])
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("half", [NAMED[:2], NAMED[2:]])
+def test_a_model_without_a_dataset_and_the_reverse_are_refused(half):
+    with pytest.raises(ConfigError, match="is missing: name both"):
+        parse_args(half)
+
+
+def test_every_flag_has_a_help_text():
+    text = build_parser().format_help()
+    assert all(row.flag in text for row in ARGUMENTS if row.flag != "--local-rank")
+
+
+def test_the_world_is_read_from_the_launchers_variables():
+    env = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4", "CROSS_RANK": "1"}
+    assert World.from_env(env) == World(rank=5, local_rank=1, size=8, local_size=4, node=1)
+    assert World.from_env({}).is_main
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"RANK": "1"},
+        {"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+    ],
+)
+def test_inconsistent_variables_are_refused(env):
+    with pytest.raises(ConfigError, match="RANK"):
+        World.from_env(env)

@@ -1,0 +1,48 @@
+"""How a run ends early: which sentence is printed, by whom, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from train.config import World
+from train.errors import AnyrankError, OutOfMemoryError
+
+MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
+
+
+def end(error: BaseException, world: World) -> NoReturn:
+    """Leave the process at once: an error that anyrank names is one sentence, any other a fault.
+
+    An error that all ranks share is printed by rank 0 alone: the others wait, and are ended by the
+    launcher meanwhile. One that only this rank has is printed with the rank's number.
+    """
+    if isinstance(error, SystemExit):
+        raise error
+    named = _named(error)
+    if not world.is_main:
+        time.sleep(MAIN_SPEAKS_FIRST)
+    where = "" if world.is_main else f"[rank {world.rank}] "
+    if named is None:
+        traceback.print_exception(error)
+    else:
+        print(f"{where}[error] {named}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a process group whose other ranks are gone can hang while it is taken down.
+    os._exit(named.exit_code if named else 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _named(error: BaseException) -> AnyrankError | None:
+    if isinstance(error, AnyrankError):
+        return error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfMemoryError(
+            f"out of memory: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+    if "can't allocate memory" in str(error):
+        return OutOfMemoryError(f"out of host memory: {str(error).splitlines()[0]}")
+    return None

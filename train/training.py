@@ -1,0 +1,242 @@
+"""The hops of a run that need torch: join the ranks, plan, load, train, save."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from train.console import Console
+from train.data.feed import Layout, Share
+from train.data.order import steps_per_epoch
+from train.data.store import Dataset
+from train.data.tokenizer import Tokenizer, load_tokenizer
+from train.engine import start as engines
+from train.engine.export import save_model
+from train.engine.gang import Device, Gang, connect
+from train.engine.sample import generate
+from train.engine.step import Engine
+from train.errors import ModelError, PlanError
+from train.hops import Source
+from train.launch.request import run_dir
+from train.loop import Job, Outputs, fit
+from train.planning import (
+    Candidate,
+    Choice,
+    Cluster,
+    Request,
+    choose,
+    cluster_of,
+    find_gpu,
+    render,
+)
+from train.planning.flops import sample_cost, step_flops
+from train.record import StepRecord, environment, open_run_folder
+from train.sinks import NoSink, open_sink
+
+__all__ = [
+    "connect",
+    "finish",
+    "fit",
+    "job",
+    "open_outputs",
+    "plan",
+    "save",
+    "save_folder",
+    "start",
+]
+
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan of a run: the candidate chosen, on which cluster, as DeepSpeed's dictionary."""
+
+    chosen: Candidate
+    cluster: Cluster
+    zero: Mapping[str, object]
+
+
+def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned:
+    """Choose a plan on rank 0 for the devices found, tell everyone, and print it.
+
+    Raises:
+        PlanError: nothing that the pins allow fits.
+    """
+    cluster = _cluster(gang.devices())
+    _check_vocabulary(source, data)
+    choice: Choice = gang.from_main(lambda: choose(_request(source, data, cluster)))
+    console.say(f"The number of candidates is {len(choice.candidates)}.")
+    console.say(f"The number of possible candidates is {len(choice.possible)}.")
+    if choice.chosen is None:
+        raise PlanError(choice.nearest or "no plan fits: use more GPUs or --use-lora")
+    console.say("Configuration for parallelism is selected.")
+    console.say(_selected(choice.chosen))
+    config = source.config
+    zero = render(choice.chosen.plan, source.shape, config.model, config.optimizer, source.ds)
+    return Planned(choice.chosen, cluster, zero)
+
+
+def open_outputs(source: Source, planned: Planned, gang: Gang, env: Mapping[str, str]) -> Outputs:
+    """Open the run folder on rank 0, and write there what this start is.
+
+    Raises:
+        ConfigError: the folder cannot be written, or --report-to needs a package.
+    """
+    out = source.config.output
+    named = out.run_dir
+    path = Path(named or gang.from_main(lambda: run_dir(source.config, time.time())))
+    devices = [f"{device.node}: {device.name}" for device in gang.devices()]
+    folder = gang.on_main(lambda: open_run_folder(path, start=0))
+    sink = gang.on_main(lambda: open_sink(out.report_to, path)) or NoSink()
+    console = Console(True, folder.log) if folder is not None else Console(False)
+    if folder is not None:
+        folder.note("config.json", asdict(source.config))
+        folder.note("plan.json", planned.chosen.to_json())
+        folder.note("ds_config.json", planned.zero)
+        folder.note("environment.json", environment(env, devices))
+        console.say(f"The run folder is {path}")
+    return Outputs(console, folder, sink, path)
+
+
+def start(source: Source, planned: Planned, gang: Gang, out: Outputs) -> Engine:
+    """Load the model under the plan; say what was changed in it.
+
+    Raises:
+        ModelError: the folder does not hold a model that can be trained here.
+    """
+    engine = engines.start(
+        gang, source.config, source.model, planned.chosen.plan, dict(planned.zero)
+    )
+    for notice in engine.model.notices:
+        out.console.say(notice)
+    # Collecting garbage at different moments on different ranks makes all of them wait each time.
+    gc.collect()
+    gc.freeze()
+    return engine
+
+
+def job(source: Source, data: Dataset, planned: Planned, engine: Engine) -> Job:
+    """Put together what the loop needs."""
+    config = source.config
+    chosen = planned.chosen.plan
+    epoch = steps_per_epoch(len(data.train), config.data.batch_size)
+    longest = int(max(data.train.lengths.max(), data.eval.lengths.max(initial=0)))
+    cost = np.vectorize(partial(sample_cost, source.shape), otypes=[np.float64])
+    return Job(
+        config=config,
+        train=data.train,
+        held_out=data.eval,
+        layout=Layout(
+            replica=engine.gang.world.rank,
+            replicas=chosen.dp,
+            capacity=max(chosen.micro_tokens, longest),
+            cost=cost,
+            padded=not engine.model.packed,
+        ),
+        start=0,
+        total=config.max_steps or config.epochs * epoch,
+        plan=chosen.digest,
+        world_size=engine.gang.world.size,
+        mfu=partial(_mfu, source, planned.cluster),
+    )
+
+
+def save(engine: Engine, source: Source, out: Outputs) -> None:
+    """Write the final Hugging Face folder with its tokeniser."""
+    folder = save_folder(source, out)
+    save_model(engine, folder)
+    engine.gang.on_main(lambda: load_tokenizer(source.config.model).save(folder))
+
+
+def finish(
+    source: Source, records: Sequence[StepRecord], data: Dataset, gang: Gang, out: Outputs
+) -> None:
+    """Say what came of the run; for the preset, let the saved model speak; write DONE."""
+    if records:
+        first, last = records[0], records[-1]
+        out.console.say(
+            f"Loss before training: {first.loss:.4f} (step {first.step}), "
+            f"after: {last.loss:.4f} (step {last.step})"
+        )
+    if source.preset and gang.world.is_main:
+        _speak(data, load_tokenizer(source.config.model), save_folder(source, out), out.console)
+    out.sink.close()
+    if out.folder is not None:
+        out.folder.finish()
+    gang.barrier()
+
+
+def _speak(data: Dataset, tokenizer: Tokenizer, folder: Path, console: Console) -> None:
+    """Print what the saved model answers to the prompt of a sample held out from training."""
+    tokens, mask = data.eval.sample(0)
+    prompt = tokens[: int(mask.argmax())].tolist()
+    answer = generate(folder, prompt, data.tokenizer.eos)
+    console.say("The saved model, asked for a function it has not seen:")
+    for line in (*tokenizer.decode(prompt).splitlines(), "", ">>> generated:"):
+        console.say(f"    {line}")
+    for line in tokenizer.decode(answer).splitlines():
+        console.say(f"    {line}")
+
+
+def save_folder(source: Source, out: Outputs) -> Path:
+    """Return where the final model goes."""
+    return Path(source.config.output.save_dir or out.path / "model")
+
+
+def _cluster(devices: Sequence[Device]) -> Cluster:
+    hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
+    smallest = min(devices, key=lambda device: device.memory)
+    return cluster_of(hosts, {}, find_gpu(smallest.name, smallest.memory))
+
+
+def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:
+    config = source.config
+    lengths, counts = np.unique(data.train.lengths, return_counts=True)
+    return Request(
+        shape=source.shape,
+        cluster=cluster,
+        batch_size=config.data.batch_size,
+        block_size=config.data.block_size,
+        precision=config.model.precision,
+        lora=config.model.lora,
+        lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
+        loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
+        pins={**source.ds.pins, **config.pins},
+    )
+
+
+def _check_vocabulary(source: Source, data: Dataset) -> None:
+    if data.tokenizer.vocab_size > source.shape.vocab:
+        raise ModelError(
+            f"the tokeniser has {data.tokenizer.vocab_size} entries but the model embeds only "
+            f"{source.shape.vocab}: give the model's own with --tokenizer"
+        )
+
+
+def _selected(candidate: Candidate) -> str:
+    chosen = candidate.plan
+    return (
+        f"{f'PP {chosen.pp}' if chosen.pp > 1 else 'No PP'}, "
+        f"{f'TP {chosen.tp}' if chosen.tp > 1 else 'No TP'}, recomputation : {chosen.recompute}, "
+        f"distribute_param : {str(chosen.zero == 3).lower()}, "
+        f"distribute_low_prec_param : {str(chosen.zero == 3).lower()} "
+        f"(ZeRO {chosen.zero}, {chosen.micro_tokens} tokens per micro-batch, about "
+        f"{chosen.accumulation} per step, offload {chosen.offload}; plan {chosen.digest})"
+    )
+
+
+def _mfu(source: Source, cluster: Cluster, share: Share, seconds: float) -> float | None:
+    if cluster.gpu.is_cpu:
+        return None
+    lora = source.config.model.lora
+    flops = step_flops(source.shape, share.lengths.tolist(), lora.r if lora else None)
+    return flops / seconds / (cluster.gpu.peak * cluster.gpus)
