@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import platform
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.lock import locked
+from train.errors import DataError
 
 VERSION = 1
 PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json",
             "logging", "multiprocessing", "unittest", "urllib", "xml")  # fmt: skip
 LINES = (3, 40)  # shortest and longest function, in lines of source
+FEWEST = 500  # rows that the tokeniser can be trained on
 CHARACTERS = 1500  # longest function
 VOCABULARY = 2048
 HIDDEN, FFN, LAYERS, HEADS, KV_HEADS, HEAD = 192, 512, 4, 6, 2, 32
@@ -69,6 +73,7 @@ def build_preset(cache: Path) -> Preset:
     """Return the embedded preset, made first if this user's cache does not hold it.
 
     Raises:
+        DataError: this interpreter comes without the sources of its standard library.
         OSError: the cache cannot be written.
     """
     name = f"v{VERSION}-{platform.python_implementation().lower()}{platform.python_version()}"
@@ -86,7 +91,14 @@ def _build(folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model = partial / "mistral-tiny"
     model.mkdir(mode=0o700, parents=True)
-    rows = library_rows(Path(sysconfig.get_paths()["stdlib"]))
+    library = sysconfig.get_paths()["stdlib"]
+    rows = library_rows(Path(library))
+    if len(rows) < FEWEST:
+        raise DataError(
+            f"only {len(rows)} functions with docstrings were found in {library}, too few for the "
+            "embedded preset: give --model-name-or-path and --dataset-name-or-path, or use a "
+            "Python that has the sources of its standard library"
+        )
     with (partial / "standard-library.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     _train_tokenizer(rows, model)
@@ -109,10 +121,12 @@ def library_rows(root: Path) -> tuple[Mapping[str, str], ...]:
 
 def _rows(source: str) -> Iterator[Mapping[str, str]]:
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old escapes in strings
+            tree = ast.parse(source)
     except (SyntaxError, ValueError):  # some modules of the library are wrong on purpose
         return
-    lines = source.splitlines()
+    lines = source.split("\n")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             row = _row(node, lines)
@@ -130,8 +144,7 @@ def _row(node: ast.FunctionDef, lines: Sequence[str]) -> Mapping[str, str] | Non
     indent = node.col_offset
     head = lines[node.lineno - 1 : node.body[0].lineno - 1]
     kept = [*head, *lines[(node.body[0].end_lineno or 0) : end]]
-    output = "\n".join(line[indent:].rstrip() if line[:indent].isspace() or not indent
-                       else line.strip() for line in kept)  # fmt: skip
+    output = "\n".join(line[indent:].rstrip() for line in kept)
     if len(output) > CHARACTERS or not output.startswith("def "):
         return None
     summary = " ".join(text.split("\n\n")[0].split())
@@ -150,9 +163,10 @@ def _train_tokenizer(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
     from train.data.tokenizer_sp import SentencePieceTokenizer
 
     texts = [ALPACA[1].format(**row) + row["output"] for row in rows]
+    model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
-        model_prefix=str(folder / "tokenizer"),
+        model_writer=model,  # a file's name would be written into the model
         vocab_size=VOCABULARY,
         model_type="bpe",
         byte_fallback=True,
@@ -164,8 +178,9 @@ def _train_tokenizer(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
-    SentencePieceTokenizer.load(folder / "tokenizer.model").save(folder)
+    path = folder / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    SentencePieceTokenizer.load(path).save(folder)
 
 
 def _write_model(folder: Path) -> None:
