@@ -20,27 +20,33 @@ _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "vocab": ("vocab_size",),
 }
-_LAYER_NORM = {"norm_bias": True}
+_LAYER_NORM: dict[str, Any] = {"norm_bias": True, "norm": "layer"}
 _ALL_BIASES = {"bias_qkv": True, "bias_out": True, "bias_mlp": True}
-_PLAIN = {"gated": False, **_LAYER_NORM, **_ALL_BIASES}
+_PLAIN: dict[str, Any] = {"gated": False, **_LAYER_NORM, **_ALL_BIASES}
+_GEMMA: dict[str, Any] = {"norm": "gemma", "tied": True}
 _TRAITS: dict[str, dict[str, Any]] = {
     "qwen2": {"bias_qkv": True},
-    "gemma": {"tied": True},
-    "gemma2": {"norms": 4, "tied": True},
-    "gemma3_text": {"norms": 4, "tied": True},
-    "gpt_neox": _PLAIN,
+    "gemma": _GEMMA,
+    "gemma2": {**_GEMMA, "norms": 4, "post_norms": 2},
+    "gemma3_text": {**_GEMMA, "norms": 4, "post_norms": 2},
+    "phi3": {"fused_qkv": True, "partial_rotary": True},
+    "gpt_neox": {**_PLAIN, "fused_qkv": True, "partial_rotary": True, "parallel": True},
     "gpt2": {**_PLAIN, "tied": True},
-    "gptj": {"gated": False, "norm_bias": True, "bias_mlp": True, "norms": 1, "bias_head": True},
+    "gptj": {"gated": False, **_LAYER_NORM, "bias_mlp": True, "norms": 1, "bias_head": True,
+             "partial_rotary": True, "parallel": True},
     "opt": {**_PLAIN, "tied": True},
     "bloom": {**_PLAIN, "tied": True, "outer_norms": 2},
-    "mpt": {"gated": False, "tied": True},
-    "phi": {**_PLAIN, "norms": 1, "bias_head": True},
-    "falcon": {"gated": False, "norm_bias": True, "norms": 1, "tied": True},
+    "mpt": {"gated": False, "tied": True, "norm": "layer"},
+    "phi": {**_PLAIN, "norms": 1, "bias_head": True, "partial_rotary": True, "parallel": True},
+    "falcon": {"gated": False, **_LAYER_NORM, "norms": 1, "tied": True, "parallel": True,
+               "fused_qkv": True},
     "starcoder2": {**_PLAIN, "tied": True},
-    "stablelm": {"norm_bias": True},
-    "olmo": {"norm_weight": False},
-    "cohere": {"norms": 1, "tied": True},
-}
+    "stablelm": {**_LAYER_NORM, "partial_rotary": True},
+    "olmo": {"norm_weight": False, "norm": "layer32"},
+    "olmo2": {"norm": "olmo2", "post_norms": 2},
+    "exaone4": {"norm": "rms", "post_norms": 2},
+    "cohere": {"norms": 1, "tied": True, "norm": "layer32", "parallel": True},
+}  # fmt: skip
 _QK_NORM = ("qwen3", "gemma3_text", "exaone4")
 _BIAS_SWITCHES = {
     "attention_bias": ("bias_qkv", "bias_out"),
@@ -49,6 +55,10 @@ _BIAS_SWITCHES = {
     "use_bias": ("bias_qkv", "bias_out", "bias_mlp"),
 }
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
+
+_MPT: dict[str, Any] = {"gated": False, "tied": True, "norm": "layer", "activation": "gelu"}
+_GEMMA_1: dict[str, Any] = {"tied": True, "norm": "gemma", "activation": "gelu"}
+_GEMMA_2: dict[str, Any] = {**_GEMMA_1, "norms": 4, "post_norms": 2}
 
 _BUILT_IN = {
     "mistral-7b": Shape("mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768),
@@ -69,16 +79,17 @@ _BUILT_IN = {
     "qwen2.5-32b": Shape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, bias_qkv=True),
     "qwen2.5-72b": Shape("qwen2.5-72b", 80, 8192, 64, 8, 128, 29568, 152064, bias_qkv=True),
     "qwen3-8b": Shape("qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, qk_norm=256),
-    "gemma-7b": Shape("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True),
-    "gemma-2-9b": Shape("gemma-2-9b", 42, 3584, 16, 8, 256, 14336, 256000, tied=True, norms=4),
+    "gemma-7b": Shape("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, **_GEMMA_1),
+    "gemma-2-9b": Shape("gemma-2-9b", 42, 3584, 16, 8, 256, 14336, 256000, **_GEMMA_2),
     "phi-3-mini": Shape("phi-3-mini", 32, 3072, 32, 32, 96, 8192, 32064),
     "phi-4": Shape("phi-4", 40, 5120, 40, 10, 128, 17920, 100352),
     "gpt-neox-20b": Shape(
         "gpt-neox-20b", 44, 6144, 64, 64, 96, 24576, 50432, gated=False, norm_bias=True,
-        bias_qkv=True, bias_out=True, bias_mlp=True,
+        bias_qkv=True, bias_out=True, bias_mlp=True, norm="layer", activation="gelu",
+        fused_qkv=True, partial_rotary=True, parallel=True,
     ),
-    "mpt-7b": Shape("mpt-7b", 32, 4096, 32, 32, 128, 16384, 50432, gated=False, tied=True),
-    "mpt-30b": Shape("mpt-30b", 48, 7168, 64, 64, 112, 28672, 50432, gated=False, tied=True),
+    "mpt-7b": Shape("mpt-7b", 32, 4096, 32, 32, 128, 16384, 50432, **_MPT),
+    "mpt-30b": Shape("mpt-30b", 48, 7168, 64, 64, 112, 28672, 50432, **_MPT),
 }  # fmt: skip
 
 
@@ -174,6 +185,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             traits |= dict.fromkeys(names, config[key])
     if kind in _ADJUST:
         traits |= _ADJUST[kind](config)
+    traits.setdefault("activation", _activation(config, kind))
     tied = config.get("tie_word_embeddings")
     head_dim = config.get("head_dim") or size["hidden"] // size["heads"]
     if kind in _QK_NORM:
@@ -204,6 +216,16 @@ def _ffn(config: Mapping[str, Any], hidden: int, kind: str) -> int:
             return value
     ratio = config.get("expansion_ratio") or 4
     return int(hidden * ratio)
+
+
+def _activation(config: Mapping[str, Any], kind: str) -> str:
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    word = next((str(config[name]) for name in names if config.get(name)), "silu")
+    if kind in ("gpt2", "phi", "gptj", "bloom") or word == "gelu_new":
+        return "gelu_new"
+    if kind in ("falcon", "mpt"):
+        return "gelu"
+    return "relu" if "relu" in word else "gelu" if "gelu" in word else "silu"
 
 
 def _window(config: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,11 @@ class Shape:
     `norms` counts the hidden-wide norms of one layer and `outer_norms` those outside of layers;
     `qk_norm` counts the elements of a layer's query and key norms; `positions` the rows of a
     learned position table; `window` is the reach of sliding attention in tokens, if any.
+
+    What autograd keeps depends on how a norm is written (`norm`: rms, gemma, layer, layer32 in
+    fp32, olmo2), on the `activation` (silu, gelu, gelu_new, relu), on the norms whose output is
+    added rather than multiplied (`post_norms`), on whether values are a view of one fused product
+    (`fused_qkv`), on rotary embeddings of a part of a head, and on parallel branches.
     """
 
     name: str
@@ -39,6 +44,12 @@ class Shape:
     qk_norm: int = 0
     positions: int = 0
     window: int | None = None
+    norm: str = "rms"
+    activation: str = "silu"
+    post_norms: int = 0
+    fused_qkv: bool = False
+    partial_rotary: bool = False
+    parallel: bool = False
 
     @property
     def query_width(self) -> int:

@@ -1,0 +1,166 @@
+"""What autograd keeps of one micro-batch, and its peak, in bytes.
+
+The counts follow transformers' modules and this project's attention, loss and recomputation
+operation by operation; `bench/activations.py` traces the real modules and compares. Per token and
+layer, with e bytes an element, h = hidden, q and k = width of all query and of all key heads,
+f = ffn, a Llama-like layer keeps
+
+    two norms   2 (4h in fp32 + eh normalised + eh for the products that follow)
+    attention   e(2q + 2k) for q, k, v and the result, and 4 bytes a head for the softmax's sums
+    gated MLP   4ef for gate, its activation, up and their product
+    selective   instead of these: the input, every product's result, the attention's result and sums
+    full        instead of these: eh, the layer's input
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.planning.shape import Shape
+
+LOSS_ROWS = 1024
+# Times ffn that a plain activation function and the product after it keep.
+_PLAIN_MLP = {"relu": 1, "gelu": 2, "silu": 2, "gelu_new": 5}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a micro-batch is run.
+
+    `size` is the bytes of an element, `adapter` the rank over frozen layers (0: none), `fused`
+    says that norms, activations and loss are single kernels, `dense` is the length whose square of
+    attention scores is kept (0: never formed), `tp` and `sp` divide the inside and the tokens.
+    """
+
+    size: int = 2
+    adapter: int = 0
+    fused: bool = False
+    dense: float = 0.0
+    tp: int = 1
+    sp: int = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Bytes per token: kept in each mode, formed again, passing; `matrix` is of one gradient."""
+
+    none: float
+    selective: float
+    full: float
+    again: float
+    passing: float
+    carrying: float
+    matrix: float
+
+    def kept(self, recompute: str) -> float:
+        """What stays between a layer's forward and its backward pass."""
+        return {"none": self.none, "selective": self.selective, "full": self.full}[recompute]
+
+    def backward(self, recompute: str, tokens: float) -> float:
+        """Bytes of a layer's backward pass over `tokens`, beyond what all layers keep."""
+        formed = {"none": 0.0, "selective": self.again, "full": self.none}[recompute]
+        product = self.carrying * tokens + self.matrix
+        return formed * tokens + max(self.passing * tokens, product)
+
+
+def layer_bytes(shape: Shape, run: Setting) -> Layer:
+    """Return what a layer keeps, per token of a micro-batch on one GPU."""
+    h, q, k, f, size = shape.hidden, shape.query_width, shape.kv_width, shape.ffn, run.size
+    up = 2 if shape.gated else 1
+    sums = 4.0 * shape.heads + (2 * size + 1) * shape.heads * run.dense
+    fused_qkv = size * (q + k) if shape.fused_qkv else 0
+    attention = size * (2 * q + 2 * k + shape.partial_rotary * q) + fused_qkv + sums
+    attention += _head_norms(shape, size)
+    modules = (2 if shape.fused_qkv else 4) + up + 1
+    ranks = size * run.adapter * modules
+    norms = _norms(shape, run)
+    none = norms + (attention + _mlp(shape, run) + ranks) / run.tp
+    products = size * (q + 2 * k + up * f) / run.tp + 2 * size * h
+    selective = size * h + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
+    shared = (size * (k + up * f + q) + sums + fused_qkv) / run.tp
+    freed = size * h * (2 if shape.post_norms else 1)
+    freed += ((0 if shape.fused_qkv else q + k) + f * (shape.activation == "relu")) * size / run.tp
+    return Layer(
+        none=none / run.sp,
+        selective=selective / run.sp,
+        full=size * h / run.sp,
+        again=(none - shared - freed) / run.sp,
+        passing=max(_passing(shape, run)) / run.sp,
+        carrying=_passing(shape, run)[0] / run.sp,
+        matrix=0.0 if run.adapter else size * h * f / run.tp,
+    )
+
+
+def _norms(shape: Shape, run: Setting) -> float:
+    """Bytes of a layer's norms, with what the products after them take."""
+    h, size = shape.hidden, run.size
+    inputs = (shape.norms - shape.post_norms) or 2
+    if run.fused or shape.norm == "layer":
+        kept = float(size * h * (1 if shape.parallel else shape.norms))
+    else:
+        trained = 0 if run.adapter else size
+        each = {"gemma": 8, "olmo2": 8, "layer32": 4}.get(shape.norm, 4 + trained)
+        kept = shape.norms * (each * h + 4)
+    return kept + inputs * size * h
+
+
+def _head_norms(shape: Shape, size: int) -> float:
+    if not shape.qk_norm:
+        return 0.0
+    each = 4 + (size if shape.norm == "rms" else 4)
+    width = shape.query_width + shape.kv_width
+    return float(each * width + 4 * (shape.heads + shape.kv_heads))
+
+
+def _mlp(shape: Shape, run: Setting) -> float:
+    if shape.gated:
+        return float(run.size * shape.ffn * (3 if run.fused else 4))
+    return float(run.size * shape.ffn * _PLAIN_MLP[shape.activation])
+
+
+def _passing(shape: Shape, run: Setting) -> tuple[float, float, float]:
+    """Bytes per token of gradients alive at once: in a product, in the activation, in a norm."""
+    both = shape.gated or shape.activation != "gelu" or run.adapter > 0
+    inner = run.size * shape.ffn / run.tp
+    residual = 0 if shape.parallel else run.size * shape.hidden
+    after = 16.0 * shape.hidden if shape.post_norms else 0.0
+    return inner + residual, inner * (2 if both else 1) + residual, after
+
+
+def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> float:
+    """Return the bytes of final norm, logits and loss at their peak, for `tokens` tokens.
+
+    Logits exist for the `share` of tokens that carries loss, in the model's own type; they are
+    overwritten by their gradient, and `LOSS_ROWS` rows at a time pass through fp32. With fused
+    kernels, logits exist for a slice of rows only.
+    """
+    h, size, vocab = shape.hidden, run.size, shape.vocab / run.tp
+    rows = share * tokens / run.sp
+    tokens = tokens / run.sp
+    layer = shape.norm == "layer" or run.fused
+    trained = 0 if run.adapter else size
+    saved = (size if layer else 4 + trained) * h * tokens + size * h * rows
+    going_back = ((8 if layer else 20 + 2 * trained) * h) * tokens
+    if run.fused:
+        return max(saved + size * h * rows + 2.0 * size * min(rows, LOSS_ROWS) * vocab, going_back)
+    logits = size * vocab * rows
+    copies = 2 if rows <= LOSS_ROWS else 3
+    loss = saved + logits + 4.0 * copies * vocab * min(rows, LOSS_ROWS)
+    head = saved + logits + size * h * rows + trained * vocab * h
+    return max(loss, head, going_back)
+
+
+def peak(
+    shape: Shape, run: Setting, recompute: str, tokens: float, share: float = 1.0
+) -> tuple[float, float]:
+    """Return the peak bytes of one micro-batch on one GPU: of the layers, and of the outer part.
+
+    The peak is reached either in the loss or in the backward pass of the last layer, whichever
+    needs more; the second number is 0 in the second case.
+    """
+    layer = layer_bytes(shape, run)
+    positions = (2 * run.size * shape.head_dim + 40) * tokens / run.sp
+    kept = shape.layers * layer.kept(recompute) * tokens + positions
+    outer = outer_bytes(shape, run, share, tokens)
+    back = layer.backward(recompute, tokens)
+    return (kept, outer) if outer >= back else (kept + back, 0.0)

@@ -1,0 +1,112 @@
+"""Bytes of weights, gradients, optimizer states and buffers of one GPU, by ZeRO stage.
+
+DeepSpeed 0.19.8 with this project's rendering: fp32 master, fp32 accumulation, fp32 reduction.
+`bench/states.py` compares with live tensors. Sources: runtime/bf16_optimizer.py (stage 1 in bf16),
+runtime/zero/stage_1_and_2.py, runtime/zero/stage3.py, runtime/zero/partition_parameters.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.planning.buckets import SUB_GROUP, buckets_of
+from train.planning.plan import Plan
+from train.planning.shape import Shape
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes on one GPU; `host` bytes that this GPU's rank keeps in host memory instead.
+
+    `late` are gradients that exist only when a backward pass has ended, `step` what the update
+    needs besides, `load` what loading needs before there are states.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    buffers: float
+    late: float
+    step: float
+    load: float
+    host: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Elements that one GPU is responsible for before ZeRO divides them."""
+
+    trained: float
+    frozen: float
+    small: float
+
+
+def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
+    """Return the elements of one pipeline stage's share: trained, frozen, and in vectors."""
+    vectors = shape.layer_parameters - shape.layer_matrices
+    small = (shape.layers * vectors + shape.outer_norms * shape.norm_elements) / pp
+    whole = shape.parameters / (tp * pp)
+    if not adapter:
+        return Counts(whole, 0.0, small)
+    return Counts(shape.adapter_parameters(adapter) / (tp * pp), whole, small)
+
+
+def states_of(shape: Shape, plan: Plan, size: int, adapter: int) -> States:
+    """Return the bytes of a plan's states; `size` is that of a weight's element."""
+    counts = counts_of(shape, adapter, plan.tp, plan.pp)
+    shards = plan.dp * plan.sp
+    all_weights = size * (counts.trained + counts.frozen)
+    if plan.zero == 3:
+        kept = min(1.0, counts.small / (counts.trained + counts.frozen))
+        weights = all_weights * (kept + (1 - kept) / shards)
+    else:
+        weights = all_weights
+    master = 4.0 * counts.trained if size == 2 or plan.zero in (1, 2) else 0.0
+    states = (master + 8.0 * counts.trained) / (shards if plan.zero else 1)
+    gradients, late = _gradients(counts, plan, size, shards)
+    host = 0.0
+    if plan.offload != "none":
+        host = states + 4.0 * counts.trained / shards
+        host += size * counts.trained / shards * (1 if plan.zero < 3 else 0)
+        gradients, states = (gradients if plan.zero == 1 else 0.0), 0.0
+    if plan.offload == "all":
+        host += weights
+        weights = size * counts.small
+    step = _step(counts, plan, size, shards)
+    load = all_weights + master / shards if plan.zero in (1, 2) else 0.0
+    buffers = _buffers(shape, counts, plan, size, adapter)
+    return States(weights, gradients, states, buffers, late, step, load, host)
+
+
+def _gradients(counts: Counts, plan: Plan, size: int, shards: int) -> tuple[float, float]:
+    """Return the gradients' lasting bytes, and those that exist at the end of a backward pass."""
+    if plan.zero == 0:
+        return 4.0 * counts.trained, 0.0
+    if plan.zero == 1:
+        late = size * counts.trained if size == 2 else 0.0
+        return 4.0 * counts.trained, late
+    return 4.0 * counts.trained / shards, 0.0
+
+
+def _step(counts: Counts, plan: Plan, size: int, shards: int) -> float:
+    """Bytes of the update's copies: a flat gradient in its own type and in fp32."""
+    share = counts.trained / shards
+    if plan.zero == 0 or plan.offload != "none":
+        return 0.0
+    if plan.zero == 3:
+        return 6.0 * min(share, SUB_GROUP)
+    return (size + 4.0) * share if plan.zero == 2 else 0.0
+
+
+def _buffers(shape: Shape, counts: Counts, plan: Plan, size: int, adapter: int) -> float:
+    """Bytes of reduction buckets, and of parameters that ZeRO-3 has gathered at the peak."""
+    if plan.zero == 0 or (plan.dp * plan.sp == 1 and plan.zero < 3):
+        return 0.0
+    sizes = buckets_of(shape)
+    reduce = min(sizes.reduce, counts.trained)
+    if plan.zero in (1, 2):
+        return (0.0 if plan.zero == 1 and size == 2 else 4.0 * reduce * 2) + 4.0 * reduce
+    layer = shape.layer_parameters / plan.tp
+    outer = max(shape.embedding_parameters, shape.head_parameters) / plan.tp
+    live = max(2 * layer + min(sizes.prefetch, layer), layer + outer)
+    return size * live + (size + 4.0) * reduce
