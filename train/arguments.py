@@ -101,7 +101,7 @@ ARGUMENTS = (
 
 # With neither a model nor a dataset named, the embedded preset is trained with these.
 PRESET = {
-    "batch_size": 32, "block_size": 512, "max_steps": 60, "lr": 3e-3,
-    "lr_schedule": "cosine", "warmup_steps": 6, "precision": "fp32",
+    "batch_size": 16, "block_size": 512, "max_steps": 100, "lr": 5e-3,
+    "lr_schedule": "cosine", "warmup_steps": 10, "precision": "fp32",
     "ds_config": "ds_configs/auto.json",
 }  # fmt: skip

@@ -259,3 +259,13 @@ def test_what_a_killed_process_left_behind_is_cleared(opened, write, pieces, tmp
     store.rename(store.with_suffix(".partial"))
     assert opened(path, pieces).fingerprint == first.fingerprint
     assert not store.with_suffix(".partial").exists()
+
+
+@pytest.mark.parametrize("name", ["somebody/something", "something"])
+def test_a_name_that_the_hub_does_not_answer_for_is_one_sentence(opened, pieces, monkeypatch, name):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=f"'{name}' is neither a local path nor") as caught:
+        opened(name, pieces)
+    assert "\n" not in str(caught.value)

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from train.data.lock import locked
 from train.errors import DataError
 
-VERSION = 1
+VERSION = 2
 PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json",
             "logging", "multiprocessing", "unittest", "urllib", "xml")  # fmt: skip
 LINES = (3, 40)  # shortest and longest function, in lines of source
 FEWEST = 500  # rows that the tokeniser can be trained on
 CHARACTERS = 1500  # longest function
 VOCABULARY = 2048
-HIDDEN, FFN, LAYERS, HEADS, KV_HEADS, HEAD = 192, 512, 4, 6, 2, 32
+HIDDEN, FFN, LAYERS, HEADS, KV_HEADS, HEAD = 128, 384, 2, 4, 2, 32
 SPREAD = 0.02  # standard deviation of the initial weights
 
 CONFIG: Mapping[str, Any] = {

@@ -44,12 +44,26 @@ def stamp(files: Iterable[Path]) -> Key:
 
 
 def revision(name: str, kind: str) -> str:
-    """Return the hub's commit for a "model" or "dataset"; "offline" where it does not answer."""
-    from huggingface_hub import HfApi
+    """Return the hub's commit for a "model" or "dataset"; "offline" where it does not answer.
+
+    In that case the hub's own libraries are told, too: they would each repeat the question for
+    half a minute, and look into their cache only then.
+
+    Raises:
+        DataError: the hub answers that there is no such thing, or not for this user.
+    """
+    from huggingface_hub import HfApi, constants, errors
 
     try:
-        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha or "offline"
-    except Exception:  # any network or hub error: loading it will say what is wrong
+        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha or "unknown"
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        flag = "--dataset-name-or-path" if kind == "dataset" else "--tokenizer"
+        raise DataError(
+            f"'{name}' is neither a local path nor a {kind} that the hub shows to this user: give "
+            f"{flag} an existing file, folder or hub name, or log in to the hub if it is private"
+        ) from None
+    except Exception:  # whatever else a network does
+        constants.HF_HUB_OFFLINE = True
         return "offline"
 
 
