@@ -40,9 +40,9 @@ def packed_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
     return _inputs(arguments, micro.samples, micro.positions, micro.labels, device)
 
 
-def padded_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
-    """One row per sample, padded on the right to the longest, with a mask."""
-    rows, width = len(micro.lengths), max(micro.lengths)
+def padded_inputs(micro: MicroBatch, device: torch.device, width: int = 0) -> Inputs:
+    """One row per sample, padded on the right to the longest or to `width`, with a mask."""
+    rows, width = len(micro.lengths), max(width, *micro.lengths)
     real = np.arange(width)[None, :] < np.array(micro.lengths)[:, None]
 
     def spread(values: np.ndarray, filler: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def _from_pretrained(
             folder,
             config=shape,
             dtype=DTYPES[config.precision],
-            attn_implementation=attention.register() if packed else "eager",
+            attn_implementation=attention.register() if packed else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,

@@ -14,6 +14,7 @@ import torch
 from train.config import RunConfig
 from train.engine import model as models
 from train.engine.gang import Gang
+from train.engine.inputs import packed_inputs, padded_inputs
 from train.engine.step import Engine
 from train.planning.plan import Plan
 
@@ -49,7 +50,8 @@ def start(
             # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
-    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm)
+    inputs = packed_inputs if loaded.packed else padded_inputs
+    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs)
 
 
 def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ the accumulation boundary is set by hand because the number of micro-batches cha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from train.data.batch import MicroBatch
 from train.engine.gang import Gang
-from train.engine.inputs import Inputs, packed_inputs, padded_inputs
+from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
 from train.engine.model import LoadedModel, accepts
 from train.errors import NonFiniteError
@@ -32,12 +32,16 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Engine:
-    """DeepSpeed's engine behind four verbs: step, evaluate, gather the weights, measure memory."""
+    """DeepSpeed's engine behind four verbs: step, evaluate, gather the weights, measure memory.
+
+    `inputs` lays a micro-batch out as the model takes it: packed in one row, or padded.
+    """
 
     gang: Gang
     model: LoadedModel
     deepspeed: Any
     max_grad_norm: float
+    inputs: Callable[[MicroBatch, torch.device], Inputs]
 
     def step(
         self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
@@ -89,7 +93,7 @@ class Engine:
     def _forward(
         self, step: int, micro: MicroBatch, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = (packed_inputs if self.model.packed else padded_inputs)(micro, self.gang.device)
+        inputs = self.inputs(micro, self.gang.device)
         self.model.names.step = step
         self.model.names.samples, self.model.names.positions = inputs.samples, inputs.positions
         return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)

@@ -1,0 +1,100 @@
+"""What the benches share: a run set up as `train/main.py` does, and honest clocks.
+
+Every bench is one command from the repository root, with any interpreter that has the
+dependencies: `python bench/<name>.py`. Nothing is downloaded: model and data are the embedded
+preset, or random weights of a named shape.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from train import hops, training
+from train.config import World, parse_args
+from train.console import Console
+from train.data.store import Dataset
+from train.engine import start as engines
+from train.engine.gang import Gang
+from train.engine.step import Engine
+from train.loop import Job
+
+QUIET = Console(False)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A run ready to train: what `train.main` has in hand before its sixth hop."""
+
+    source: hops.Source
+    data: Dataset
+    gang: Gang
+    planned: training.Planned
+
+    def engine(self, packed: bool = True) -> Engine:
+        """Load the model and wrap it; several engines may live beside one another."""
+        plan, zero = self.planned.chosen.plan, dict(self.planned.zero)
+        return engines.start(
+            self.gang, self.source.config, self.source.model, plan, zero, packed=packed
+        )
+
+    def job(self, engine: Engine) -> Job:
+        """What the loop needs to train this engine."""
+        return training.job(self.source, self.data, self.planned, engine)
+
+
+def join() -> Gang:
+    """Join the ranks of the launcher, or be the only one."""
+    return training.connect(World.from_env(os.environ), os.environ)
+
+
+def rig(gang: Gang, words: Sequence[str]) -> Rig:
+    """Open data and plan for the command line `words` of `train/main.py`."""
+    cache = hops.cache_folder(os.environ)
+    source = hops.locate(parse_args(list(words)), cache, QUIET)
+    data = hops.open_data(source, cache, QUIET)
+    return Rig(source, data, gang, training.plan(source, data, gang, QUIET))
+
+
+def clock(act: Callable[[], object]) -> float:
+    """Return the wall seconds of `act`, the device's work included."""
+    settle()
+    began = time.perf_counter()
+    act()
+    settle()
+    return time.perf_counter() - began
+
+
+def settle() -> None:
+    """Wait until the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleaved(
+    ways: dict[str, Callable[[int], object]], rounds: int, warm: int = 1
+) -> dict[str, list[float]]:
+    """Time each way once a round, in turning order, so that a slow minute slows all alike.
+
+    Returns:
+        Seconds by way and round; the first `warm` rounds are left out.
+    """
+    names = list(ways)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warm + rounds):
+        turn = number % len(names)
+        for name in (*names[turn:], *names[:turn]):
+            took = clock(lambda name=name, number=number: ways[name](number))  # type: ignore[misc]
+            if number >= warm:
+                seconds[name].append(took)
+    return seconds
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median over rounds of one time over the other."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
