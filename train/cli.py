@@ -10,7 +10,7 @@ from train.errors import AnyrankError, ConfigError, did_you_mean
 
 # Every module has `command(argv: Sequence[str]) -> int`, which returns the exit code.
 COMMANDS = {
-    "plan": ("train.planning.cli", "predict memory and time, and choose; no GPU is touched"),
+    "plan": ("train.launch.plan", "predict memory and time, and choose; no GPU is touched"),
     "switch": ("train.launch.switch", "choose the hosts that ./launch.sh uses"),
     "smi": ("train.launch.smi", "show the accelerator, all hosts as one"),
     "check": ("train.launch.check", "examine every host before a run"),

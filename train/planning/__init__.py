@@ -1,6 +1,8 @@
 """How one optimizer step is laid out: predicted, chosen, explained, told to DeepSpeed."""
 
+from train.planning.advice import pin_cost, scaling_warning, with_advice
 from train.planning.dsconfig import DsConfig, read_ds_config
+from train.planning.explain import compare, explain, log_lines
 from train.planning.families import built_in, built_in_names, find_shape, shape_of
 from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
 from train.planning.plan import Plan
@@ -11,6 +13,7 @@ from train.planning.shape import Shape
 
 __all__ = [
     "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "Request", "Shape", "built_in",
-    "built_in_names", "choose", "cluster_of", "find_gpu", "find_shape", "read_ds_config", "render",
-    "shape_of",
+    "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape", "log_lines",
+    "pin_cost", "read_ds_config", "render", "scaling_warning",
+    "shape_of", "with_advice",
 ]  # fmt: skip

@@ -100,7 +100,7 @@ def _norms(shape: Shape, run: Setting) -> float:
     else:
         trained = 0 if run.adapter else size
         each = {"gemma": 8, "olmo2": 8, "layer32": 4}.get(shape.norm, 4 + trained)
-        kept = shape.norms * (each * h + 4)
+        kept = float(shape.norms * (each * h + 4))
     return kept + inputs * size * h
 
 

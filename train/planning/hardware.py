@@ -158,8 +158,9 @@ def _cpu(memory: float | None) -> Gpu:
 def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gpu: Gpu) -> Cluster:
     """Return the cluster of a hostfile's (name, slots) and its `#:` words.
 
-    `hardware` may hold `nic` (of one host: `200Gb`, `8x200Gb`, `50GB`), `link` (of one GPU inside
-    its host) and `host_memory` (`512GB`); what is missing comes from the GPU's row.
+    `hardware` may hold `nic` (`200Gb`: one for each accelerator card; `8x200Gb`: all of a host's),
+    `link` (of one GPU inside its host) and `host_memory` (`512GB`); what is missing comes from the
+    GPU's row.
 
     Raises:
         PlanError: no host, or a host without a slot.
@@ -178,10 +179,16 @@ def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gp
         gpu = replace(gpu, link=_rate(hardware["link"], "link"))
     if "memory" in hardware:
         gpu = replace(gpu, memory=_rate(hardware["memory"], "memory"))
-    nic = _rate(hardware["nic"], "nic") if "nic" in hardware else gpu.nic * max(sizes)
+    nic = _nic(hardware["nic"], gpu, max(sizes)) if "nic" in hardware else gpu.nic * max(sizes)
     default = gpu.memory * max(sizes) * (1.0 if gpu.is_cpu else 2.0)
     memory = hardware.get("host_memory")
     return Cluster(gpu, sizes, nic, _rate(memory, "host_memory") if memory else default)
+
+
+def _nic(text: str, gpu: Gpu, slots: int) -> float:
+    """Return the rate of all NICs of a host; an MI250 card is two slots."""
+    cards = slots // 2 if gpu.name.startswith("MI250") and slots > 1 else slots
+    return _rate(text, "nic") * (1 if "x" in text else cards)
 
 
 def _rate(text: str, key: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import log
 
 from train.errors import PlanError, did_you_mean
 from train.planning.plan import OFFLOAD, RECOMPUTE, Plan
@@ -34,14 +35,8 @@ def choose(request: Request) -> Choice:
 
 def _rank(candidate: Candidate) -> tuple[bool, float, float, str]:
     """Sort by speed to half a percent, then by memory, then by name, so that ties are settled."""
-    speed = round(200 * _logarithm(candidate.time.total))
+    speed = round(200 * log(candidate.time.total))
     return (not candidate.fits, speed, candidate.memory.total, str(candidate.plan))
-
-
-def _logarithm(value: float) -> float:
-    from math import log
-
-    return log(max(value, 1e-12))
 
 
 def check_pins(request: Request) -> None:

@@ -1,0 +1,205 @@
+"""Time of one optimizer step: compute, what communication it cannot hide, bubbles, offload.
+
+The equations are in docs/planner.md. `Rates` holds every constant that was fitted to published
+measurements (`bench/published.py --fit`); each is a physical quantity and the same for every
+source, model and GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.planning.activations import layer_bytes
+from train.planning.links import data_group, gather_time, tensor_group
+from train.planning.memory import element_size, setting_of
+from train.planning.plan import Plan
+from train.planning.request import Duration, Lengths, Request
+from train.planning.states import counts_of
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Fitted constants.
+
+    `sustained` is the share of the achievable rate that hours of work keep (clocks, stalls);
+    `half` is the number of tokens, `depth` the width, at which a product reaches half of its rate
+    along that side; `vocabulary` the bytes moved for one logit, there and back; `busbar` the share
+    of a host's inner links that a collective reaches;
+    `attention` and `attention_back` the share of the achievable rate in fused attention; `traffic`
+    how often a kept byte crosses the memory bus in a forward and backward pass, `traffic_fused`
+    the same of single-kernel norms; `scores` the crossings of a byte of attention scores;
+    `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
+    rate that a collective reaches; `latency` seconds of a collective per doubling; `launch`
+    seconds between two kernels; `step` bytes that the update moves per parameter; `drift` the loss
+    of a step per doubling of hosts, to stragglers.
+    """
+
+    sustained: float = 0.9
+    half: float = 200.0
+    depth: float = 200.0
+    vocabulary: float = 24.0
+    busbar: float = 0.8
+    attention: float = 0.6
+    attention_back: float = 0.5
+    traffic: float = 4.0
+    traffic_fused: float = 3.0
+    scores: float = 6.0
+    overlap: float = 0.8
+    nic: float = 0.75
+    latency: float = 1.5e-5
+    launch: float = 6e-6
+    step: float = 40.0
+    drift: float = 0.005
+
+
+RATES = Rates()
+KERNELS = 60
+HOST_ADAM_BYTES = 1.5e11
+
+
+def duration(request: Request, plan: Plan, lengths: Lengths, rates: Rates = RATES) -> Duration:
+    """Return the seconds of one optimizer step by what they are spent on."""
+    tokens, micros = busiest(request, plan, lengths)
+    micro = tokens / micros
+    pass_time = _micro(request, plan, lengths, micro, rates)
+    tensor = _tensor(request, plan, micro, rates)
+    work = pass_time + tensor
+    bubble = (plan.pp - 1) * work + _boundaries(request, plan, micro, rates) * (micros + plan.pp)
+    exposed = _data(request, plan, micros, pass_time, rates)
+    update, offload = _update(request, plan, rates)
+    hosts = max(1, len(request.cluster.sizes))
+    compute = (micros * pass_time + update) * (1 + rates.drift * (hosts - 1).bit_length())
+    return Duration(compute, micros * tensor + exposed, bubble if plan.pp > 1 else 0.0, offload)
+
+
+def busiest(request: Request, plan: Plan, lengths: Lengths) -> tuple[float, int]:
+    """Return the tokens of the busiest replica in a step, and its number of micro-batches."""
+    samples = -(-request.batch_size // plan.dp)
+    if lengths.mean == lengths.longest:
+        return float(samples * lengths.longest), plan.accumulation
+    even = request.batch_size * lengths.mean / plan.dp
+    return min(even + lengths.mean / 2, samples * float(lengths.longest)), plan.accumulation
+
+
+def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates: Rates) -> float:
+    """Return the seconds of one micro-batch's forward and backward pass on one GPU."""
+    shape, gpu = request.shape, request.cluster.gpu
+    run = setting_of(request, plan, lengths)
+    local = tokens / plan.sp
+    layers = shape.layers / plan.pp
+    products = sum(
+        _product(local, rows, columns / plan.tp, gpu.achievable, rates)
+        for rows, columns in shape.linears
+    )
+    mean = lengths.mean_square / lengths.mean
+    scores = shape.attention_flops(mean) / shape.layers * local / plan.tp / gpu.achievable
+    scores /= rates.sustained
+    crossings = rates.traffic_fused if run.fused else rates.traffic
+    kept = layer_bytes(shape, run)
+    plain = kept.none - (5 * shape.heads * mean / plan.tp if run.dense else 0.0)
+    elements = crossings * plain * local / gpu.bandwidth
+    forward = products + elements / 3
+    attention = scores / rates.attention
+    back = 2.5 * scores / rates.attention_back
+    if run.dense:
+        moved = 2 * shape.heads * mean * local / plan.tp / gpu.bandwidth
+        attention, back = attention + rates.scores * moved, back + 2 * rates.scores * moved
+    trained = 2 if request.lora is None else 1
+    backward = trained * products + elements * 2 / 3 + back
+    again = {"none": 0.0, "selective": elements / 3, "full": forward + attention}[plan.recompute]
+    if plan.recompute == "selective" and run.dense:
+        again = attention
+    head = _head(request, plan, local, rates) / plan.pp
+    busy = layers * (forward + attention + backward + again) + head
+    return max(busy, rates.launch * KERNELS * layers * 3)
+
+
+def _product(tokens: float, rows: float, columns: float, rate: float, rates: Rates) -> float:
+    """Return the seconds of one matrix product; every side costs a share of a tile."""
+    waste = (1 + rates.half / tokens) * (1 + rates.depth / rows) * (1 + rates.depth / columns)
+    return 2 * tokens * rows * columns * waste / (rate * rates.sustained)
+
+
+def _head(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+    """Return the seconds of logits and loss, there and back."""
+    shape, gpu = request.shape, request.cluster.gpu
+    rows = tokens * request.loss_fraction
+    vocab = shape.vocab / plan.tp
+    product = _product(max(rows, 1.0), shape.hidden, vocab, gpu.achievable, rates)
+    return (
+        3 if request.lora is None else 2
+    ) * product + rates.vocabulary * rows * vocab / gpu.bandwidth
+
+
+def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+    """Return the seconds of tensor and sequence parallelism's collectives of one micro-batch."""
+    shape, cluster = request.shape, request.cluster
+    size = element_size(request) * tokens / plan.sp * shape.hidden
+    layers = shape.layers / plan.pp
+    found = 0.0
+    if plan.tp > 1:
+        count = 6 if plan.recompute == "full" else 4
+        group = tensor_group(plan, cluster)
+        once = gather_time(size, group, cluster, rates, rates.latency)
+        found += 2 * count * layers * once
+    if plan.sp > 1:
+        width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
+        group = data_group(plan, cluster)
+        part = size * width / plan.sp
+        found += 3 * layers * gather_time(part * 2, group, cluster, rates, rates.latency)
+    return found
+
+
+def _boundaries(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+    """Return the seconds of a micro-batch's two passages between pipeline stages."""
+    if plan.pp == 1:
+        return 0.0
+    cluster = request.cluster
+    size = element_size(request) * tokens / plan.sp * request.shape.hidden
+    across = plan.gpus // plan.pp >= cluster.per_host
+    rate = cluster.nic * rates.nic / cluster.per_host if across else cluster.gpu.link
+    return 2 * (size / plan.tp / rate + rates.latency)
+
+
+def _data(request: Request, plan: Plan, micros: int, work: float, rates: Rates) -> float:
+    """Return the seconds of ZeRO's communication that compute does not hide."""
+    cluster, size = request.cluster, element_size(request)
+    group = data_group(plan, cluster)
+    if group.size == 1:
+        return 0.0
+    adapter = request.lora.r if request.lora else 0
+    counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
+    layers = request.shape.layers / plan.pp
+
+    def once(elements: float, bytes_each: int, times: float = 1.0) -> float:
+        latency = rates.latency * times
+        return gather_time(elements * bytes_each, group, cluster, rates, latency)
+
+    reduce = 2 * once(counts.trained, 4)
+    refresh = once(counts.trained, size)
+    if plan.zero < 3:
+        rounds = micros if plan.zero == 2 else 1
+        hidden = rates.overlap * work * 2 / 3
+        return rounds * max(0.0, reduce - hidden) + (refresh if plan.zero else 0.0)
+    gathers = 2 * once(counts.trained + counts.frozen, size, layers)
+    scatter = once(counts.trained, 4, layers)
+    first = (gathers + scatter) / (2 * layers)
+    return micros * (max(0.0, gathers + scatter - rates.overlap * work) + first)
+
+
+def _update(request: Request, plan: Plan, rates: Rates) -> tuple[float, float]:
+    """Return the seconds of the update on the GPU, and those of offload."""
+    cluster = request.cluster
+    adapter = request.lora.r if request.lora else 0
+    counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
+    shards = plan.dp * plan.sp if plan.zero else 1
+    share = counts.trained / shards
+    if plan.offload == "none":
+        return rates.step * share / cluster.gpu.bandwidth, 0.0
+    ranks = max(cluster.sizes)
+    moved = (4 + element_size(request)) * share / cluster.gpu.host_link
+    adam = 32 * share * ranks / HOST_ADAM_BYTES
+    if plan.offload == "all":
+        weights = element_size(request) * (counts.trained + counts.frozen) / shards
+        moved += 2 * plan.accumulation * weights / cluster.gpu.host_link
+    return 0.0, moved + adam

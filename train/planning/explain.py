@@ -1,0 +1,133 @@
+"""A choice in words: the best plans side by side, what was rejected, warnings, log lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from train.planning.advice import pin_cost, scaling_warning, with_advice
+from train.planning.request import Candidate, Choice, Request
+
+GIB = 2**30
+SHOWN = 5
+
+
+def explain(request: Request, choice: Choice, everything: bool = False) -> str:
+    """Return the explanation that `anyrank plan` prints; `everything` lists every legal plan."""
+    blocks = [_header(request)]
+    choice = with_advice(request, choice)
+    if choice.chosen is None:
+        blocks.append(f"Nothing fits. {(choice.nearest or '').capitalize()}.")
+        shown: Sequence[Candidate] = sorted(choice.candidates, key=lambda c: c.memory.total)
+    else:
+        blocks.append("\n".join(log_lines(choice)))
+        shown = choice.possible
+    shown = choice.candidates if everything else shown[:SHOWN]
+    blocks += [_table(shown, choice.chosen), *_remarks(request, choice)]
+    return "\n\n".join(blocks)
+
+
+def _header(request: Request) -> str:
+    shape, cluster = request.shape, request.cluster
+    how = f"LoRA r={request.lora.r}" if request.lora else "all parameters"
+    hosts = f"{len(cluster.sizes)} host" + ("s" if len(cluster.sizes) > 1 else "")
+    return (
+        f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters, {how}, "
+        f"{request.precision}\n"
+        f"{cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / GIB:.0f} GiB) on {hosts}, "
+        f"{request.batch_size} samples of up to {request.block_size} tokens a step"
+    )
+
+
+COLUMNS = (
+    "zero", "recompute", "offload", "tokens", "accum", "| weights", "grads", "optim", "activ",
+    "logits", "buffers", "reserve", "GiB", "| compute", "comm", "pipe", "offl", "seconds",
+    "| tokens/s", "MFU",
+)  # fmt: skip
+
+
+def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
+    rows = [COLUMNS, *(_cells(candidate) for candidate in candidates)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    marks = [" ", *("*" if c is chosen else " " if c.fits else "-" for c in candidates)]
+    return "\n".join(
+        mark + " " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for mark, row in zip(marks, rows, strict=True)
+    )
+
+
+def _cells(candidate: Candidate) -> tuple[str, ...]:
+    plan, memory, time = candidate.plan, candidate.memory, candidate.time
+    degrees = "".join(
+        f" {name}{value}"
+        for name, value in (("tp", plan.tp), ("pp", plan.pp), ("sp", plan.sp))
+        if value > 1
+    )
+    parts = (
+        memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits,
+        memory.buffers, memory.reserve, memory.total,
+    )  # fmt: skip
+    sizes = [f"{part / GIB:.1f}" for part in parts]
+    sizes[0] = "| " + sizes[0]
+    seconds = [
+        f"{part:.2f}" if part < 100 else f"{part:.0f}"
+        for part in (time.compute, time.communication, time.pipeline, time.offload, time.total)
+    ]
+    seconds[0] = "| " + seconds[0]
+    return (
+        f"{plan.zero}{degrees}", plan.recompute, plan.offload, str(plan.micro_tokens),
+        str(plan.accumulation), *sizes, *seconds, f"| {candidate.tokens_per_s:.0f}",
+        f"{100 * candidate.mfu:.1f} %",
+    )  # fmt: skip
+
+
+def _remarks(request: Request, choice: Choice) -> list[str]:
+    rejected = ", ".join(f"{n} for {reason}" for reason, n in choice.rejected.items())
+    remarks = [f"Rejected: {rejected}."] if rejected else []
+    for text in (pin_cost(request, choice), scaling_warning(request, choice)):
+        if text:
+            remarks.append(f"Note: {text}.")
+    if choice.chosen is not None and request.pins.get("kernels") == "fused":
+        remarks.append("Note: predicted for fused kernels.")
+    return remarks
+
+
+def log_lines(choice: Choice) -> tuple[str, ...]:
+    """Return the run's log lines about its plan, in the original platform's words."""
+    counts = (
+        f"The number of candidates is {len(choice.candidates)}.",
+        f"The number of possible candidates is {len(choice.possible)}.",
+    )
+    if choice.chosen is None:
+        return counts
+    plan = choice.chosen.plan
+    return (
+        *counts,
+        "Configuration for parallelism is selected.",
+        f"{_degree('PP', plan.pp)}, {_degree('TP', plan.tp)}, "
+        f"recomputation : {plan.recompute}, distribute_param : {_word(plan.zero > 0)}, "
+        f"distribute_low_prec_param : {_word(plan.zero == 3)}",
+        f"ZeRO stage : {plan.zero}, micro-batch : {plan.micro_tokens} tokens, "
+        f"accumulation : {plan.accumulation}, offload : {plan.offload}",
+    )
+
+
+def _degree(name: str, value: int) -> str:
+    return f"No {name}" if value == 1 else f"{name} : {value}"
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def compare(candidate: Candidate, seconds: float, peak: float) -> str:
+    """Return predicted against measured in one line; `seconds` of a step, `peak` bytes on a GPU."""
+    time, memory = candidate.time.total, candidate.memory.total - candidate.memory.reserve
+    return (
+        f"predicted {time:.2f} s and {memory / GIB:.2f} GiB, "
+        f"measured {seconds:.2f} s ({_signed(seconds / time)}) "
+        f"and {peak / GIB:.2f} GiB ({_signed(peak / memory)})"
+    )
+
+
+def _signed(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.0f} %"
