@@ -43,7 +43,7 @@ make_environment() (
     "$python" -m venv --clear "$root/.venv"
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check \
     --editable "$root${extra:+[$extra]}"
   echo "$want" > "$mark"
 )

@@ -6,12 +6,24 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from typing import NoReturn
 
 from train.config import World
 from train.errors import AnyrankError, OutOfMemoryError
+from train.launch import rank
 
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
+
+
+def begin(env: Mapping[str, str]) -> World:
+    """Report to the supervisor, if there is one, and say which rank this is.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete.
+    """
+    rank.enter(env)
+    return World.from_env(env)
 
 
 def end(error: BaseException, world: World) -> NoReturn:
@@ -23,7 +35,9 @@ def end(error: BaseException, world: World) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
     named = _named(error)
-    if not world.is_main:
+    code = named.exit_code if named else 130 if isinstance(error, KeyboardInterrupt) else 1
+    rank.leave(os.environ, code)
+    if not (world.is_main or rank.supervised(os.environ)):
         time.sleep(MAIN_SPEAKS_FIRST)
     where = "" if world.is_main else f"[rank {world.rank}] "
     if named is None:
@@ -33,7 +47,7 @@ def end(error: BaseException, world: World) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a process group whose other ranks are gone can hang while it is taken down.
-    os._exit(named.exit_code if named else 130 if isinstance(error, KeyboardInterrupt) else 1)
+    os._exit(code)
 
 
 def _named(error: BaseException) -> AnyrankError | None:

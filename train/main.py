@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from train import hops
 from train.config import RunConfig, World, parse_args
 from train.console import Console
-from train.ends import end
+from train.ends import begin, end
 
 
 def run(config: RunConfig, world: World, env: MutableMapping[str, str]) -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     """Run from the command line and leave with the run's exit code."""
     world = World()
     try:
-        world = World.from_env(os.environ)
+        world = begin(os.environ)
         run(parse_args(sys.argv[1:]), world, os.environ)
     except BaseException as error:
         end(error, world)

@@ -8,6 +8,8 @@ from pathlib import Path
 from train.errors import ConfigError
 from train.launch.devices import Devices
 
+QUIET = ("--log_level", "error")  # what it would say, the supervisor has said
+
 
 def choose(asked: int | None, devices: Devices, cores: int) -> int:
     """Return the number of ranks for one machine: all its GPUs, or at most two CPU ranks.
@@ -40,25 +42,37 @@ def local(
         where = ("--include", f"localhost:{ids}")
     else:
         where = ("--num_gpus", str(ranks))
-    return (*deepspeed, *where, "--master_port", str(port), str(script), *args)
+    return (*deepspeed, *QUIET, *where, "--master_port", str(port), str(script), *args)
 
 
-def over_ssh(
-    deepspeed: Sequence[str], hostfile: Path, master: tuple[str, int], script: Path,
-    args: Sequence[str],
+def one_of_many(
+    deepspeed: Sequence[str], node: int, hostfile: Path, include: str, master: tuple[str, int],
+    script: Path, args: Sequence[str],
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return the command for every slot of a hostfile, by DeepSpeed's own pdsh launcher.
+    """Return the command that starts the ranks of host number `node`, on that host.
 
-    The master's address is always given: without it DeepSpeed asks the first host by ssh and
-    takes whichever address `hostname -I` prints first. --force_multi: a hostfile of one line is
-    run on that host, where DeepSpeed would run it here.
+    The master's address is always given: without it DeepSpeed asks the first host by ssh, and
+    takes whichever address `hostname -I` prints first.
     """
     address, port = master
-    meeting = ("--force_multi", "--master_addr", address, "--master_port", str(port))
-    return (*deepspeed, "--hostfile", str(hostfile), *meeting, str(script), *args)
+    return (
+        *deepspeed, *QUIET, "--no_ssh", "--node_rank", str(node), "--hostfile", str(hostfile),
+        *(("--include", include) if include else ()),
+        "--master_addr", address, "--master_port", str(port), str(script), *args,
+    )  # fmt: skip
 
 
-def environment(env: Mapping[str, str], devices: Devices) -> dict[str, str]:
-    """Return the ranks' environment: CPU ranks share the cores, so each gets one thread."""
-    threads = {"OMP_NUM_THREADS": "1"} if devices.kind == "cpu" else {}
-    return {**threads, **env}
+def include(devices: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """Return DeepSpeed's --include for hosts whose visible devices are not simply the first."""
+    if all(list(ids) == list(range(len(ids))) for _, ids in devices):
+        return ""
+    return "@".join(f"{name}:{','.join(map(str, ids))}" for name, ids in devices)
+
+
+def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
+    """Return what the ranks' environment needs besides: CPU ranks share the cores, a thread each.
+
+    What the user has set is left as it is.
+    """
+    wanted = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
+    return {name: value for name, value in wanted.items() if name not in env}

@@ -1,0 +1,114 @@
+"""A rank that counts steps into a run folder, and has at a step the accident it is told of.
+
+    rank_script.py --run-dir D --steps N [--accident RANK:STEP:KIND] ...
+
+An accident happens once for each run folder. The ranks wait for one another at each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from train.launch import rank
+
+STEP = 0.05  # seconds
+
+
+def main() -> None:
+    rank.enter(os.environ)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--accident", action="append", default=[])
+    parser.add_argument("--checkpoints", action="store_true")
+    known, _ = parser.parse_known_args()
+    run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    first = max((int(p.name[5:]) for p in run_dir.glob("checkpoints/step_*")), default=0)
+    print(f"rank {own} of {size} from step {first}", flush=True)
+    meeting = Meeting(run_dir / f"meeting-{os.environ['MASTER_PORT']}", own, size, first)
+    for step in range(first + 1, known.steps + 1):
+        for accident in known.accident:
+            who, when, kind = accident.split(":")
+            if (int(who), int(when)) == (own, step):
+                happen(kind, run_dir / f"accident-{who}-{when}-{kind}")
+        meeting.wait(step)
+        time.sleep(STEP)
+        if own == 0:
+            save(run_dir, step, size, known.checkpoints)
+        if (run_dir / "STOP").exists():
+            rank.leave(os.environ, 75)
+            os._exit(75)
+    if own == 0:
+        (run_dir / "DONE").touch()
+
+
+class Meeting:
+    """Waits for the other ranks as a collective does: blocked in the kernel, until a peer dies.
+
+    Each rank holds a lock for the step that it is in; who waits for it waits for that lock.
+    """
+
+    def __init__(self, folder: Path, own: int, size: int, first: int) -> None:
+        self.folder, self.own, self.size = folder, own, size
+        folder.mkdir(exist_ok=True)
+        self.held = self.hold(first + 1)
+
+    def hold(self, step: int) -> int:
+        draft = self.folder / f"draft-{step}-{self.own}"
+        lock = os.open(draft, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        draft.rename(self.folder / f"{step}-{self.own}")
+        return lock
+
+    def wait(self, step: int) -> None:
+        following = self.hold(step + 1)
+        (self.folder / f"done-{step}-{self.own}").touch()
+        os.close(self.held)
+        self.held = following
+        for other in range(self.size):
+            path = self.folder / f"{step}-{other}"
+            while not path.exists():
+                time.sleep(0.01)
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            if not (self.folder / f"done-{step}-{other}").exists():
+                raise ConnectionError("Connection reset by peer")
+
+
+def save(run_dir: Path, step: int, size: int, checkpoints: bool) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        record = {"step": step, "seconds": STEP, "time": time.time(), "world_size": size}
+        file.write(json.dumps(record) + "\n")
+    if checkpoints:
+        folder = run_dir / "checkpoints" / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").touch()
+
+
+def happen(kind: str, mark: Path) -> None:
+    if mark.exists() and kind != "always":
+        return
+    mark.touch()
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind in ("error", "always"):
+        raise RuntimeError("the accident of this test")
+    rank.leave(os.environ, int(kind))
+    print(f"[error] exit {kind} was asked for", file=sys.stderr, flush=True)
+    os._exit(int(kind))
+
+
+if __name__ == "__main__":
+    main()

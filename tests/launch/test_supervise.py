@@ -1,0 +1,172 @@
+"""The supervisor over real agents and processes, with a quick twin of the deepspeed command."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from train.launch import process
+from train.launch.hostfile import Host, Hostfile
+from train.launch.supervise import Job, supervise
+ranks, run_dir, *args = sys.argv[1:]
+job = Job(
+    Hostfile((Host("localhost", int(ranks)),)), int(ranks), ("--run-dir", run_dir, *args),
+    Path(run_dir), False, os.environ, Path.cwd(),
+    deepspeed=(sys.executable, os.environ["TWIN"]), script=Path(os.environ["SCRIPT"]),
+)
+with process.caught() as signals:
+    sys.exit(supervise(job, signals))
+"""
+
+
+def start(run_dir: Path, ranks: int, *args: str) -> subprocess.Popen[str]:
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TWIN": str(FOLDER / "deepspeed_twin.py"),
+        "SCRIPT": str(FOLDER / "rank_script.py"),
+    }
+    words = [sys.executable, "-c", PROGRAM, str(ranks), str(run_dir), *args]
+    return subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], run_dir: Path) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    assert left_of(run_dir) == []
+    return process.returncode, out, err
+
+
+def left_of(run_dir: Path) -> list[str]:
+    """Every process whose command line names the run folder, after a moment to end."""
+    deadline = time.monotonic() + 8
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(run_dir).encode() in words and path.parent.name != str(os.getpid()):
+                found.append(b" ".join(words).decode())
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def wait_for_step(run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + 20
+    path = run_dir / "metrics.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= step):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [int(n) for n in re.findall(r'"step": (\d+)', (run_dir / "metrics.jsonl").read_text())]
+
+
+def test_a_run_that_goes_well_prints_and_returns_zero(tmp_path: Path) -> None:
+    code, out, err = finish(start(tmp_path / "r", 3, "--steps", "2"), tmp_path / "r")
+    assert (code, out) == (0, "rank 0 of 3 from step 0\n"), err
+    assert "3 CPU ranks" in err
+
+
+def test_a_killed_rank_takes_all_down_in_seconds_and_the_run_goes_on(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    began = time.monotonic()
+    process = start(run_dir, 3, "--steps", "6", "--checkpoints", "--accident", "2:4:kill")
+    code, out, err = finish(process, run_dir)
+    assert code == 0, err
+    assert time.monotonic() - began < 20
+    assert "rank 2 on localhost was killed" in err
+    assert "starting again from step 3 (restart 1 of 3)" in err
+    assert "rank 0 of 3 from step 3" in out
+    assert steps(run_dir) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_first_failing_ranks_error_comes_before_those_it_caused(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 3, "--steps", "6", "--checkpoints", "--accident", "1:2:error")
+    code, _, err = finish(process, run_dir)
+    assert code == 0
+    first = err.index("the accident of this test")
+    assert "Connection reset" not in err[:first]
+
+
+def test_an_error_that_comes_back_ends_the_run_after_three_fruitless_restarts(
+    tmp_path: Path,
+) -> None:
+    run_dir = tmp_path / "r"
+    code, _, err = finish(start(run_dir, 2, "--steps", "6", "--accident", "1:2:always"), run_dir)
+    assert code == 1
+    assert err.count("starting again") == 3
+    assert "giving up: 3 restarts brought no progress" in err
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_what_the_user_must_change_is_never_tried_again(tmp_path: Path, code: int) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "6", "--accident", f"1:2:{code}")
+    found, _, err = finish(process, run_dir)
+    assert found == code
+    assert f"exit {code} was asked for" in err
+    assert "starting again" not in err
+
+
+def test_the_first_signal_saves_and_stops(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "500", "--checkpoints")
+    wait_for_step(run_dir, 2)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process, run_dir)
+    assert code == 75, err
+    assert "SIGTERM: saving and stopping" in err
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "500", "--accident", "0:3:stop")
+    wait_for_step(run_dir, 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process, run_dir)
+    assert code == 130
+    assert "ending at once" in err
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "agent"])
+def test_no_rank_outlives_a_killed_supervisor_or_agent(tmp_path: Path, victim: str) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "500")
+    wait_for_step(run_dir, 2)
+    pid = process.pid
+    if victim == "agent":
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pid = int(children[0])
+    os.kill(pid, signal.SIGKILL)
+    if victim == "agent":
+        wait_for_step(run_dir, len(steps(run_dir)) + 2)  # started again by the supervisor
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert left_of(run_dir) == []
+
+
+def test_ranks_that_end_without_finishing_are_no_success_and_start_again(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    code, _, err = finish(start(run_dir, 1, "--steps", "6", "--accident", "0:6:0"), run_dir)
+    assert "ended without finishing" in err and "DONE is missing" in err
+    assert code == 0 and err.count("starting again") == 1

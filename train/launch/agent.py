@@ -1,0 +1,241 @@
+"""`python -m train.launch.agent`: starts and watches the ranks of one host.
+
+It holds a lease: a supervisor that is gone, or silent for `wire.LEASE` seconds, ends every rank of
+this host. The ranks live in a process group of their own; what leaves the group is still found,
+because this process adopts its orphans. So nothing outlives the agent, and nobody else's process
+is ever signalled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from train.launch import process, rank, terminal, wire
+from train.launch.probe import interface_towards, look
+
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+_PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
+_TAIL = 12_000  # bytes of a failed rank's output
+_LONGEST_OUTBOX = 1 << 22  # bytes that wait for a slow connection before the ranks must wait, too
+
+
+class Agent:
+    """One host's ranks, from the first message to the last process."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.source, self.sink = source, sink
+        self.folder = Path(tempfile.mkdtemp(prefix="anyrank-"))
+        self.lease = (self.folder / "lease").open("w")
+        fcntl.flock(self.lease, fcntl.LOCK_EX)
+        self.lines = wire.Lines()
+        self.child: subprocess.Popen[bytes] | None = None
+        self.selector = selectors.DefaultSelector()
+        self.dead: set[str] = set()
+        self.heard = self.beaten = time.monotonic()
+        self.deadline = float("inf")
+        self.over = False
+        self.outbox = b""
+        os.set_blocking(sink, False)  # a cut connection must not stop the clock of the lease
+
+    def run(self) -> int:
+        """Serve until the ranks have ended or the supervisor has gone; leave nothing behind."""
+        self.selector.register(self.source, selectors.EVENT_READ, "message")
+        try:
+            self.say("hello", **look(os.environ))
+            while not self.over:
+                for key, _ in self.selector.select(0.1):
+                    if key.data == "message" or len(self.outbox) < _LONGEST_OUTBOX:
+                        self.read(key.fd, key.data)
+                self.watch()
+        finally:
+            self.end()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return 0
+
+    def say(self, kind: str, **content: Any) -> None:
+        """Send one message, or as much of it as the connection takes for now."""
+        self.outbox += wire.encode(kind, **content)
+        self.post()
+
+    def post(self) -> None:
+        """Send what waits; a supervisor that does not listen any more has gone."""
+        try:
+            while self.outbox:
+                self.outbox = self.outbox[os.write(self.sink, self.outbox) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.outbox, self.over = b"", True
+
+    def read(self, source: int, name: str) -> None:
+        """Take what a descriptor has: messages, or output of the ranks."""
+        try:
+            chunk = os.read(source, 1 << 16)
+        except OSError:  # a terminal whose other side has closed
+            chunk = b""
+        if name != "message":
+            if chunk:
+                self.say("output", stream=name, data=chunk.decode(errors="surrogateescape"))
+            else:
+                self.selector.unregister(source)
+            return
+        if not chunk:
+            self.over = True
+        for message in self.lines.feed(chunk):
+            self.heard = time.monotonic()
+            self.obey(message)
+
+    def obey(self, message: wire.Message) -> None:
+        """Do what one message asks for."""
+        match message["kind"]:
+            case "start":
+                self.start(message)
+            case "stacks":
+                self.stacks()
+            case "end":
+                self.over = True
+
+    def start(self, message: wire.Message) -> None:
+        """Start the command in a group of its own."""
+        env = {**os.environ, **message["env"], rank.FOLDER: str(self.folder)}
+        face = interface_towards(message["master"]) if message["master"] else None
+        if face is not None:
+            env = {"GLOO_SOCKET_IFNAME": face, "NCCL_SOCKET_IFNAME": face, **env}
+        streams = terminal.streams(message["terminal"])
+        self.child = subprocess.Popen(
+            message["argv"],
+            env=env,
+            cwd=message["cwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=streams.inner_out,
+            stderr=streams.inner_err,
+            process_group=0,
+            preexec_fn=process.die_with_parent,
+        )
+        streams.close_inner()
+        for name, source in streams.outer:
+            self.selector.register(source, selectors.EVENT_READ, name)
+
+    def watch(self) -> None:
+        """Look at the ranks and at the clock."""
+        now = time.monotonic()
+        if now - self.heard > wire.LEASE:
+            print("[agent] the supervisor is silent: ending the ranks", file=sys.stderr)
+            self.over = True
+        if now - self.beaten >= wire.BEAT:
+            self.beaten = now
+            self.post()
+            self.say("beat", idle=self.idle(), ranks=self.states())
+        if self.child is None:
+            return
+        for name, pid in self.ranks().items():
+            if name not in self.dead and rank.started(pid) is None:
+                self.mourn(name, pid)
+        if self.child.poll() is not None or now > self.deadline:
+            self.finish(self.child)
+
+    def mourn(self, name: str, pid: int) -> None:
+        """Report a rank that has ended, unless all is well with it."""
+        self.dead.add(name)
+        record = _json(self.folder / f"{name}.exit")
+        code = record.get("code")
+        if code == 0:
+            return
+        self.deadline = min(self.deadline, time.monotonic() + _PATIENCE)
+        tail = _tail(self.folder / f"{name}.log")
+        self.say("death", rank=int(name), code=code, time=record.get("time"), pid=pid, tail=tail)
+
+    def finish(self, child: subprocess.Popen[bytes]) -> None:
+        """Report the command's end after all that it printed."""
+        code = child.poll()
+        process.signal_group(child.pid, signal.SIGKILL)
+        code = child.wait() if code is None else code
+        quiet = time.monotonic() + 0.5
+        while len(self.selector.get_map()) > 1 and time.monotonic() < quiet:
+            for key, _ in self.selector.select(0.1):
+                self.read(key.fd, key.data)
+        self.say("exit", code=code if code >= 0 else 128 - code)
+        os.set_blocking(self.sink, True)
+        self.post()
+        self.over = True
+
+    def ranks(self) -> dict[str, int]:
+        """Return the process id of every rank that has entered."""
+        found = {path.stem: _json(path).get("pid") for path in self.folder.glob("*.pid")}
+        return {name: pid for name, pid in found.items() if isinstance(pid, int)}
+
+    def idle(self) -> float | None:
+        """Return for how many seconds no rank of this host has moved; None before any entered."""
+        ages = [time.time() - path.stat().st_mtime for path in self.folder.glob("*.pulse")]
+        return min(ages, default=None)
+
+    def states(self) -> dict[str, str]:
+        """Return the kernel's letter for every rank: T has been stopped."""
+        return {name: rank.state(pid) for name, pid in self.ranks().items()}
+
+    def stacks(self) -> None:
+        """Ask every rank for its Python stack and send what comes."""
+        for pid in self.ranks().values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+        time.sleep(1.0)
+        for name, pid in sorted(self.ranks().items()):
+            text = _tail(self.folder / f"{name}.stack")
+            self.say("stack", rank=int(name), state=rank.state(pid), text=text)
+
+    def end(self) -> None:
+        """Kill what is left: the group, then every process that descends from this one."""
+        if self.child is None:
+            return
+        process.signal_group(self.child.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self.child.wait(10)
+        for pid in process.descendants(os.getpid()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_bytes()[-_TAIL:].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _stay(_number: int, _frame: FrameType | None) -> None:
+    """Leave a signal to the supervisor; a handler, unlike SIG_IGN, is not inherited by ranks."""
+
+
+def main(_argv: Sequence[str] = ()) -> int:
+    """Serve the supervisor at the other end of stdin and stdout."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
+        signal.signal(number, _stay)
+    return Agent(0, 1).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Facts of one host, gathered on that host by the standard library alone, in well under a second.
+
+`python -m train.launch.probe` prints them as JSON; an agent says them when it starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from train.errors import ConfigError
+from train.launch import devices, network
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "peft", "sentencepiece", "numpy")
+_SIOCGIFADDR = 0x8915  # <linux/sockios.h>
+
+
+def look(env: Mapping[str, str], folder: Path = ROOT) -> dict[str, Any]:
+    """Return this host's facts; `folder` is the run's, for free disk. Bytes and seconds."""
+    try:
+        found = devices.find(env)
+        ids, kind, fault = list(found.ids), found.kind, ""
+    except ConfigError as error:
+        ids, kind, fault = [], "cpu", str(error)
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "packages": {name: version(name) for name in PACKAGES},
+        "code": code_digest(ROOT),
+        "device": kind,
+        "gpus": ids,
+        "restricted": bool(env.get("CUDA_VISIBLE_DEVICES")) and kind != "cpu",
+        "fault": fault,
+        "time": time.time(),
+        "port": network.free_port(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": memory(),
+        "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
+        "disk": shutil.disk_usage(folder if folder.is_dir() else ROOT).free,
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "locked": resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+    }
+
+
+def version(package: str) -> str | None:
+    """Return an installed package's version without importing it; None where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def code_digest(root: Path) -> str:
+    """Return a digest of every source file of the package, so that two checkouts compare."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "train").rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def memory() -> dict[str, int]:
+    """Return the host's memory, total and available, in bytes."""
+    found = dict.fromkeys(("MemTotal", "MemAvailable"), 0)
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key in found:
+            found[key] = int(value.split()[0]) * 1024
+    return {"total": found["MemTotal"], "available": found["MemAvailable"]}
+
+
+def interface_towards(address: str) -> str | None:
+    """Return the name of the network interface that leads to an address; None if unknown."""
+    own = network.route_to(address)
+    if own is None:
+        return None
+    for _, name in socket.if_nameindex():
+        if own == interface_address(name):
+            return name
+    return None
+
+
+def interface_address(name: str) -> str | None:
+    """Return an interface's IPv4 address; None if it has none."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        request = struct.pack("256s", name.encode()[:15])
+        try:
+            return socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24])
+        except OSError:
+            return None

@@ -1,0 +1,51 @@
+"""How far a run has come, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+_WINDOW = 1 << 16  # bytes of the end of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The last finished step (0: none yet), when it was written, and how long steps take."""
+
+    last: int = 0
+    written: float = 0.0
+    usual: float | None = None
+
+
+def steps(run_dir: Path, since: float) -> Steps:
+    """Return the steps that were finished after `since` (seconds since the epoch)."""
+    path = run_dir / "metrics.jsonl"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _WINDOW))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return Steps()
+    found = [step for line in lines if (step := _step(line)) and step[2] >= since]
+    if not found:
+        return Steps()
+    usual = statistics.median(seconds for _, seconds, _ in found)
+    return Steps(found[-1][0], found[-1][2], usual)
+
+
+def newest_checkpoint(run_dir: Path) -> int:
+    """Return the step of the newest complete checkpoint; 0 if there is none."""
+    found = (run_dir / "checkpoints").glob("step_*/COMPLETE")
+    numbers = [re.fullmatch(r"step_(\d+)", path.parent.name) for path in found]
+    return max((int(number[1]) for number in numbers if number), default=0)
+
+
+def _step(line: str) -> tuple[int, float, float] | None:
+    try:
+        record = json.loads(line)
+        return int(record["step"]), float(record["seconds"]), float(record["time"])
+    except (ValueError, KeyError, TypeError):  # an evaluation's line, or one half written
+        return None

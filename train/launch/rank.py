@@ -1,0 +1,128 @@
+"""The rank's side of supervision: what a rank tells the agent of its host, in files.
+
+The agent gives its ranks a private folder (ANYRANK_AGENT). There, rank k keeps
+
+    k.pid      its process id, and the time it started, so that a reused id is not taken for it
+    k.exit     how it ended: exit code and time; missing after a kill
+    k.log      what it printed (rank 0 prints to the console instead)
+    k.pulse    touched whenever any thread has moved since the last look
+    k.stack    every thread's Python stack, written on SIGUSR2
+
+and all hold on to `lease`: the agent keeps it locked for as long as it lives, and a rank that gets
+the lock ends at once, so an agent that was killed leaves no orphan. Without an agent (the bare
+`deepspeed` command) all of this is left out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+FOLDER = "ANYRANK_AGENT"
+PULSE = 1.0  # seconds between two looks at the threads
+
+
+def supervised(env: Mapping[str, str]) -> bool:
+    """Whether this rank was started by an agent, which shows what it prints if it fails first."""
+    return FOLDER in env and "RANK" in env
+
+
+def enter(env: Mapping[str, str]) -> None:
+    """Report to the agent of this host, if there is one; call first, in every rank."""
+    if not supervised(env):
+        return
+    folder, rank = Path(env[FOLDER]), env["RANK"]
+    if rank != "0":
+        log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+    stacks = (folder / f"{rank}.stack").open("w")
+    faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+    (folder / f"{rank}.pulse").touch()
+    threading.Thread(target=_end_without_agent, args=(folder,), daemon=True).start()
+    threading.Thread(target=_pulse, args=(folder / f"{rank}.pulse",), daemon=True).start()
+    _end_visibly(env)
+    _write(folder / f"{rank}.pid", {"pid": os.getpid(), "started": started(os.getpid())})
+
+
+def leave(env: Mapping[str, str], code: int) -> None:
+    """Tell the agent with which code this rank is about to exit; the first call counts."""
+    if supervised(env):
+        record = Path(env[FOLDER]) / f"{env['RANK']}.exit"
+        if not record.exists():
+            _write(record, {"code": code, "time": time.time()})
+
+
+def started(pid: int) -> str | None:
+    """Return when a process began, in clock ticks since boot; None if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def state(pid: int) -> str:
+    """Return the kernel's letter for a process (R, S, D, T, Z); `-` if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "-"
+
+
+def _end_visibly(env: Mapping[str, str]) -> None:
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        leave(env, 1)
+        shown(kind, error, trace)
+
+    sys.excepthook = hook
+    atexit.register(leave, env, 0)
+
+
+def _end_without_agent(folder: Path) -> None:
+    with (folder / "lease").open() as lease:
+        fcntl.flock(lease, fcntl.LOCK_SH)  # waits for the agent's end
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _pulse(path: Path) -> None:
+    own, before = threading.get_ident(), None
+    while True:
+        now = _position(own)
+        if now != before:
+            before = now
+            try:
+                os.utime(path)
+            except OSError:  # the agent has cleared its folder away
+                return
+        time.sleep(PULSE)
+
+
+def _position(own: int) -> tuple[tuple[int, int, int], ...]:
+    """Return where every thread but `own` stands, down to the instruction."""
+    found = []
+    for thread, frame in sys._current_frames().items():
+        at = frame if thread != own else None
+        while at is not None:
+            found.append((thread, id(at.f_code), at.f_lasti))
+            at = at.f_back
+    return tuple(found)
+
+
+def _write(path: Path, value: object) -> None:
+    draft = path.with_suffix(path.suffix + ".draft")
+    draft.write_text(json.dumps(value))
+    draft.replace(path)

@@ -1,0 +1,46 @@
+"""The run's output, half a second late, so that the first failing rank's error comes first.
+
+When a rank dies, the others fail within milliseconds and complain loudly of lost connections. What
+the ranks print is therefore held back for a moment: an error that explains the others overtakes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+DELAY = 0.5  # seconds
+
+
+class Screen:
+    """The console, and a file beside the run's that keeps what the launcher says."""
+
+    def __init__(self, log: Path | None) -> None:
+        self.log = log
+        self.held: deque[tuple[float, str, str]] = deque()
+
+    def hold(self, stream: str, data: str) -> None:
+        """Take a chunk of the ranks' output, `out` or `err`."""
+        self.held.append((time.monotonic(), stream, data))
+
+    def release(self, age: float = DELAY) -> None:
+        """Print the chunks that are at least `age` seconds old."""
+        now = time.monotonic()
+        while self.held and now - self.held[0][0] >= age:
+            _, stream, data = self.held.popleft()
+            _print(stream, data)
+
+    def say(self, text: str) -> None:
+        """Print a line of the launcher's own, at once."""
+        _print("err", f"[launch] {text}\n")
+        if self.log is not None and self.log.parent.is_dir():
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def _print(stream: str, data: str) -> None:
+    file = sys.stdout if stream == "out" else sys.stderr
+    file.buffer.write(data.encode(errors="surrogateescape"))
+    file.flush()

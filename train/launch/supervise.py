@@ -1,0 +1,194 @@
+"""From the first start of a job to its end, over the loss of ranks and hosts.
+
+Every start connects to all hosts at the same time, compares what their agents found, and runs the
+ranks under the agents. After a fault all is taken down, the hosts are asked again, those that do
+not answer are left out, and the run goes on from its newest checkpoint with what is left.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.errors import HostfileError
+from train.launch import command, network, preflight, progress
+from train.launch.attempt import Attempt, Start, close_all
+from train.launch.devices import Devices
+from train.launch.environment import forwarded
+from train.launch.hostfile import Host, Hostfile, fill, render
+from train.launch.link import ROOT, Events, Link, here, over_ssh
+from train.launch.outcome import RESTARTS, Next, Outcome, decide
+from train.launch.screen import Screen
+
+AGENT = "train.launch.agent"
+_HELLO = 40.0  # seconds for an agent to report: ssh, a shell, Python from a cold disk
+_PAUSE = 1.0  # seconds between an end and the next start
+
+Reach = Callable[[str, str, Path], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: which hosts it may use, how many ranks it wants, and what every rank is told."""
+
+    hostfile: Hostfile
+    ranks: int
+    args: tuple[str, ...]
+    run_dir: Path
+    dry_run: bool
+    env: Mapping[str, str]
+    cwd: Path
+    reach: Reach = over_ssh
+    address: Callable[[str], str | None] = lambda name: None
+    deepspeed: tuple[str, ...] = (str(Path(sys.executable).with_name("deepspeed")),)
+    script: Path = ROOT / "train" / "main.py"
+
+
+def supervise(job: Job, signals: list[int]) -> int:
+    """Run a job to its end and return its exit code.
+
+    Raises:
+        UserError: a host cannot be used as it is; nothing has been started then.
+    """
+    screen = Screen(None if job.dry_run else job.run_dir / "launch.log")
+    (job.run_dir / "STOP").unlink(missing_ok=True)
+    fruitless, best = 0, progress.newest_checkpoint(job.run_dir)
+    first = True
+    while True:
+        outcome = start(job, screen, signals, first)
+        first = False
+        reached = progress.newest_checkpoint(job.run_dir)
+        fruitless, best = (0, reached) if reached > best else (fruitless, best)
+        following = Next.END if job.dry_run or signals else decide(outcome, fruitless)
+        if following is Next.GIVE_UP:
+            screen.say(f"giving up: {RESTARTS} restarts brought no progress past step {best}")
+        if following is not Next.RESTART:
+            return outcome.code
+        fruitless += 1
+        where = f"step {best}" if best else "the beginning: there is no checkpoint yet"
+        screen.say(f"starting again from {where} (restart {fruitless} of {RESTARTS})")
+        time.sleep(_PAUSE)
+
+
+def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
+    """Connect to the hosts and run the ranks once.
+
+    Raises:
+        UserError: at the first start, a host that does not answer or does not match the others.
+    """
+    events: Events = queue.Queue()
+    wanted = fill(job.hostfile, job.ranks) if first else job.hostfile
+    links = [connect(job, host, events) for host in wanted.hosts]
+    try:
+        hear(links, events, signals)
+        if signals:
+            return Outcome(cancelled=True)
+        hosts = usable(job, wanted, links, screen, first)
+        chosen = [link for link in links if link.name in {host.name for host in hosts.hosts}]
+        close_all([link for link in links if link not in chosen])
+        for remark in preflight.differences([link.hello or {} for link in chosen]):
+            raise HostfileError(remark)
+        starts, master = plan_starts(job, hosts, chosen, first)
+        describe(hosts, chosen, starts, screen)
+        attempt = Attempt(chosen, events, job.run_dir, screen, signals, not job.dry_run)
+        outcome = attempt.run(starts, master, job.cwd)
+        if job.dry_run:
+            return replace(outcome, done=True)
+        if not (outcome.done or any(outcome.codes) or outcome.deaths or outcome.lost):
+            screen.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
+        return outcome
+    finally:
+        close_all([link for link in links if not link.closed])
+
+
+def connect(job: Job, host: Host, events: Events) -> Link:
+    """Start the agent of one host."""
+    if network.is_here(host.name):
+        return Link(host.name, here(AGENT), job.env, events)
+    return Link(host.name, job.reach(host.name, AGENT, job.cwd), job.env, events)
+
+
+def hear(links: Sequence[Link], events: Events, signals: Sequence[int]) -> None:
+    """Wait until every agent has reported or is known not to."""
+    deadline = time.monotonic() + _HELLO
+    waiting = set(links)
+    while waiting and not signals and time.monotonic() < deadline:
+        try:
+            link, message = events.get(timeout=0.1)
+        except queue.Empty:
+            continue
+        if message is not None and message["kind"] == "hello":
+            link.hello = message
+        waiting.discard(link)
+
+
+def usable(
+    job: Job, wanted: Hostfile, links: Sequence[Link], screen: Screen, first: bool
+) -> Hostfile:
+    """Return the hosts to run on: all that were wanted, or after a fault those that are left.
+
+    Raises:
+        HostfileError: at the first start, a host that cannot be used; later, when none is left.
+    """
+    kept = []
+    for host, link in zip(wanted.hosts, links, strict=True):
+        fault = preflight.fault(host, link.hello, link.trouble())
+        if not fault:
+            kept.append(host)
+        elif first:
+            raise HostfileError(fault)
+        else:
+            screen.say(f"leaving out {fault}")
+    if not kept:
+        raise HostfileError("no host is left to go on with: see above what each one said")
+    left = replace(wanted, hosts=tuple(kept))
+    return fill(left, min(job.ranks, left.slots))
+
+
+def plan_starts(
+    job: Job, hosts: Hostfile, links: Sequence[Link], first: bool
+) -> tuple[list[Start], str | None]:
+    """Return what each host runs, and the address at which they meet (None on one machine)."""
+    facts = [link.hello or {} for link in links]
+    kind = str(facts[0]["device"])
+    added = command.environment(job.env, kind)
+    args = job.args if first or job.dry_run else (*job.args, "--resume", "auto")
+    if len(links) == 1 and network.is_here(links[0].name):
+        found = Devices(kind, tuple(facts[0]["gpus"]), facts[0]["restricted"])
+        argv = command.local(job.deepspeed, hosts.slots, found, facts[0]["port"], job.script, args)
+        return [Start(argv, added)], None
+    address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)
+    path = job.run_dir / "hostfile"
+    visible = [
+        (host.name, (fact["gpus"] or range(host.slots))[: host.slots])
+        for host, fact in zip(hosts.hosts, facts, strict=True)
+    ]
+    most = [Host(name, 1 + max(ids)) for name, ids in visible]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(replace(hosts, hosts=tuple(most))))
+    where, meeting = command.include(visible), (address, int(facts[0]["port"]))
+    starts = []
+    for node, link in enumerate(links):
+        env = added if network.is_here(link.name) else forwarded(job.env) | added
+        argv = command.one_of_many(job.deepspeed, node, path, where, meeting, job.script, args)
+        starts.append(Start(argv, env))
+    return starts, address
+
+
+def describe(
+    hosts: Hostfile, links: Sequence[Link], starts: Sequence[Start], screen: Screen
+) -> None:
+    """Say what is about to run, and which variables go along."""
+    kind = str((links[0].hello or {})["device"])
+    noun = "CPU ranks (no GPU was found)" if kind == "cpu" else f"{kind} GPUs"
+    if len(links) == 1 and network.is_here(links[0].name):
+        screen.say(f"{hosts.slots} {noun} on this machine")
+        return
+    layout = ", ".join(f"{host.name} x {host.slots}" for host in hosts.hosts)
+    screen.say(f"{hosts.slots} {noun} on {len(links)} hosts: {layout}")
+    names = sorted({name for start in starts for name in start.env})
+    screen.say(f"variables given to the other hosts: {', '.join(names)}")
