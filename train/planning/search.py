@@ -73,6 +73,8 @@ def legal(request: Request, lengths: Lengths) -> Iterator[Plan]:
         for offload in OFFLOAD[: (1, 2, 2, 3)[zero]]:
             if pins.get("offload", offload) != offload:
                 continue
+            if request.cluster.gpu.is_cpu and offload != pins.get("offload", "none"):
+                continue  # a CPU rank's memory is the host's already
             for recompute in RECOMPUTE:
                 if pins.get("recompute", recompute) != recompute:
                     continue

@@ -1,0 +1,69 @@
+"""Trains each named variant on the ranks that DeepSpeed's launcher started, and writes its steps.
+
+deepspeed --num_gpus N tests/engine/invariance_worker.py MODEL DATA OUT VARIANT…
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from train import hops, training
+from train.config import World, parse_args
+from train.console import Console
+from train.engine import start as engines
+from train.engine.gang import Gang
+from train.loop import Outputs
+from train.sinks import NoSink
+
+BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 1e-3 --precision fp32 --seed 7 "
+BASE += "--lr-schedule linear --warmup-steps 3 --weight-decay 0.1 --ds-config ds_configs/auto.json "
+PINS = "--pin micro_tokens=800 offload=none "
+VARIANTS = {
+    **{f"zero{z}": f"recompute=none zero={z}" for z in range(4)},
+    "even": "recompute=none zero=3 --batch-size 24",
+    "few": "recompute=none zero=3 --batch-size 5",
+    "recompute": "recompute=full zero=3",
+    "selective": "recompute=selective zero=2",
+    "padded": "recompute=none zero=2",
+    **{
+        f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 1e-2"
+        for z in range(4)
+    },
+    **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
+}
+
+
+def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[dict[str, object]]:
+    words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
+    config = parse_args([*words, *BASE.split(), *PINS.split(), *VARIANTS[variant].split()])
+    quiet = Console(False)
+    source = hops.locate(config, out, quiet)
+    samples = hops.open_data(source, out / "cache", quiet)
+    planned = training.plan(source, samples, gang, quiet)
+    engine = engines.start(
+        gang, config, source.model, planned.chosen.plan, dict(planned.zero), variant != "padded"
+    )
+    job = training.job(source, samples, planned, engine)
+    records = training.fit(engine, job, Outputs(quiet, None, NoSink(), out))
+    engine.deepspeed.destroy()
+    return [dataclasses.asdict(record) for record in records]
+
+
+def main() -> None:
+    local = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    model, data, out, *variants = local
+    gang = training.connect(World.from_env(os.environ), os.environ)
+    found = {name: steps(gang, name, model, data, Path(out)) for name in variants}
+    if gang.world.is_main:
+        (Path(out) / f"ranks{gang.world.size}.json").write_text(json.dumps(found))
+    gang.close()
+
+
+if __name__ == "__main__":
+    main()

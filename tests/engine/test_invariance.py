@@ -1,0 +1,88 @@
+"""The promise: at any number of ranks and any ZeRO stage, every step is the same step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engine.invariance_worker import VARIANTS
+from tests.launching import deepspeed
+
+WORKER = Path(__file__).with_name("invariance_worker.py")
+CORE = [f"zero{stage}" for stage in range(4)]
+SOME = [*CORE, "even", "recompute", "padded", "lora3", "bf16-zero1", "bf16-zero3"]
+RANKS = {1: list(VARIANTS), 2: list(VARIANTS), 3: SOME, 4: CORE, 5: CORE, 6: CORE,
+         8: [*CORE, "few"]}  # fmt: skip
+FP32, BF16 = 1e-6, 2e-3
+EQUAL = ("step", "lr", "samples", "loss_tokens", "tokens", "padded_tokens", "sample_hash")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, ragged, tmp_path_factory):
+    """Steps by number of ranks and variant."""
+    out = tmp_path_factory.mktemp("invariance")
+    for ranks, variants in RANKS.items():
+        done = deepspeed(ranks, WORKER, [str(tiny), str(ragged), str(out), *variants])
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return {ranks: json.loads((out / f"ranks{ranks}.json").read_text()) for ranks in RANKS}
+
+
+def difference(one, other) -> float:
+    """The largest relative difference of two runs' losses, whose other facts must be equal."""
+    assert len(one) == len(other) == 20
+    for left, right in zip(one, other, strict=True):
+        assert [left[key] for key in EQUAL] == [right[key] for key in EQUAL]
+    pairs = zip(one, other, strict=True)
+    return max(abs(left["loss"] - right["loss"]) / left["loss"] for left, right in pairs)
+
+
+def found(runs, prefix):
+    """The (ranks, variant) of all runs whose variant begins so."""
+    return [(n, name) for n in runs for name in runs[n] if name.startswith(prefix)]
+
+
+def test_invariance_over_ranks_and_stages(runs, capsys):
+    base = runs[1]["zero0"]
+    table = {(n, name): difference(base, runs[n][name]) for n in runs for name in CORE}
+    with capsys.disabled():
+        print("\n\nlargest relative difference of any loss in 20 steps, B = 31, fp32")
+        print("ranks  " + "  ".join(f"ZeRO {stage} " for stage in range(4)))
+        for n in runs:
+            print(f"{n:>5}  " + "  ".join(f"{table[n, name]:7.1e}" for name in CORE))
+        print(f"largest: {max(table.values()):.1e} (promised: {FP32:.0e})")
+    assert max(table.values()) <= FP32
+    assert base[-1]["loss"] < base[0]["loss"] - 0.5
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_invariance_with_a_batch_that_divides(runs, n):
+    assert difference(runs[1]["even"], runs[n]["even"]) <= FP32
+
+
+def test_invariance_with_fewer_samples_than_ranks(runs):
+    assert difference(runs[1]["few"], runs[8]["few"]) <= FP32
+
+
+def test_invariance_of_adapters_and_their_dropout_over_stages(runs):
+    assert runs[1]["lora3"][-1]["loss"] < runs[1]["lora3"][0]["loss"]
+    for n, name in found(runs, "lora"):
+        assert difference(runs[1]["lora3"], runs[n][name]) <= FP32
+
+
+def test_invariance_under_recomputation_and_padding(runs):
+    for n, name in [*found(runs, "recompute"), *found(runs, "selective")]:
+        assert difference(runs[1]["zero0"], runs[n][name]) <= FP32
+    for n, name in found(runs, "padded"):
+        assert difference(runs[1]["zero0"], runs[n][name]) <= 1e-5
+
+
+def test_invariance_in_bf16(runs):
+    for n, name in found(runs, "bf16"):
+        assert difference(runs[1]["bf16-zero3"], runs[n][name]) <= BF16
+    assert difference(runs[1]["zero0"], runs[1]["bf16-zero3"]) <= 2e-2
+
+
+def test_a_different_seed_is_a_different_run(runs):
+    assert runs[1]["zero0"][0]["sample_hash"] != runs[1]["zero0"][1]["sample_hash"]

@@ -1,0 +1,210 @@
+"""Every family of models: loaded whole, packed exactly, saved, and loaded back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.fakes import FakeSplit
+from train.config import World, parse_args
+from train.data.feed import Layout, step_share
+from train.engine import model as models
+from train.engine.export import save_model
+from train.engine.gang import connect
+from train.engine.start import start
+from train.errors import ModelError, NonFiniteError
+from train.planning import Plan, read_ds_config, render, shape_of
+
+SIZE = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 128, "max_position_embeddings": 256,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = {
+    "mistral": transformers.MistralConfig(**SIZE, sliding_window=16),
+    "llama": transformers.LlamaConfig(**SIZE, tie_word_embeddings=True),
+    "qwen2": transformers.Qwen2Config(**SIZE),
+    "qwen3": transformers.Qwen3Config(**SIZE, head_dim=8),
+    "gemma": transformers.GemmaConfig(**SIZE, head_dim=8),
+    "gemma2": transformers.Gemma2Config(**SIZE, head_dim=8, sliding_window=16),
+    "gemma3": transformers.Gemma3TextConfig(**SIZE, head_dim=8, sliding_window=16),
+    "phi": transformers.PhiConfig(**SIZE, resid_pdrop=0.1),
+    "phi3": transformers.Phi3Config(**SIZE),
+    "gpt_neox": transformers.GPTNeoXConfig(
+        **{k: v for k, v in SIZE.items() if k != "num_key_value_heads"}
+    ),
+    "bloom": transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=128),
+}
+SPLIT = FakeSplit(np.random.default_rng(1).integers(3, 60, 40).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def gang():
+    env = dict(os.environ)
+    gang = connect(World(), env)
+    os.environ["LOCAL_RANK"] = "0"
+    yield gang
+    gang.close()
+    del os.environ["LOCAL_RANK"]
+
+
+@pytest.fixture
+def folder(request, tmp_path) -> Path:
+    return make(getattr(request, "param", "llama"), tmp_path / "model")
+
+
+def make(family: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = True):
+    named = ["--model-name-or-path", str(folder), "--dataset-name-or-path", "d"]
+    config = parse_args([*named, "--precision", "fp32", "--lr", "1e-3", *words.split()])
+    plan = Plan(zero=zero, micro_tokens=100)
+    shape = shape_of(json.loads((folder / "config.json").read_text()))
+    ds = read_ds_config(Path(__file__).resolve().parents[2] / "ds_configs" / "auto.json")
+    rendered = render(plan, shape, config.model, config.optimizer, ds)
+    return start(gang, config, folder, plan, rendered, packed)
+
+
+def losses(engine, steps: int = 3) -> list[float]:
+    layout = Layout(0, 1, capacity=130, padded=not engine.model.packed)
+    found = []
+    for step in range(steps):
+        share = step_share(SPLIT, 0, 8, step, layout)
+        found.append(engine.step(step, share.micros, share.loss_tokens, 1e-3).loss)
+    return found
+
+
+@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
+def test_a_family_trains_packed_as_padded_and_its_save_loads_back(folder, gang, tmp_path):
+    packed = engine(gang, folder, zero=3)
+    ours = losses(packed)
+    padded = losses(engine(gang, folder, packed=False))
+    np.testing.assert_allclose(ours, padded, rtol=1e-5)
+    assert ours[-1] != ours[0]
+    save_model(packed, tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        logits = again(torch.arange(10, 20)[None]).logits
+    assert logits.isfinite().all()
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    original = load_file(folder / "model.safetensors")
+    assert stored.keys() == original.keys()
+    assert any(not torch.equal(stored[key], original[key]) for key in stored)
+    share = step_share(SPLIT, 0, 8, 3, Layout(0, 1, 130, padded=not packed.model.packed))
+    resumed = engine(gang, tmp_path / "saved", zero=1)
+    assert packed.evaluate([share.micros])[0] == pytest.approx(
+        resumed.evaluate([share.micros])[0], rel=1e-5
+    )
+
+
+def test_dropout_in_a_models_config_is_set_to_zero_and_said(gang, tmp_path):
+    made = engine(gang, make("phi", tmp_path / "m"))
+    assert "resid_pdrop in the model's config was set to 0" in made.model.notices
+
+
+def test_attention_that_cannot_be_packed_is_padded_and_said(gang, tmp_path):
+    made = engine(gang, make("bloom", tmp_path / "m"))
+    assert not made.model.packed
+    assert any("cannot be packed" in notice for notice in made.model.notices)
+
+
+def change(folder: Path, edit) -> None:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda s: s.pop("model.layers.1.mlp.up_proj.weight"), "has no weights for"),
+        (
+            lambda s: s.update({"model.norm.weight": torch.ones(31)}),
+            r"shape \[31\], but the model's config.json makes it \[32\]|cannot be loaded",
+        ),
+    ],
+)
+def test_weights_that_are_missing_or_of_another_shape_are_refused(
+    folder, gang, edit, sentence, zero
+):
+    change(folder, edit)
+    with pytest.raises(ModelError, match=sentence):
+        engine(gang, folder, zero=zero)
+
+
+def test_a_model_that_was_not_loaded_as_it_stands_is_refused(folder):
+    from train.engine.weights import check_loaded
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    check_loaded(folder, model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[-1, -1] += 1
+    with pytest.raises(ModelError, match=r"layers.1.mlp.up_proj.weight' was not loaded"):
+        check_loaded(folder, model)
+
+
+def test_tied_embeddings_that_differ_on_disk_are_refused(folder, gang):
+    change(folder, lambda s: s.update({"lm_head.weight": s["model.embed_tokens.weight"] + 1}))
+    with pytest.raises(ModelError, match="set tie_word_embeddings to false"):
+        engine(gang, folder)
+
+
+def test_a_router_loss_is_refused(tmp_path):
+    config = FAMILIES["llama"].to_dict() | {"output_router_logits": True}
+    with pytest.raises(ModelError, match="auxiliary router loss"):
+        models._prepare(transformers.LlamaConfig(**config), tmp_path)
+
+
+@pytest.mark.parametrize("zero", range(4))
+def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(folder, gang, zero):
+    made = engine(gang, folder, zero=zero)
+    losses(made, 1)
+    before = made.evaluate(batch(made))[0]
+    share = step_share(SPLIT, 0, 8, 1, Layout(0, 1, 130))
+    hook = made.model.module.register_forward_hook(poison)
+    with pytest.raises(NonFiniteError, match=r"step 2 is not finite in samples \[") as caught:
+        made.step(1, share.micros, share.loss_tokens, 1e-3)
+    hook.remove()
+    assert caught.value.exit_code == 3
+    assert made.evaluate(batch(made))[0] == before
+
+
+def batch(made):
+    return [step_share(SPLIT, 0, 8, 5, Layout(0, 1, 130)).micros]
+
+
+def poison(module, args, output):
+    output.logits = output.logits * torch.tensor(float("inf"))
+    return output
+
+
+def test_an_adapter_trains_alone_and_loads_back_through_peft(folder, gang, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+
+    made = engine(gang, folder, "--use-lora --lora-r 4 --lora-dropout 0.1", zero=3)
+    ours = losses(made)
+    other = losses(engine(gang, folder, "--use-lora --lora-r 4 --lora-dropout 0.1", zero=1))
+    np.testing.assert_allclose(ours, other, rtol=1e-6)
+    save_model(made, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    trained = {name for name, p in again.named_parameters() if "lora_B" in name and p.any()}
+    assert len(trained) == 2 * 7
