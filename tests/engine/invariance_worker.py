@@ -21,7 +21,7 @@ from train.engine.gang import Gang
 from train.loop import Outputs
 from train.sinks import NoSink
 
-BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 1e-3 --precision fp32 --seed 7 "
+BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 3e-3 --precision fp32 --seed 7 "
 BASE += "--lr-schedule linear --warmup-steps 3 --weight-decay 0.1 --ds-config ds_configs/auto.json "
 PINS = "--pin micro_tokens=800 offload=none "
 VARIANTS = {
@@ -32,7 +32,7 @@ VARIANTS = {
     "selective": "recompute=selective zero=2",
     "padded": "recompute=none zero=2",
     **{
-        f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 1e-2"
+        f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3"
         for z in range(4)
     },
     **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
