@@ -35,6 +35,7 @@ class FakeSplit:
 class FakeResult:
     loss: float
     grad_norm: float
+    stop: bool = False
 
 
 @dataclass
@@ -46,7 +47,12 @@ class FakeEngine:
     seen: list[tuple[int, ...]] = field(default_factory=list)
 
     def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+        self,
+        step: int,
+        micros: Sequence[MicroBatch],
+        loss_tokens: int,
+        lr: float,
+        stop: bool = False,
     ) -> FakeResult:
         labels = np.concatenate([m.labels[m.labels >= 0] for m in micros])
         samples = sorted({int(i) for m in micros for i in m.samples if i >= 0})
@@ -56,11 +62,14 @@ class FakeEngine:
         errors = self.value - labels
         gradient = 2 * errors.sum() / loss_tokens
         self.value -= lr * gradient
-        return FakeResult(float((errors**2).sum() / loss_tokens), math.fabs(gradient))
+        return FakeResult(float((errors**2).sum() / loss_tokens), math.fabs(gradient), stop)
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
         labels = np.concatenate([m.labels[m.labels >= 0] for ms in batches for m in ms])
         return float(((self.value - labels) ** 2).sum()), len(labels)
+
+    def agree(self, wish: bool) -> bool:
+        return wish
 
     def peak_bytes(self) -> int:
         return 1

@@ -32,7 +32,7 @@ def job(*words: str) -> Job:
 
 
 def outputs(path) -> Outputs:
-    folder = open_run_folder(path, start=0)
+    folder = open_run_folder(path)
     return Outputs(Console(True, folder.log), folder, NoSink(), path)
 
 
@@ -78,7 +78,8 @@ def test_a_step_that_is_not_finite_ends_the_run_before_it_is_recorded(tmp_path):
 def test_a_second_start_gets_its_own_attempt_and_no_step_stands_twice(tmp_path):
     fit(FakeEngine(), job(), outputs(tmp_path))
     (tmp_path / "DONE").write_text("x")
-    folder = open_run_folder(tmp_path, start=6)
+    folder = open_run_folder(tmp_path)
+    folder.rewind(6)
     assert folder.attempt.name == "0002"
     assert not (tmp_path / "DONE").exists()
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]

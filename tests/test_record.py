@@ -17,7 +17,7 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ConfigError, match="give another --run-dir"):
-        open_run_folder(blocked, start=0)
+        open_run_folder(blocked)
 
 
 def test_tensorboard_receives_scalars(tmp_path):

@@ -10,20 +10,24 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from train.config import World
-from train.errors import AnyrankError, OutOfMemoryError
+from train.errors import AnyrankError, OutOfMemoryError, StopRequested
 from train.launch import rank
+from train.stopping import Stopping
 
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
 
 
-def begin(env: Mapping[str, str]) -> World:
-    """Report to the supervisor, if there is one, and say which rank this is.
+def begin(env: Mapping[str, str]) -> tuple[World, Stopping]:
+    """Report to the supervisor, if there is one; say which rank this is, and heed requests to stop.
 
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
     rank.enter(env)
-    return World.from_env(env)
+    world = World.from_env(env)
+    stop = Stopping(world, _leave)
+    stop.watch(launched="RANK" in env)
+    return world, stop
 
 
 def end(error: BaseException, world: World) -> NoReturn:
@@ -42,11 +46,21 @@ def end(error: BaseException, world: World) -> NoReturn:
     where = "" if world.is_main else f"[rank {world.rank}] "
     if named is None:
         traceback.print_exception(error)
+    elif isinstance(named, StopRequested):
+        print(f"[info] {named}") if world.is_main else None
     else:
         print(f"{where}[error] {named}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, all threads with it.
+
+    Not sys.exit: a process group whose other ranks are gone can hang while it is taken down.
+    """
+    rank.leave(os.environ, code)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: a process group whose other ranks are gone can hang while it is taken down.
     os._exit(code)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from train.config import RunConfig
+from train.config import RunConfig, World
 from train.console import Console
 from train.data.batch import MicroBatch
 from train.data.feed import Layout, Share, Split, prefetched, step_share, whole_split
+from train.errors import NonFiniteError
 from train.record import EvalRecord, RunFolder, StepRecord
 from train.schedule import learning_rate
 from train.sinks import Sink
+from train.stopping import Stopping
 
 
 class StepResult(Protocol):
@@ -31,12 +35,17 @@ class StepResult(Protocol):
         """Global norm before clipping."""
         ...
 
+    @property
+    def stop(self) -> bool:
+        """Whether any rank asked to stop."""
+        ...
+
 
 class Engine(Protocol):
     """What the loop needs of an engine."""
 
     def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, stop: bool
     ) -> StepResult:
         """Take one optimizer step."""
         ...
@@ -45,14 +54,55 @@ class Engine(Protocol):
         """Return summed loss and tokens."""
         ...
 
+    def agree(self, wish: bool) -> bool:
+        """Whether any rank wishes so."""
+        ...
+
     def peak_bytes(self) -> int:
         """Return the largest memory used so far."""
         ...
 
 
+class Saver(Protocol):
+    """What the loop needs to save; every rank calls each method alike."""
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps, for the most part behind the loop's back."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for the last save, and raise what went wrong with it."""
+        ...
+
+    def failed(self) -> bool:
+        """Whether something is known to have gone wrong with the last save."""
+        ...
+
+
+class NoSaver:
+    """Saves nothing."""
+
+    def save(self, step: int) -> None:
+        """Do nothing."""
+
+    def wait(self) -> None:
+        """Do nothing."""
+
+    def failed(self) -> bool:
+        """Never."""
+        return False
+
+
+UNSAVED = NoSaver()
+UNASKED = Stopping(World(), sys.exit)
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a run trains on and how far: steps `start` to `total`, both counted from 0."""
+    """What a run trains on and how far: steps `start` to `total`, both counted from 0.
+
+    `owed`: an evaluation after step `start` that was not made before the run was interrupted.
+    """
 
     config: RunConfig
     train: Split
@@ -63,6 +113,7 @@ class Job:
     plan: str
     world_size: int
     mfu: Callable[[Share, float], float | None]
+    owed: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,35 +126,76 @@ class Outputs:
     path: Path
 
 
-def fit(engine: Engine, job: Job, out: Outputs) -> tuple[StepRecord, ...]:
+def fit(
+    engine: Engine, job: Job, out: Outputs, saver: Saver = UNSAVED, stop: Stopping = UNASKED
+) -> tuple[StepRecord, ...]:
     """Train from step `job.start` to `job.total`; return a record per step.
 
     Raises:
         NonFiniteError: a loss or gradient was not finite; nothing of that step was applied.
+        StopRequested: a rank was asked to stop; everything up to that step is saved.
+        CheckpointError: a checkpoint could not be saved.
     """
-    data = job.config.data
+    data, output = job.config.data, job.config.output
     make = partial(_share, job.train, data.seed, data.batch_size, job.layout)
     records = []
-    with out.console.bar(job.start, job.total) as bar:
+    with out.console.bar(job.start, job.total) as bar, stop.deferred(), _saved(saver):
+        if job.owed and not evaluate(engine, job, out, job.start, stop):
+            raise stop.obeyed(job.start, job.total)
         began = time.perf_counter()
         for step, share in enumerate(prefetched(make, job.start, job.total), job.start):
             lr = learning_rate(job.config.optimizer, step, job.total)
-            found = engine.step(step, share.micros, share.loss_tokens, lr)
+            ending = stop.asked() or saver.failed()
+            found = engine.step(step, share.micros, share.loss_tokens, lr, ending)
             seconds = time.perf_counter() - began
             record = _record(job, step, share, found, lr, seconds, engine.peak_bytes())
             records.append(record)
             _report(record, job, out)
             bar.update()
-            if _evaluates(job, step + 1):
-                evaluate(engine, job, out, step + 1)
+            ended = found.stop
+            if is_due(step + 1, job.total, output.eval_step) and not ended:
+                ended = evaluate(engine, job, out, step + 1, stop) is None
+            if ended or is_due(step + 1, job.total, output.save_step):
+                saver.save(step + 1)
+            if ended:
+                saver.wait()
+                raise stop.obeyed(step + 1, job.total)
             began = time.perf_counter()
     return tuple(records)
 
 
-def evaluate(engine: Engine, job: Job, out: Outputs, step: int) -> EvalRecord:
-    """Measure the loss of the whole held-out split, weighted by tokens, after `step` steps."""
-    batches = whole_split(job.held_out, job.config.data.batch_size, job.layout)
-    loss, tokens = engine.evaluate(batches)
+@contextmanager
+def _saved(saver: Saver) -> Iterator[None]:
+    """Finish the last save at the end, and also when the loop ends with a step that is bad."""
+    try:
+        yield
+    except NonFiniteError:
+        saver.wait()
+        raise
+    saver.wait()
+
+
+def evaluate(
+    engine: Engine, job: Job, out: Outputs, step: int, stop: Stopping = UNASKED
+) -> EvalRecord | None:
+    """Measure the loss of the whole held-out split, weighted by tokens, after `step` steps.
+
+    Returns:
+        None when a rank was asked to stop meanwhile: nothing is recorded then.
+    """
+    stopped = False
+
+    def until_stopped() -> Iterator[Sequence[MicroBatch]]:
+        nonlocal stopped
+        for micros in whole_split(job.held_out, job.config.data.batch_size, job.layout):
+            stopped = engine.agree(stop.asked())
+            if stopped:
+                return
+            yield micros
+
+    loss, tokens = engine.evaluate(until_stopped())
+    if stopped:
+        return None
     record = EvalRecord(step, loss / max(1, tokens), tokens)
     if out.folder is not None:
         out.folder.write(record)
@@ -116,9 +208,9 @@ def _share(split: Split, seed: int, batch: int, layout: Layout, step: int) -> Sh
     return step_share(split, seed, batch, step, layout)
 
 
-def _evaluates(job: Job, done: int) -> bool:
-    every = job.config.output.eval_step
-    return done == job.total or (every > 0 and done % every == 0)
+def is_due(done: int, total: int, every: int) -> bool:
+    """Whether what is done every so many steps, and at the end, is due after `done` steps."""
+    return done == total or (every > 0 and done % every == 0)
 
 
 def _record(

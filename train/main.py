@@ -14,9 +14,10 @@ from train import hops
 from train.config import RunConfig, World, parse_args
 from train.console import Console
 from train.ends import begin, end
+from train.stopping import Stopping
 
 
-def run(config: RunConfig, world: World, env: MutableMapping[str, str]) -> None:
+def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: Stopping) -> None:
     """Carry out a run."""
     console = Console(world.is_main)
     cache = hops.cache_folder(env)
@@ -33,16 +34,15 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str]) -> None:
     planned = training.plan(source, data, gang, console)
     if config.dry_run:
         return
-    out = training.open_outputs(source, planned, gang, env)
+    out = training.open_outputs(source, planned, gang, env, stop)
     out.console.hop(5, f"Loading the model {source.config.model.name_or_path}")
     engine = training.start(source, planned, gang, out)
-    job = training.job(source, data, planned, engine)
+    resumed = training.resume(source, data, planned.plan, engine, out)
+    job = training.job(source, data, planned, engine, resumed.start, resumed.owed)
     out.console.hop(6, f"Training {job.total} steps")
-    records = training.fit(engine, job, out)
-    out.console.hop(7, f"Saving the model to {training.save_folder(source, out)}")
+    records = training.fit(engine, job, out, resumed.saver, stop)
     training.save(engine, source, out)
     training.finish(source, records, data, gang, out)
-    out.console.hop(8, "Done")
     gang.close()
 
 
@@ -50,8 +50,8 @@ def main() -> None:
     """Run from the command line and leave with the run's exit code."""
     world = World()
     try:
-        world = begin(os.environ)
-        run(parse_args(sys.argv[1:]), world, os.environ)
+        world, stop = begin(os.environ)
+        run(parse_args(sys.argv[1:]), world, os.environ, stop)
     except BaseException as error:
         end(error, world)
 

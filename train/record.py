@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from train.checkpoints import require_newest
 from train.errors import ConfigError
 
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -60,9 +61,27 @@ class RunFolder:
     attempt: Path
 
     def write(self, record: StepRecord | EvalRecord) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            FaultError: a newer start of this run has taken over.
+        """
+        require_newest(self.attempt)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl after `step`, which this start will write anew."""
+        path = self.path / "metrics.jsonl"
+        lines = [line for line in read_metrics(path) if line.get("step", 0) <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has an evaluation after `step`."""
+        lines = read_metrics(self.path / "metrics.jsonl")
+        return any("eval_loss" in line and line["step"] == step for line in lines)
 
     def note(self, name: str, value: Any) -> None:
         """Write one of the attempt's JSON files."""
@@ -79,8 +98,8 @@ class RunFolder:
         (self.path / "DONE").write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
 
 
-def open_run_folder(path: Path, start: int) -> RunFolder:
-    """Make the folder and the next attempt's, and drop the lines of steps after `start`.
+def open_run_folder(path: Path) -> RunFolder:
+    """Make the folder and the next attempt's; from then on no earlier attempt writes to it.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -92,7 +111,6 @@ def open_run_folder(path: Path, start: int) -> RunFolder:
         attempt = attempts / f"{number:04d}"
         attempt.mkdir()
         (path / "DONE").unlink(missing_ok=True)
-        _truncate(path / "metrics.jsonl", start)
     except OSError as error:
         raise ConfigError(
             f"the run folder {path} cannot be written ({error.strerror or error}): "
@@ -114,13 +132,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _truncate(path: Path, start: int) -> None:
-    lines = [line for line in read_metrics(path) if line.get("step", 0) <= start]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
-
-
 def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
     """Describe what the run ran on: package versions, hosts, and variables without secrets."""
     told = {
@@ -129,6 +140,7 @@ def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
         if TOLD.match(key)
     }
     return {
+        "started": time.time(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hosts": hosts,
         "variables": told,

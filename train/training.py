@@ -15,7 +15,6 @@ import numpy as np
 
 from train.console import Console
 from train.data.feed import Layout, Share
-from train.data.order import steps_per_epoch
 from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer, load_tokenizer
 from train.engine import start as engines
@@ -38,8 +37,11 @@ from train.planning import (
     render,
 )
 from train.planning.flops import sample_cost, step_flops
+from train.planning.plan import Plan
 from train.record import StepRecord, environment, open_run_folder
+from train.resume import require_shared, resume, total_steps
 from train.sinks import NoSink, open_sink
+from train.stopping import Stopping
 
 __all__ = [
     "connect",
@@ -48,6 +50,7 @@ __all__ = [
     "job",
     "open_outputs",
     "plan",
+    "resume",
     "save",
     "save_folder",
     "start",
@@ -63,6 +66,11 @@ class Planned:
     chosen: Candidate
     cluster: Cluster
     zero: Mapping[str, object]
+
+    @property
+    def plan(self) -> Plan:
+        """The layout of a step."""
+        return self.chosen.plan
 
 
 def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned:
@@ -85,17 +93,22 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
     return Planned(choice.chosen, cluster, zero)
 
 
-def open_outputs(source: Source, planned: Planned, gang: Gang, env: Mapping[str, str]) -> Outputs:
+def open_outputs(
+    source: Source, planned: Planned, gang: Gang, env: Mapping[str, str], stop: Stopping
+) -> Outputs:
     """Open the run folder on rank 0, and write there what this start is.
 
     Raises:
-        ConfigError: the folder cannot be written, or --report-to needs a package.
+        ConfigError: the folder cannot be written, or not by all hosts, or --report-to needs a
+            package.
     """
     out = source.config.output
     named = out.run_dir
     path = Path(named or gang.from_main(lambda: run_dir(source.config, time.time())))
     devices = [f"{device.node}: {device.name}" for device in gang.devices()]
-    folder = gang.on_main(lambda: open_run_folder(path, start=0))
+    folder = gang.on_main(lambda: open_run_folder(path))
+    require_shared(gang, path)
+    stop.follow(path)
     sink = gang.on_main(lambda: open_sink(out.report_to, path)) or NoSink()
     console = Console(True, folder.log) if folder is not None else Console(False)
     if folder is not None:
@@ -124,11 +137,17 @@ def start(source: Source, planned: Planned, gang: Gang, out: Outputs) -> Engine:
     return engine
 
 
-def job(source: Source, data: Dataset, planned: Planned, engine: Engine) -> Job:
-    """Put together what the loop needs."""
+def job(
+    source: Source,
+    data: Dataset,
+    planned: Planned,
+    engine: Engine,
+    start: int = 0,
+    owed: bool = False,
+) -> Job:
+    """Put together what the loop needs to go on from step `start`."""
     config = source.config
     chosen = planned.chosen.plan
-    epoch = steps_per_epoch(len(data.train), config.data.batch_size)
     longest = int(max(data.train.lengths.max(), data.eval.lengths.max(initial=0)))
     cost = np.vectorize(partial(sample_cost, source.shape), otypes=[np.float64])
     return Job(
@@ -142,17 +161,19 @@ def job(source: Source, data: Dataset, planned: Planned, engine: Engine) -> Job:
             cost=cost,
             padded=not engine.model.packed,
         ),
-        start=0,
-        total=config.max_steps or config.epochs * epoch,
+        start=start,
+        total=total_steps(source.config, data),
         plan=chosen.digest,
         world_size=engine.gang.world.size,
         mfu=partial(_mfu, source, planned.cluster),
+        owed=owed,
     )
 
 
 def save(engine: Engine, source: Source, out: Outputs) -> None:
     """Write the final Hugging Face folder with its tokeniser."""
     folder = save_folder(source, out)
+    out.console.hop(7, f"Saving the model to {folder}")
     save_model(engine, folder)
     engine.gang.on_main(lambda: load_tokenizer(source.config.model).save(folder))
 
@@ -172,6 +193,7 @@ def finish(
     out.sink.close()
     if out.folder is not None:
         out.folder.finish()
+    out.console.hop(8, "Done")
     gang.barrier()
 
 

@@ -24,10 +24,14 @@ from train.errors import NonFiniteError
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step found: loss in nats per token, the gradient norm before clipping."""
+    """What one optimizer step found: loss in nats per token, the gradient norm before clipping.
+
+    `stop`: whether any rank asked to stop; equal on all ranks.
+    """
 
     loss: float
     grad_norm: float
+    stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class Engine:
     inputs: Callable[[MicroBatch, torch.device], Inputs]
 
     def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+        self,
+        step: int,
+        micros: Sequence[MicroBatch],
+        loss_tokens: int,
+        lr: float,
+        stop: bool = False,
     ) -> StepResult:
         """Take one optimizer step; every rank brings the same number of micro-batches.
 
@@ -53,6 +62,7 @@ class Engine:
             micros: this replica's; an empty one takes part with zero weight.
             loss_tokens: of the whole step, over all ranks.
             lr: learning rate of this step.
+            stop: whether this rank asks all to stop after this step.
 
         Raises:
             NonFiniteError: on every rank, before anything was applied.
@@ -65,9 +75,10 @@ class Engine:
             self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
             loss, sums[number] = self._forward(step, micro, self.gang.world.size / loss_tokens)
             self.deepspeed.backward(loss, scale_wrt_gas=False)
-        total = self.gang.sum(sums.sum())
+        totals = self.gang.sum(torch.stack([sums.sum(), sums.new_tensor(float(stop))]))
         norm = self._update()
-        found = StepResult(float(total) / loss_tokens, norm)
+        total, stops = totals.tolist()
+        found = StepResult(total / loss_tokens, norm, stops > 0)
         if not (math.isfinite(found.loss) and math.isfinite(norm)):
             self._refuse(step, micros, sums, found)
         return found
@@ -85,6 +96,11 @@ class Engine:
         self.deepspeed.empty_partition_cache()
         self.gang.sum(sums)
         return float(sums[0]), int(sums[1])
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any rank wishes so; every rank must ask."""
+        wishes = torch.tensor(float(wish), dtype=torch.float64, device=self.gang.device)
+        return bool(self.gang.sum(wishes) > 0)
 
     def peak_bytes(self) -> int:
         """Return the most device memory this rank has allocated so far (on CPU: host memory)."""

@@ -1,0 +1,231 @@
+"""Saving behind training and loading at any number of ranks, in the rank-free format.
+
+A save copies the state that this rank owns to host memory; everything else, from the checksums to
+the mark of completeness, happens in a thread that agrees with the other ranks' through a group of
+its own. Never are two saves under way.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from train import checkpoints
+from train.checkpoints import Facts, Index
+from train.engine import state
+from train.engine.gang import SETUP_TIMEOUT
+from train.engine.step import Engine
+from train.errors import CheckpointError, FaultError
+from train.slices import STATE, Entry, Part, Reader, Slice, at, write_parts
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Saver:
+    """Writes checkpoints of an engine into a run folder; every rank calls every method alike.
+
+    `attempt` is this start's folder, known to rank 0 alone.
+    """
+
+    def __init__(
+        self, engine: Engine, run: Path, attempt: Path | None, facts: Facts, keep: int
+    ) -> None:
+        self._engine, self._run, self._attempt = engine, run, attempt
+        self._facts, self._keep = facts, keep
+        group = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
+        self._behind = replace(engine.gang, control=group)
+        self._pool = ThreadPoolExecutor(1, "save")
+        self._pending: Future[None] | None = None
+        self._room: torch.Tensor | None = None
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps; return once it has been copied.
+
+        Raises:
+            CheckpointError: the save before this one failed, or there is no space for this one.
+            FaultError: a newer start of this run has taken over, or the folder cannot be written.
+        """
+        self.wait()
+        taken = state.taken(self._engine)
+        assert taken in (None, step), f"Adam has taken {taken} steps, the run {step}"
+        folder = self._engine.gang.from_main(partial(self._begin, step))
+        parts = self._copied()
+        at("copied")
+        self._pending = self._pool.submit(self._write, step, folder, parts)
+
+    def wait(self) -> None:
+        """Wait until the last save is complete; every rank raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def failed(self) -> bool:
+        """Whether the last save is known to have failed; `wait` then raises why."""
+        pending = self._pending
+        return pending is not None and pending.done() and pending.exception() is not None
+
+    def bytes(self) -> int:
+        """Return the size of a checkpoint, but for its index and headers (one part in 1000)."""
+        elements = sum(prod(state.shape_of(p)) for _, p in state.trained(self._engine))
+        buffers = buffers_of(self._engine).values()
+        return 12 * elements + sum(b.numel() * b.element_size() for b in buffers)
+
+    def _begin(self, step: int) -> Path:
+        assert self._attempt is not None
+        checkpoints.require_space(self._run, self.bytes(), f"the checkpoint of step {step} needs")
+        try:
+            return checkpoints.begin(self._run, step, self._attempt)
+        except OSError as error:
+            raise _explained(error, self._run) from None
+
+    def _copied(self) -> list[Part]:
+        """Copy what this rank owns to the host, into memory that is kept for the next save."""
+        pieces = state.pieces(self._engine)
+        total = len(STATE) * sum(piece.length for piece in pieces)
+        if self._room is None or self._room.numel() < total:
+            pinned = self._engine.gang.device.type == "cuda"
+            self._room = torch.empty((total,), dtype=torch.float32, pin_memory=pinned)
+        parts, used = [], 0
+        for piece in pieces:
+            values = {}
+            for kind, view in zip(STATE, state.moments(self._engine, piece), strict=True):
+                copy = self._room.narrow(0, used, piece.length)
+                copy.copy_(view, non_blocking=True)
+                values[kind] = copy.numpy().view(np.uint8)
+                used += piece.length
+            parts.append(Part(piece.name, piece.shape, "F32", piece.start, values))
+        if self._engine.gang.device.type == "cuda":
+            torch.cuda.synchronize()
+        return parts + (self._buffers() if self._engine.gang.world.is_main else [])
+
+    def _buffers(self) -> list[Part]:
+        return [
+            Part(name, tuple(buffer.shape), DTYPES[buffer.dtype], 0, {"value": _raw(buffer)})
+            for name, buffer in buffers_of(self._engine).items()
+            if buffer.numel()
+        ]
+
+    def _write(self, step: int, folder: Path, parts: list[Part]) -> None:
+        """Write this rank's file and agree with the others; runs in the thread."""
+        rank = self._behind.world.rank
+        slices: dict[str, Slice] = {}
+        failure: Exception | None = None
+        try:
+            slices = write_parts(folder / f"slices_{rank:05d}.safetensors", parts) if parts else {}
+        except OSError as error:
+            failure = _explained(error, self._run)
+        except Exception as error:
+            failure = FaultError(f"rank {rank} could not write its part of {folder}: {error!r}")
+        at("written")
+        kinds = {part.name: (part.shape, part.dtype, tuple(part.values)) for part in parts}
+        found = self._behind.gather((kinds, slices, failure))
+        at("agreed")
+        self._behind.on_main(partial(self._commit, step, folder, found))
+
+    def _commit(self, step: int, folder: Path, found: list[Any]) -> None:
+        failures = [failure for _, _, failure in found if failure is not None]
+        try:
+            if failures:
+                raise failures[0]
+            assert self._attempt is not None
+            checkpoints.commit(folder, self._index(step, found), self._attempt)
+        except Exception as error:
+            checkpoints.remove(folder)
+            raise _explained(error, self._run) if isinstance(error, OSError) else error from None
+        checkpoints.prune(self._run, self._keep)
+
+    def _index(self, step: int, found: list[Any]) -> Index:
+        known = {name: kind for kinds, _, _ in found for name, kind in kinds.items()}
+        tensors = {}
+        for name, (shape, dtype, kinds) in sorted(known.items()):
+            slices = tuple(written[name] for _, written, _ in found if name in written)
+            tensors[name] = Entry(shape, dtype, kinds, slices)
+        record = {
+            "attempt": self._attempt.name if self._attempt else None,
+            "host": socket.gethostname(),
+            "time": time.time(),
+            "versions": {name: metadata.version(name) for name in ("torch", "deepspeed")},
+        }
+        facts = self._facts
+        size = self._behind.world.size
+        return Index(step, size, facts.identity, facts.terms, record, tensors)
+
+
+def load(engine: Engine, folder: Path, index: Index) -> int:
+    """Set the engine's state to a checkpoint's; return the bytes read by all ranks together.
+
+    Each rank reads, and verifies, what it owns; together they read everything.
+
+    Raises:
+        CheckpointError: it is damaged, on every rank alike; the engine's state is then undefined.
+    """
+    state.prepare(engine, index.step)
+    reader = Reader(folder, index.tensors)
+    fault = None
+    try:
+        for piece in state.pieces(engine):
+            for kind, view in zip(STATE, state.moments(engine, piece), strict=True):
+                _fill(reader, (piece.name, kind), piece.start, view)
+        for name, buffer in buffers_of(engine).items():
+            values = buffer.detach().reshape(-1).cpu()
+            _fill(reader, (name, "value"), 0, values)
+            buffer.copy_(values.view(buffer.shape))
+    except CheckpointError as error:
+        fault = str(error)
+    finally:
+        reader.close()
+    answers = engine.gang.gather((fault, reader.bytes))
+    for problem, _ in answers:
+        if problem is not None:
+            raise CheckpointError(problem)
+    with torch.no_grad():
+        state.settle(engine)
+    return sum(size for _, size in answers)
+
+
+def _fill(reader: Reader, named: tuple[str, str], start: int, view: torch.Tensor) -> None:
+    """Fill a flat view with the elements from `start` on."""
+    for first, raw in reader.read(*named, start, start + view.numel()):
+        values = torch.from_numpy(raw).view(view.dtype)
+        view[first - start : first - start + values.numel()].copy_(values)
+
+
+def buffers_of(engine: Engine) -> dict[str, torch.Tensor]:
+    """Return the buffers that belong to the model's state; none of them with an adapter."""
+    module = engine.model.module
+    if hasattr(module, "peft_config"):
+        return {}
+    stored = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in stored}
+
+
+def _raw(tensor: torch.Tensor) -> Any:
+    copy = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1)
+    return copy.view(torch.uint8).numpy()
+
+
+def _explained(error: OSError, run: Path) -> CheckpointError | FaultError:
+    reason = error.strerror or str(error)
+    if error.errno in FULL:
+        return CheckpointError(
+            f"a checkpoint could not be written to {run} ({reason}): free some space, lower "
+            "--keep, or give a --run-dir on a larger disk"
+        )
+    return FaultError(f"a checkpoint could not be written to {run}: {reason}")
