@@ -15,6 +15,7 @@ from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.store import Dataset
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
+from train.planning.pins import merge_pins
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,7 @@ class Source:
     model: Path
     shape: Shape
     ds: DsConfig
+    pins: Mapping[str, str]
     preset: bool
 
 
@@ -50,12 +52,13 @@ def locate(config: RunConfig, cache: Path, console: Console) -> Source:
         UserError: one of them is missing or malformed.
     """
     ds = read_ds_config(_ds_config(config.ds_config))
+    pins = merge_pins(config, ds)
     preset = config.preset
     if preset:
         config = _with_preset(config, cache, console)
     model = locate_model(str(config.model.name_or_path), config.model.trust_remote_code)
     config = replace(config, model=replace(config.model, name_or_path=str(model)))
-    return Source(config, model, shape_of(read_model_config(model)), ds, preset)
+    return Source(config, model, shape_of(read_model_config(model)), ds, pins, preset)
 
 
 def open_data(source: Source, cache: Path, console: Console) -> Dataset:

@@ -11,6 +11,7 @@ from pathlib import Path
 from train.config import RunConfig, parse_args
 from train.errors import ConfigError, DataError, ModelError, UserError
 from train.planning.dsconfig import read_ds_config
+from train.planning.pins import merge_pins
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,7 @@ def check(request: Request, now: float) -> tuple[RunConfig, tuple[str, ...]]:
     if not ds_config.exists() and (ROOT / ds_config).exists():
         ds_config = ROOT / ds_config
         added += ["--ds-config", str(ds_config)]
-    read_ds_config(ds_config)
+    merge_pins(config, read_ds_config(ds_config))
     require_path(config.model.name_or_path, "model", ModelError)
     require_path(config.model.tokenizer, "tokenizer", ModelError)
     require_path(config.data.name_or_path, "dataset", DataError)

@@ -5,6 +5,7 @@ from train.planning.dsconfig import DsConfig, read_ds_config
 from train.planning.explain import compare, explain, log_lines
 from train.planning.families import built_in, built_in_names, find_shape, shape_of
 from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
+from train.planning.pins import merge_pins
 from train.planning.plan import Plan
 from train.planning.render import render
 from train.planning.request import Candidate, Choice, Request
@@ -13,7 +14,7 @@ from train.planning.shape import Shape
 
 __all__ = [
     "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "Request", "Shape", "built_in",
-    "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape", "log_lines",
-    "pin_cost", "read_ds_config", "render", "scaling_warning",
+    "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape",
+    "log_lines", "merge_pins", "pin_cost", "read_ds_config", "render", "scaling_warning",
     "shape_of", "with_advice",
 ]  # fmt: skip

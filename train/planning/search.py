@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import log
 
-from train.errors import PlanError, did_you_mean
+from train.errors import PlanError
+from train.planning.pins import check_pins
 from train.planning.plan import OFFLOAD, RECOMPUTE, Plan
 from train.planning.predict import predict
 from train.planning.request import Candidate, Choice, Lengths, Request, lengths_of
-
-NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-KERNELS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused")}
-DEGREES = ("dp", "tp", "pp", "sp")
 
 
 def choose(request: Request) -> Choice:
@@ -22,7 +19,7 @@ def choose(request: Request) -> Choice:
     Raises:
         PlanError: a pin with an impossible value, or pins that no legal plan satisfies.
     """
-    check_pins(request)
+    check_pins(request.pins)
     lengths = lengths_of(request.lengths, request.block_size)
     found = [predict(request, plan, lengths) for plan in legal(request, lengths)]
     if not found:
@@ -37,30 +34,6 @@ def _rank(candidate: Candidate) -> tuple[bool, float, float, str]:
     """Sort by speed to half a percent, then by memory, then by name, so that ties are settled."""
     speed = round(200 * log(candidate.time.total))
     return (not candidate.fits, speed, candidate.memory.total, str(candidate.plan))
-
-
-def check_pins(request: Request) -> None:
-    """Refuse a pin whose value no plan can have.
-
-    Raises:
-        PlanError: one sentence with the pin, its value and what it may be.
-    """
-    named: Mapping[str, tuple[str, ...]] = NAMED | KERNELS
-    for key, value in request.pins.items():
-        if key in named:
-            if value not in named[key]:
-                raise PlanError(
-                    f"--pin {key} must be one of {', '.join(named[key])}, but is '{value}' instead"
-                    f"{did_you_mean(value, named[key])}"
-                )
-        elif key in (*DEGREES, "micro_tokens"):
-            if not value.isdecimal() or int(value) < 1:
-                raise PlanError(
-                    f"--pin {key} must be a whole number of at least 1, but is '{value}' instead"
-                )
-        else:
-            keys = (*named, *DEGREES, "micro_tokens")
-            raise PlanError(f"--pin does not know '{key}'{did_you_mean(key, keys)}")
 
 
 def legal(request: Request, lengths: Lengths) -> Iterator[Plan]:
