@@ -21,7 +21,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -40,7 +40,7 @@ from train.record import open_run_folder
 from train.sinks import NoSink
 
 BUDGET = 0.03
-WORDS = "--pin micro_tokens=4096 recompute=none zero=0 --lr 1e-5 --max-steps"
+WORDS = "--pin micro_tokens=4096 recompute=none zero=0 offload=none --lr 1e-5 --max-steps"
 
 
 def logits(module: Any, inputs: Inputs) -> torch.Tensor:
@@ -91,11 +91,11 @@ class Observed:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, stop: bool
     ) -> StepResult:
         settle()
         self.begins.append(time.perf_counter())
-        found = self.engine.step(step, micros, loss_tokens, lr)
+        found = self.engine.step(step, micros, loss_tokens, lr, stop)
         settle()
         self.steps.append(time.perf_counter() - self.begins[-1])
         ready = [packed_inputs(micro, self.engine.gang.device) for micro in micros]
@@ -107,6 +107,9 @@ class Observed:
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
         return 0.0, 1
+
+    def agree(self, wish: bool) -> bool:
+        return self.engine.agree(wish)
 
     def peak_bytes(self) -> int:
         return self.engine.peak_bytes()
@@ -128,10 +131,9 @@ def observe(run: Rig, folder: Path) -> Observed:
         "bare DeepSpeed": lambda ready, tokens: bare_deepspeed(engine, ready, tokens),
         "plain torch": plain.step,
     })  # fmt: skip
-    opened = open_run_folder(folder, start=0)
+    opened = open_run_folder(folder)
     console = Console(True, opened.log)
-    job = replace(run.job(engine), held_out=run.data.eval)
-    fit(observed, job, Outputs(console, opened, NoSink(), folder))
+    fit(observed, run.job(engine), Outputs(console, opened, NoSink(), folder))
     return observed
 
 

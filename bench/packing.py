@@ -37,7 +37,7 @@ from train.loop import Job
 
 BLOCK, MARGIN = 1024, 0.15
 WORDS = f"--batch-size 16 --block-size {BLOCK} --lr 1e-5 "
-WORDS += f"--pin micro_tokens={4 * BLOCK} recompute=none zero=0"
+WORDS += f"--pin micro_tokens={4 * BLOCK} recompute=none zero=0 offload=none"
 
 
 @dataclass(frozen=True)

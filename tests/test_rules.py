@@ -24,8 +24,8 @@ OURS = sorted(
 # What a module may import of train: itself and all to its left.
 ORDER = (
     "errors", "arguments", "config", "planning", "launch", "data", "tensorfile", "slices",
-    "checkpoints", "record", "console", "sinks", "schedule", "stopping", "report", "engine", "loop",
-    "hops", "identity", "resume", "training", "ends", "main",
+    "checkpoints", "record", "console", "sinks", "schedule", "stopping", "curves", "figures", "page",
+    "report", "engine", "loop", "hops", "identity", "resume", "training", "ends", "main",
 )  # fmt: skip
 TORCH = {"torch", "deepspeed"}
 FREE_ROOMS = ("planning", "launch")
