@@ -39,6 +39,7 @@ setup(
         "torch>=2.11,<2.14",
         "tqdm>=4.66,<5",
         "transformers>=5,<6",
+        "xxhash>=3.4,<5",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["anyrank = train.cli:main"]},

@@ -11,35 +11,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent
-ROOT = FOLDER.parents[1]
-PROGRAM = """
-import os, sys
-from pathlib import Path
-from train.launch import process
-from train.launch.hostfile import Host, Hostfile
-from train.launch.supervise import Job, supervise
-ranks, run_dir, *args = sys.argv[1:]
-job = Job(
-    Hostfile((Host("localhost", int(ranks)),)), int(ranks), ("--run-dir", run_dir, *args),
-    Path(run_dir), False, os.environ, Path.cwd(),
-    deepspeed=(sys.executable, os.environ["TWIN"]), script=Path(os.environ["SCRIPT"]),
-)
-with process.caught() as signals:
-    sys.exit(supervise(job, signals))
-"""
 
 
 def start(run_dir: Path, ranks: int, *args: str) -> subprocess.Popen[str]:
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "TWIN": str(FOLDER / "deepspeed_twin.py"),
-        "SCRIPT": str(FOLDER / "rank_script.py"),
-    }
-    words = [sys.executable, "-c", PROGRAM, str(ranks), str(run_dir), *args]
-    return subprocess.Popen(
-        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    hosts = run_dir.parent / "hosts"
+    hosts.write_text(f"localhost slots={ranks}\n")
+    words = [sys.executable, str(FOLDER / "supervised.py"), str(hosts), str(run_dir), *args]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], run_dir: Path) -> tuple[int, str, str]:

@@ -30,6 +30,8 @@ from train.launch.probe import interface_towards, look
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
+_PREFIX = "anyrank-agent-"
+_FRESH = 60.0  # seconds in which a folder may still be without its lock
 _TAIL = 12_000  # bytes of a failed rank's output
 _LONGEST_OUTBOX = 1 << 22  # bytes that wait for a slow connection before the ranks must wait, too
 
@@ -39,7 +41,8 @@ class Agent:
 
     def __init__(self, source: int, sink: int) -> None:
         self.source, self.sink = source, sink
-        self.folder = Path(tempfile.mkdtemp(prefix="anyrank-"))
+        remove_stale(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self.lease = (self.folder / "lease").open("w")
         fcntl.flock(self.lease, fcntl.LOCK_EX)
         self.lines = wire.Lines()
@@ -208,6 +211,17 @@ class Agent:
         for pid in process.descendants(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what killed agents of this user left: a folder whose lease nobody holds."""
+    for path in folder.glob(f"{_PREFIX}*/lease"):
+        with suppress(OSError):
+            if path.stat().st_uid != os.getuid() or time.time() - path.stat().st_mtime < _FRESH:
+                continue
+            with path.open() as lease:
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _json(path: Path) -> Mapping[str, Any]:

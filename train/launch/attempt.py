@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.launch import progress, terminal, wire
+from train.launch import progress, stacks, terminal, wire
 from train.launch.link import Events, Link
 from train.launch.outcome import Death, Outcome, first_death, is_hung
 from train.launch.screen import Screen
@@ -170,15 +170,15 @@ class Attempt:
         deadline = time.monotonic() + _STACKS
         while time.monotonic() < deadline:
             self.take(0.1)
-        for rank, state, text in sorted(self.stacks):
-            stopped = " (stopped by a signal)" if state in "Tt" else ""
-            self.screen.say(f"rank {rank}{stopped}:\n{text or '  printed no stack'}".rstrip())
+        for line in stacks.summary(self.stacks):
+            self.screen.say(line)
         self.close_soon()
 
     def explain(self) -> None:
         """Print the first failing rank's error, before all that it caused."""
         death = first_death(self.deaths)
-        if death is not None and death.code != 75:
+        echo = death is not None and death.code == 1 and (self.lost or self.hung)
+        if death is not None and death.code != 75 and not echo:
             tail = "" if death.rank == 0 else death.tail.strip()
             if death.rank != 0 or death.code not in (2, 3):
                 below = ":" if tail else ""

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from train.launch.everywhere import Answer
 from train.launch.hostfile import Host
 
 Facts = Mapping[str, Any]
-CLOCK_SKEW = 60.0  # seconds that hosts' clocks may differ, connection times included
+_SKEW = 5.0  # seconds that hosts' clocks may differ
+_FILES = 4096  # descriptors: a connection to every peer, the data's files, libraries
+_SHM = 80e6  # bytes of /dev/shm for each rank
+_BUSY = 1e9  # bytes in use on a GPU that nobody uses: less than this
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run will need of each host, in bytes: free disk, and memory (0: not known)."""
+
+    disk: float
+    memory: float
 
 
 def fault(host: Host, facts: Facts | None, trouble: str) -> str:
@@ -24,6 +38,47 @@ def fault(host: Host, facts: Facts | None, trouble: str) -> str:
             f"write '{host.name} slots={found}'"
         )
     return ""
+
+
+def failures(answer: Answer, gauge: Answer, need: Need) -> list[str]:
+    """Return what is wrong with one host, a sentence each."""
+    facts, host = answer.facts, answer.host
+    if facts is None:
+        return [fault(host, None, answer.trouble)]
+    found = [fault(host, facts, "")] if fault(host, facts, "") else []
+    return found + [f"{host.name}: {text}" for text in _shortages(answer, facts, gauge, need)]
+
+
+def _shortages(answer: Answer, facts: Facts, gauge: Answer, need: Need) -> Iterator[str]:
+    if not facts["shared"]:
+        yield "it does not see the run folder: mount it there, or name a shared one with --run-dir"
+    if abs(facts["time"] - answer.heard) > _SKEW:
+        yield "its clock is off: run 'systemctl restart chronyd' there (or ntpd, or timesyncd)"
+    if facts["disk"] < need.disk:
+        yield (
+            f"{facts['disk'] / _GB:.1f} GB of disk are free, but {need.disk / _GB:.1f} are needed: "
+            "remove old runs, or name a larger disk with --run-dir"
+        )
+    available = facts["memory"]["available"]
+    if available < need.memory:
+        yield (
+            f"{available / _GB:.1f} GB of memory are free, but {need.memory / _GB:.1f} GB are "
+            "needed: end what uses it, or plan with --pin offload=none"
+        )
+    shm = _SHM * answer.host.slots
+    if facts["shm"] < shm:
+        yield (
+            f"/dev/shm has {facts['shm'] / 1e6:.0f} MB, but {shm / 1e6:.0f} MB are needed: run "
+            "'mount -o remount,size=8G /dev/shm', or docker run --shm-size=8g"
+        )
+    if facts["files"] < _FILES:
+        yield f"only {facts['files']} files may be open: run 'ulimit -n 65536'"
+    if facts["infiniband"] and facts["locked"] != -1:
+        yield "memory for InfiniBand may not be locked: run 'ulimit -l unlimited'"
+    if facts["device"] != "cpu" and gauge.facts is not None:
+        busy = [one for one in gauge.facts["gauges"] if one["used"] > _BUSY]
+        if busy:
+            yield f"{len(busy)} of its GPUs are in use: see 'nvidia-smi' or 'rocm-smi' there"
 
 
 def differences(facts: Sequence[Facts]) -> tuple[str, ...]:

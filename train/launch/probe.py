@@ -1,12 +1,17 @@
 """Facts of one host, gathered on that host by the standard library alone, in well under a second.
 
 `python -m train.launch.probe` prints them as JSON; an agent says them when it starts.
+
+    probe look [FOLDER TOKEN]      facts; whether FOLDER is here the folder that has TOKEN in it
+    probe listen SECONDS           print a port and accept connections on it
+    probe connect ADDRESS PORT     say whether that port can be reached, and by which interface
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import resource
@@ -15,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +59,7 @@ def look(env: Mapping[str, str], folder: Path = ROOT) -> dict[str, Any]:
         "disk": shutil.disk_usage(folder if folder.is_dir() else ROOT).free,
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "locked": resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        "infiniband": any(Path("/sys/class/infiniband").glob("*")),
     }
 
 
@@ -102,3 +108,44 @@ def interface_address(name: str) -> str | None:
             return socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24])
         except OSError:
             return None
+
+
+def listen(patience: float) -> None:
+    """Print a free port and accept connections on it for `patience` seconds."""
+    with closing(socket.create_server(("", 0))) as server:
+        print(json.dumps({"port": server.getsockname()[1]}), flush=True)
+        deadline = time.monotonic() + patience
+        while (left := deadline - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                server.accept()[0].close()
+            except TimeoutError:
+                return
+
+
+def connect(address: str, port: int) -> dict[str, Any]:
+    """Return by which interface a port is reached, or why it is not."""
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError as error:
+        return {"fault": str(error.strerror or error)}
+    return {"fault": "", "interface": interface_towards(address)}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the words say and print one line of JSON."""
+    match list(argv):
+        case ["look", folder, token]:
+            seen = (Path(folder) / token).is_file()
+            print(json.dumps(look(os.environ, Path(folder)) | {"shared": seen}))
+        case ["listen", seconds]:
+            listen(float(seconds))
+        case ["connect", address, port]:
+            print(json.dumps(connect(address, int(port))))
+        case _:
+            print(json.dumps(look(os.environ)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -98,7 +98,7 @@ def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
         outcome = attempt.run(starts, master, job.cwd)
         if job.dry_run:
             return replace(outcome, done=True)
-        if not (outcome.done or any(outcome.codes) or outcome.deaths or outcome.lost):
+        if outcome.codes and outcome.code == 1 and not (any(outcome.codes) or outcome.deaths):
             screen.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
         return outcome
     finally:
