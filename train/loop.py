@@ -94,6 +94,7 @@ class NoSaver:
 
 
 UNSAVED = NoSaver()
+SETTLED = 3  # steps after which the plan's prediction is compared with what was measured
 UNASKED = Stopping(World(), sys.exit)
 
 
@@ -102,6 +103,7 @@ class Job:
     """What a run trains on and how far: steps `start` to `total`, both counted from 0.
 
     `owed`: an evaluation after step `start` that was not made before the run was interrupted.
+    `expected`: seconds of a step and peak bytes -> the plan's prediction against them, in words.
     """
 
     config: RunConfig
@@ -114,6 +116,7 @@ class Job:
     world_size: int
     mfu: Callable[[Share, float], float | None]
     owed: bool = False
+    expected: Callable[[float, float], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ def fit(
             record = _record(job, step, share, found, lr, seconds, engine.peak_bytes())
             records.append(record)
             _report(record, job, out)
+            if len(records) == SETTLED and job.expected is not None:
+                fastest = min(record.seconds for record in records)
+                out.console.say(f"The plan: {job.expected(fastest, record.peak_bytes)}")
             bar.update()
             ended = found.stop
             if is_due(step + 1, job.total, output.eval_step) and not ended:

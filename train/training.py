@@ -6,9 +6,8 @@ import gc
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +18,15 @@ from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer, load_tokenizer
 from train.engine import start as engines
 from train.engine.export import save_model
-from train.engine.gang import Device, Gang, connect
+from train.engine.gang import Gang, connect
 from train.engine.sample import generate
 from train.engine.step import Engine
-from train.errors import ModelError, PlanError
 from train.hops import Source
 from train.launch.request import run_dir
 from train.loop import Job, Outputs, fit
-from train.planning import (
-    Candidate,
-    Choice,
-    Cluster,
-    Request,
-    choose,
-    cluster_of,
-    find_gpu,
-    render,
-)
+from train.planned import Planned, plan
+from train.planning import Cluster, compare
 from train.planning.flops import sample_cost, step_flops
-from train.planning.plan import Plan
 from train.record import StepRecord, environment, open_run_folder
 from train.resume import require_shared, resume, total_steps
 from train.sinks import NoSink, open_sink
@@ -57,40 +46,6 @@ __all__ = [
 ]
 
 warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The plan of a run: the candidate chosen, on which cluster, as DeepSpeed's dictionary."""
-
-    chosen: Candidate
-    cluster: Cluster
-    zero: Mapping[str, object]
-
-    @property
-    def plan(self) -> Plan:
-        """The layout of a step."""
-        return self.chosen.plan
-
-
-def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned:
-    """Choose a plan on rank 0 for the devices found, tell everyone, and print it.
-
-    Raises:
-        PlanError: nothing that the pins allow fits.
-    """
-    cluster = _cluster(gang.devices())
-    _check_vocabulary(source, data)
-    choice: Choice = gang.from_main(lambda: choose(_request(source, data, cluster)))
-    console.say(f"The number of candidates is {len(choice.candidates)}.")
-    console.say(f"The number of possible candidates is {len(choice.possible)}.")
-    if choice.chosen is None:
-        raise PlanError(choice.nearest or "no plan fits: use more GPUs or --use-lora")
-    console.say("Configuration for parallelism is selected.")
-    console.say(_selected(choice.chosen))
-    config = source.config
-    zero = render(choice.chosen.plan, source.shape, config.model, config.optimizer, source.ds)
-    return Planned(choice.chosen, cluster, zero)
 
 
 def open_outputs(
@@ -167,6 +122,7 @@ def job(
         world_size=engine.gang.world.size,
         mfu=partial(_mfu, source, planned.cluster),
         owed=owed,
+        expected=partial(compare, planned.chosen),
     )
 
 
@@ -185,8 +141,8 @@ def finish(
     if records:
         first, last = records[0], records[-1]
         out.console.say(
-            f"Loss before training: {first.loss:.4f} (step {first.step}), "
-            f"after: {last.loss:.4f} (step {last.step})"
+            f"Loss {'before training' if first.step == 1 else 'at first'}: {first.loss:.4f} "
+            f"(step {first.step}), after: {last.loss:.4f} (step {last.step})"
         )
     if source.preset and gang.world.is_main:
         _speak(data, load_tokenizer(source.config.model), save_folder(source, out), out.console)
@@ -212,48 +168,6 @@ def _speak(data: Dataset, tokenizer: Tokenizer, folder: Path, console: Console) 
 def save_folder(source: Source, out: Outputs) -> Path:
     """Return where the final model goes."""
     return Path(source.config.output.save_dir or out.path / "model")
-
-
-def _cluster(devices: Sequence[Device]) -> Cluster:
-    hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
-    smallest = min(devices, key=lambda device: device.memory)
-    return cluster_of(hosts, {}, find_gpu(smallest.name, smallest.memory))
-
-
-def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:
-    config = source.config
-    lengths, counts = np.unique(data.train.lengths, return_counts=True)
-    return Request(
-        shape=source.shape,
-        cluster=cluster,
-        batch_size=config.data.batch_size,
-        block_size=config.data.block_size,
-        precision=config.model.precision,
-        lora=config.model.lora,
-        lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
-        loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
-        pins={**source.ds.pins, **config.pins},
-    )
-
-
-def _check_vocabulary(source: Source, data: Dataset) -> None:
-    if data.tokenizer.vocab_size > source.shape.vocab:
-        raise ModelError(
-            f"the tokeniser has {data.tokenizer.vocab_size} entries but the model embeds only "
-            f"{source.shape.vocab}: give the model's own with --tokenizer"
-        )
-
-
-def _selected(candidate: Candidate) -> str:
-    chosen = candidate.plan
-    return (
-        f"{f'PP {chosen.pp}' if chosen.pp > 1 else 'No PP'}, "
-        f"{f'TP {chosen.tp}' if chosen.tp > 1 else 'No TP'}, recomputation : {chosen.recompute}, "
-        f"distribute_param : {str(chosen.zero == 3).lower()}, "
-        f"distribute_low_prec_param : {str(chosen.zero == 3).lower()} "
-        f"(ZeRO {chosen.zero}, {chosen.micro_tokens} tokens per micro-batch, about "
-        f"{chosen.accumulation} per step, offload {chosen.offload}; plan {chosen.digest})"
-    )
 
 
 def _mfu(source: Source, cluster: Cluster, share: Share, seconds: float) -> float | None:

@@ -15,7 +15,7 @@ from train.config import RunConfig
 from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import packed_inputs, padded_inputs
-from train.engine.step import Engine
+from train.engine.step import Engine, peak_bytes
 from train.planning.plan import Plan
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -40,6 +40,7 @@ def start(
         ModelError: the folder does not hold a model that can be trained here.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed)
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
@@ -51,7 +52,7 @@ def start(
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
     inputs = packed_inputs if loaded.packed else padded_inputs
-    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs)
+    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before)
 
 
 def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ class Engine:
     deepspeed: Any
     max_grad_norm: float
     inputs: Callable[[MicroBatch, torch.device], Inputs]
+    before: int = 0
 
     def step(
         self,
@@ -103,8 +104,11 @@ class Engine:
         return bool(self.gang.sum(wishes) > 0)
 
     def peak_bytes(self) -> int:
-        """Return the most device memory this rank has allocated so far (on CPU: host memory)."""
-        return _peak(self.gang.device)
+        """Return the most device memory this rank has allocated so far.
+
+        On CPU: how far the process has grown since before the model was loaded.
+        """
+        return peak_bytes(self.gang.device) - self.before
 
     def _forward(
         self, step: int, micro: MicroBatch, scale: float
@@ -153,7 +157,8 @@ class Engine:
         )
 
 
-def _peak(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory allocated on the device so far; of the host's, for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

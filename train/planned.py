@@ -1,0 +1,104 @@
+"""The plan of a run: chosen on rank 0 for the devices that were found, and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from train.console import Console
+from train.data.store import Dataset
+from train.engine.gang import Device, Gang
+from train.errors import ModelError, PlanError
+from train.hops import Source
+from train.planning import (
+    Candidate,
+    Choice,
+    Cluster,
+    Request,
+    choose,
+    cluster_of,
+    find_gpu,
+    log_lines,
+    pin_cost,
+    render,
+    scaling_warning,
+    with_advice,
+)
+from train.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The candidate chosen, on which cluster, as DeepSpeed's dictionary."""
+
+    chosen: Candidate
+    cluster: Cluster
+    zero: Mapping[str, object]
+
+    @property
+    def plan(self) -> Plan:
+        """The layout of a step."""
+        return self.chosen.plan
+
+
+def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned:
+    """Choose a plan on rank 0, tell everyone, and print it with what the user should know of it.
+
+    Raises:
+        PlanError: nothing that the pins allow fits.
+        ModelError: the tokeniser has more entries than the model embeds.
+    """
+    check_vocabulary(source, data)
+    request = _request(source, data, _cluster(gang.devices()))
+    choice, lines = gang.from_main(lambda: _choose(request))
+    for line in lines:
+        console.say(line)
+    if choice.chosen is None:
+        raise PlanError(f"no plan fits: {choice.nearest or 'use more GPUs, or --use-lora'}")
+    config = source.config
+    zero = render(choice.chosen.plan, source.shape, config.model, config.optimizer, source.ds)
+    return Planned(choice.chosen, request.cluster, zero)
+
+
+def check_vocabulary(source: Source, data: Dataset) -> None:
+    """Refuse a tokeniser with more entries than the model embeds.
+
+    Raises:
+        ModelError: it has more; both numbers are named.
+    """
+    if data.tokenizer.vocab_size > source.shape.vocab:
+        raise ModelError(
+            f"the tokeniser has {data.tokenizer.vocab_size} entries but the model embeds only "
+            f"{source.shape.vocab}: give the model's own with --tokenizer"
+        )
+
+
+def _choose(request: Request) -> tuple[Choice, tuple[str, ...]]:
+    choice = with_advice(request, choose(request))
+    remarks = (pin_cost(request, choice), scaling_warning(request, choice))
+    return choice, (*log_lines(choice), *(remark for remark in remarks if remark))
+
+
+def _cluster(devices: Sequence[Device]) -> Cluster:
+    hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
+    smallest = min(devices, key=lambda device: device.memory)
+    return cluster_of(hosts, {}, find_gpu(smallest.name, smallest.memory))
+
+
+def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:
+    config = source.config
+    lengths, counts = np.unique(data.train.lengths, return_counts=True)
+    return Request(
+        shape=source.shape,
+        cluster=cluster,
+        batch_size=config.data.batch_size,
+        block_size=config.data.block_size,
+        precision=config.model.precision,
+        lora=config.model.lora,
+        lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
+        loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
+        pins=source.pins,
+    )
