@@ -45,3 +45,25 @@ def test_packed_attention_is_dense_attention_with_a_block_diagonal_mask(heads, w
     theirs = torch.autograd.grad(wanted, (query, key, value), push)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("knows_groups", [True, False])
+@pytest.mark.parametrize("window", [None, 5])
+def test_on_a_gpu_torchs_variable_length_attention_is_called_with_these_shapes(
+    knows_groups, window, monkeypatch
+):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from train.engine import attention
+
+    monkeypatch.setattr(attention, "_knows_groups", lambda: knows_groups)
+    with FakeTensorMode():
+        query = torch.empty(1, 4, 31, 8, device="cuda", dtype=torch.bfloat16)
+        key = torch.empty(1, 2, 31, 8, device="cuda", dtype=torch.bfloat16)
+        bounds = torch.empty(5, device="cuda", dtype=torch.int32)
+        found, _ = packed_attention(
+            torch.nn.Identity(), query, key, key, None, cu_seq_lens_q=bounds, max_length_q=20,
+            sliding_window=window,
+        )  # fmt: skip
+    assert found.shape == (1, 31, 4, 8)
+    assert found.device.type == "cuda"

@@ -9,7 +9,9 @@ soft-capped scores, it walks over the samples, so that blocks between samples co
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +55,8 @@ def packed_attention(
     """
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16):
+    fits_kernel = query.dtype == torch.bfloat16 and query.shape[-1] <= 256
+    if query.is_cuda and softcap is None and fits_kernel:
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scale, window), None
     parts = [
         _segment(*rows, scale=scale, window=window, softcap=softcap)
@@ -126,16 +129,25 @@ def _varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    options: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1]:
+        if _knows_groups():
+            options["enable_gqa"] = True
+        else:
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     rows = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]
-    out = varlen_attn(
-        *rows,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+    edge = (window - 1 if window else -1, 0)
+    call: Any = varlen_attn
+    out: torch.Tensor = call(
+        *rows, bounds, bounds, longest, longest, scale=scale, window_size=edge, **options
     )
-    assert isinstance(out, torch.Tensor)
     return out.unsqueeze(0)
+
+
+@cache
+def _knows_groups() -> bool:
+    """Whether torch's variable-length attention takes grouped heads (not in 2.11)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

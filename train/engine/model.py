@@ -22,10 +22,14 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for `deepspeed.initialize`, and what the user should be told about it."""
+    """A model ready for `deepspeed.initialize`, and what the user should be told about it.
+
+    `selects`: its forward can be asked for the logits of some tokens only.
+    """
 
     module: torch.nn.Module
     packed: bool
+    selects: bool
     names: lora.TokenNames
     notices: tuple[str, ...]
 
@@ -63,7 +67,7 @@ def load(
     names = lora.TokenNames(0, nothing, nothing)
     if config.lora is not None:
         module = lora.attach(model, config.lora, seed, names)
-    return LoadedModel(module, packed, names, notices)
+    return LoadedModel(module, packed, packed and _selects(model), names, notices)
 
 
 def recompute(module: torch.nn.Module, mode: str) -> None:
@@ -90,10 +94,8 @@ def can_pack(config: PreTrainedConfig) -> bool:
     return supported and layers <= PACKABLE_LAYERS and config.model_type != "gpt_oss"
 
 
-def accepts(module: torch.nn.Module, argument: str) -> bool:
-    """Whether the model's forward takes this argument by name."""
-    inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
-    return argument in inspect.signature(type(inner).forward).parameters
+def _selects(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
 def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:

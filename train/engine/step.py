@@ -18,7 +18,7 @@ from train.data.batch import MicroBatch
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
-from train.engine.model import LoadedModel, accepts
+from train.engine.model import LoadedModel
 from train.errors import NonFiniteError
 
 
@@ -120,7 +120,7 @@ class Engine:
 
     def _logits(self, inputs: Inputs) -> torch.Tensor:
         """Return the logits of the tokens that carry loss, (K, vocabulary)."""
-        few = self.model.packed and accepts(self.model.module, "logits_to_keep")
+        few = self.model.selects
         options = {"logits_to_keep": inputs.where} if few else {}
         logits = self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
         flat: torch.Tensor = logits.reshape(-1, logits.shape[-1])
