@@ -10,7 +10,7 @@ from pathlib import Path
 
 from train.config import LoraConfig
 from train.errors import PlanError
-from train.planning.hardware import cluster_of, find_gpu
+from train.planning.hardware import Cluster, cluster_of, find_gpu
 from train.planning.plan import Plan
 from train.planning.request import Lengths, Request
 from train.planning.shape import Shape
@@ -35,6 +35,7 @@ class Row:
     peak: float | None
     oom: bool
     decided: bool
+    stated: bool
     context: bool
     key: tuple[str, ...]
 
@@ -97,6 +98,8 @@ def _row(raw: dict[str, str]) -> Row:
         tokens_per_s=float(tokens) if tokens else None,
         peak=float(raw["peak_mem_gib"]) * 2**30 if raw["peak_mem_gib"] else None,
         oom=raw["oom"] == "1", decided=all(said) and "cpu" not in raw["sharding"],
+        stated=all((raw["recompute"], raw["zero"], raw["tp"], raw["pp"])) and not any(
+            word in raw["precision"] for word in ("pure", "amp")),
         context="nvidia-smi" in raw["notes"],
         key=tuple(value for name, value in raw.items() if name not in _MEASURED),
     )  # fmt: skip
@@ -149,7 +152,7 @@ def kernels(raw: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _cluster(raw: dict[str, str], gpus: int, per_host: int):  # type: ignore[no-untyped-def]
+def _cluster(raw: dict[str, str], gpus: int, per_host: int) -> Cluster:
     word = re.search(r"(\d+)x(\d+)Gb|(\d+) ?Gbps", raw["notes"])
     hardware = {}
     if word:

@@ -29,7 +29,8 @@ class Setting:
 
     `size` is the bytes of an element, `adapter` the rank over frozen layers (0: none), `fused`
     says that norms, activations and loss are single kernels, `dense` is the length whose square of
-    attention scores is kept (0: never formed), `tp` and `sp` divide the inside and the tokens.
+    attention scores is kept (0: never formed), `tp` and `sp` divide the inside and the tokens,
+    `whole_logits` says that the loss forms all logits in fp32, as other people's usually does.
     """
 
     size: int = 2
@@ -38,6 +39,7 @@ class Setting:
     dense: float = 0.0
     tp: int = 1
     sp: int = 1
+    whole_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def layer_bytes(shape: Shape, run: Setting) -> Layer:
     products = size * (q + 2 * k + up * f) / run.tp + 2 * size * h
     selective = size * h + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
     shared = (size * (k + up * f + q) + sums + fused_qkv) / run.tp
-    freed = size * h * (2 if shape.post_norms else 1)
+    freed = float(size * h * (2 if shape.post_norms else 1))
     freed += ((0 if shape.fused_qkv else q + k) + f * (shape.activation == "relu")) * size / run.tp
     return Layer(
         none=none / run.sp,
@@ -141,6 +143,8 @@ def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> floa
     trained = 0 if run.adapter else size
     saved = (size if layer else 4 + trained) * h * tokens + size * h * rows
     going_back = ((8 if layer else 20 + 2 * trained) * h) * tokens
+    if run.whole_logits:
+        return max(saved + (size + 12.0) * vocab * rows, going_back)
     if run.fused:
         return max(saved + size * h * rows + 2.0 * size * min(rows, LOSS_ROWS) * vocab, going_back)
     logits = size * vocab * rows

@@ -29,27 +29,30 @@ class Rates:
     how often a kept byte crosses the memory bus in a forward and backward pass, `traffic_fused`
     the same of single-kernel norms; `scores` the crossings of a byte of attention scores;
     `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
-    rate that a collective reaches; `latency` seconds of a collective per doubling; `launch`
+    rate that a collective reaches; `latency` seconds of a collective per doubling of ranks (a
+    figure of NCCL, not fitted); `blocking` seconds that a collective costs which compute has to
+    wait for; `launch`
     seconds between two kernels; `step` bytes that the update moves per parameter; `drift` the loss
     of a step per doubling of hosts, to stragglers.
     """
 
-    sustained: float = 0.9
-    half: float = 200.0
-    depth: float = 200.0
-    vocabulary: float = 24.0
-    busbar: float = 0.8
-    attention: float = 0.6
-    attention_back: float = 0.5
-    traffic: float = 4.0
-    traffic_fused: float = 3.0
-    scores: float = 6.0
-    overlap: float = 0.8
-    nic: float = 0.75
+    sustained: float = 0.82
+    half: float = 95.0
+    depth: float = 130.0
+    vocabulary: float = 48.0
+    busbar: float = 0.48
+    attention: float = 0.69
+    attention_back: float = 0.38
+    traffic: float = 17.0
+    traffic_fused: float = 2.4
+    scores: float = 13.6
+    overlap: float = 0.95
+    nic: float = 0.9
     latency: float = 1.5e-5
+    blocking: float = 2.1e-4
     launch: float = 6e-6
-    step: float = 40.0
-    drift: float = 0.005
+    step: float = 24.0
+    drift: float = 0.012
 
 
 RATES = Rates()
@@ -141,7 +144,7 @@ def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
         count = 6 if plan.recompute == "full" else 4
         group = tensor_group(plan, cluster)
         once = gather_time(size, group, cluster, rates, rates.latency)
-        found += 2 * count * layers * once
+        found += count * layers * (2 * once + rates.blocking)
     if plan.sp > 1:
         width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
         group = data_group(plan, cluster)

@@ -16,7 +16,8 @@ def explain(request: Request, choice: Choice, everything: bool = False) -> str:
     blocks = [_header(request)]
     choice = with_advice(request, choice)
     if choice.chosen is None:
-        blocks.append(f"Nothing fits. {(choice.nearest or '').capitalize()}.")
+        text = choice.nearest or "nothing fits"
+        blocks.append(f"{text[0].upper()}{text[1:]}.")
         shown: Sequence[Candidate] = sorted(choice.candidates, key=lambda c: c.memory.total)
     else:
         blocks.append("\n".join(log_lines(choice)))

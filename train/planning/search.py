@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from math import log
 
 from train.errors import PlanError
+from train.planning.memory import described
 from train.planning.pins import check_pins
 from train.planning.plan import OFFLOAD, RECOMPUTE, Plan
 from train.planning.predict import predict
@@ -41,7 +42,8 @@ def legal(request: Request, lengths: Lengths) -> Iterator[Plan]:
     dp, tp, pp, sp = _degrees(request)
     pins = request.pins
     for zero in range(4):
-        if (zero == 0 and request.precision == "bf16") or pins.get("zero", str(zero)) != str(zero):
+        unsafe = zero == 0 and request.precision == "bf16" and not described(request)
+        if unsafe or pins.get("zero", str(zero)) != str(zero):
             continue
         for offload in OFFLOAD[: (1, 2, 2, 3)[zero]]:
             if pins.get("offload", offload) != offload:
@@ -106,7 +108,8 @@ def _capacities(request: Request, lengths: Lengths, dp: int) -> tuple[int, ...]:
 
 def _contradiction(request: Request) -> str:
     pins = ", ".join(f"{key}={value}" for key, value in sorted(request.pins.items()))
-    if request.pins.get("zero") == "0" and request.precision == "bf16":
+    unsafe = request.precision == "bf16" and not described(request)
+    if request.pins.get("zero") == "0" and unsafe:
         return (
             "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "
             "pin zero to 1, 2 or 3, or use --precision fp32"

@@ -13,6 +13,9 @@ from train.planning.buckets import SUB_GROUP, buckets_of
 from train.planning.plan import Plan
 from train.planning.shape import Shape
 
+# DeepSpeed's own bucket size, in elements.
+BUCKET_DEFAULT = 5e8
+
 
 @dataclass(frozen=True)
 class States:
@@ -45,14 +48,23 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
     """Return the elements of one pipeline stage's share: trained, frozen, and in vectors."""
     vectors = shape.layer_parameters - shape.layer_matrices
     small = (shape.layers * vectors + shape.outer_norms * shape.norm_elements) / pp
-    whole = shape.parameters / (tp * pp)
+    whole = shape.parameters / tp
+    if pp > 1:
+        # The first stage has the embedding, the last the head: either is the fullest.
+        outer = max(shape.embedding_parameters, shape.vocab * shape.hidden)
+        whole = (-(-shape.layers // pp) * shape.layer_parameters + outer) / tp
     if not adapter:
         return Counts(whole, 0.0, small)
     return Counts(shape.adapter_parameters(adapter) / (tp * pp), whole, small)
 
 
-def states_of(shape: Shape, plan: Plan, size: int, adapter: int) -> States:
-    """Return the bytes of a plan's states; `size` is that of a weight's element."""
+def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool = False) -> States:
+    """Return the bytes of a plan's states.
+
+    Args:
+        size: bytes of a weight's element.
+        described: other people's run, whose gradients before ZeRO-3 have the weights' type.
+    """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
     shards = plan.dp * plan.sp
     all_weights = size * (counts.trained + counts.frozen)
@@ -64,6 +76,8 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int) -> States:
     master = 4.0 * counts.trained if size == 2 or plan.zero in (1, 2) else 0.0
     states = (master + 8.0 * counts.trained) / (shards if plan.zero else 1)
     gradients, late = _gradients(counts, plan, size, shards)
+    if described and plan.zero < 3:
+        gradients, late = size * counts.trained / (shards if plan.zero == 2 else 1), 0.0
     host = 0.0
     if plan.offload != "none":
         host = states + 4.0 * counts.trained / shards
@@ -74,7 +88,9 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int) -> States:
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
     load = all_weights + master / shards if plan.zero in (1, 2) else 0.0
-    buffers = _buffers(shape, counts, plan, size, adapter)
+    buffers = _buffers(shape, counts, plan, size)
+    if described and plan.zero in (1, 2):
+        buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)
     return States(weights, gradients, states, buffers, late, step, load, host)
 
 
@@ -98,7 +114,7 @@ def _step(counts: Counts, plan: Plan, size: int, shards: int) -> float:
     return (size + 4.0) * share if plan.zero == 2 else 0.0
 
 
-def _buffers(shape: Shape, counts: Counts, plan: Plan, size: int, adapter: int) -> float:
+def _buffers(shape: Shape, counts: Counts, plan: Plan, size: int) -> float:
     """Bytes of reduction buckets, and of parameters that ZeRO-3 has gathered at the peak."""
     if plan.zero == 0 or (plan.dp * plan.sp == 1 and plan.zero < 3):
         return 0.0

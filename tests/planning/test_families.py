@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from train.errors import ModelError, PlanError
+from train.planning import built_in, find_shape, shape_of
+
+SMALL = {"vocab_size": 1000, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+GROUPED = SMALL | {"num_key_value_heads": 2, "intermediate_size": 300}
+HEADED = GROUPED | {"head_dim": 48}
+
+
+# Parameters of transformers 5.23's own modules, built from these configs on the meta device.
+@pytest.mark.parametrize(
+    ("family", "config", "parameters"),
+    [
+        ("llama", GROUPED, 749952),
+        ("mistral", GROUPED, 749952),
+        ("qwen2", GROUPED, 750720),
+        ("qwen3", HEADED, 823968),
+        ("gemma", HEADED, 695680),
+        ("gemma2", HEADED, 696448),
+        ("gemma3_text", HEADED, 696736),
+        ("phi", SMALL | {"intermediate_size": 300}, 687852),
+        ("phi3", GROUPED, 749952),
+        ("gpt_neox", SMALL | {"intermediate_size": 300}, 687620),
+        ("gpt2", {"vocab_size": 1000, "n_embd": 128, "n_layer": 3, "n_head": 4}, 854144),
+        ("opt", SMALL | {"ffn_dim": 300}, 822020),
+        ("bloom", {"vocab_size": 1000, "hidden_size": 128, "n_layer": 3, "n_head": 4}, 723328),
+        ("mpt", {"vocab_size": 1000, "d_model": 128, "n_layers": 3, "n_heads": 4}, 718720),
+        ("falcon", SMALL, 645120),
+        ("starcoder2", GROUPED | {"use_bias": True, "tie_word_embeddings": True}, 510084),
+        ("stablelm", GROUPED, 750848),
+        ("olmo", GROUPED, 749056),
+        ("olmo2", GROUPED, 750528),
+        ("cohere", GROUPED | {"tie_word_embeddings": True}, 621568),
+    ],
+)
+def test_parameters_are_counted_to_the_last_element(family, config, parameters):
+    assert shape_of({"model_type": family, **config}).parameters == parameters
+
+
+def test_built_in_shapes_have_their_published_sizes():
+    sizes = {
+        "mistral-7b": 7.248e9,
+        "llama-3-8b": 8.030e9,
+        "llama-3-70b": 70.55e9,
+        "qwen2.5-7b": 7.616e9,
+        "gpt-neox-20b": 20.55e9,
+        "mpt-7b": 6.649e9,
+        "gemma-7b": 8.538e9,
+        "gemma-2-9b": 9.242e9,
+    }
+    for name, size in sizes.items():
+        assert built_in(name).parameters == pytest.approx(size, rel=2e-3)
+
+
+def test_a_shape_is_read_from_a_folder_a_name_or_a_description(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **GROUPED}))
+    assert find_shape(str(tmp_path)).parameters == 749952
+    assert find_shape("Mistral-7B").layers == 32
+    text = "layers=3,hidden=128,heads=4,kv_heads=2,ffn=300,vocab=1000"
+    assert find_shape(text).parameters == 749952
+    assert find_shape(text + ",tied=1").parameters == 749952 - 128_000
+    assert not find_shape(text + ",gated=0").gated
+
+
+def test_sliding_attention_costs_less_beyond_its_window():
+    short, long = built_in("mistral-7b"), built_in("mistral-7b-v0.1")
+    assert long.attention_flops(4096) == pytest.approx(short.attention_flops(4096))
+    assert long.attention_flops(32768) < 0.3 * short.attention_flops(32768)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("mistral-8b", "did you mean 'mistral-7b'"),
+        ("layers=3,hiden=4", "did you mean 'hidden'"),
+        ("layers=3,hidden=x,heads=1,ffn=1,vocab=1", "hidden must be a whole number"),
+        ("layers=3,hidden=128", "lacks heads, ffn, vocab"),
+    ],
+)
+def test_an_unknown_model_is_one_sentence(text, part):
+    with pytest.raises(PlanError, match=part):
+        find_shape(text)
+
+
+def test_what_is_not_a_dense_language_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="mixture of experts"):
+        shape_of({"model_type": "mixtral", "num_local_experts": 8, **GROUPED})
+    with pytest.raises(ModelError, match="has no num_hidden_layers"):
+        shape_of({"model_type": "llama", "hidden_size": 5})
+    with pytest.raises(ModelError, match="one must divide"):
+        shape_of({"model_type": "llama", **GROUPED, "num_key_value_heads": 3})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        find_shape(str(tmp_path))

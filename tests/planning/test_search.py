@@ -1,0 +1,130 @@
+from time import process_time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.config import LoraConfig
+from train.errors import PlanError
+from train.planning import Request, built_in, choose, cluster_of, find_gpu
+
+MISTRAL = built_in("mistral-7b")
+
+
+def request(hosts=1, per_host=8, gpu="A100-SXM-80GB", **changes):
+    cluster = cluster_of([(f"n{i}", per_host) for i in range(hosts)], {}, find_gpu(gpu))
+    given = {"shape": MISTRAL, "cluster": cluster, "batch_size": 256, "block_size": 1024}
+    return Request(**(given | changes))
+
+
+def seconds(question):
+    start = process_time()
+    choose(question)
+    return process_time() - start
+
+
+def test_every_plan_for_8_gpus_is_predicted_in_a_fifth_of_a_second_and_for_4096_in_one():
+    assert min(seconds(request()) for _ in range(3)) < 0.2 / 2
+    many = request(hosts=512, batch_size=2**16)
+    assert min(seconds(many) for _ in range(3)) < 1.0 / 2
+
+
+def test_the_same_question_gets_the_same_answer():
+    first, second = choose(request()), choose(request())
+    assert first == second
+    assert first.chosen.plan.digest == second.chosen.plan.digest
+
+
+def test_the_chosen_plan_fits_and_is_the_fastest_to_half_a_percent():
+    choice = choose(request())
+    best = min(candidate.time.total for candidate in choice.possible)
+    assert choice.chosen.fits
+    assert choice.chosen.time.total <= best * 1.0051
+
+
+def test_pins_are_kept_and_only_narrow_the_candidates():
+    pins = {"zero": "2", "recompute": "full", "micro_tokens": "4096", "offload": "none"}
+    free, pinned = choose(request()), choose(request(pins=pins))
+    assert [c.plan.to_json()["zero"] for c in pinned.candidates] == [2]
+    assert pinned.chosen.plan.recompute == "full"
+    assert pinned.chosen.plan.micro_tokens == 4096
+    assert pinned.chosen.time.total >= 0.995 * free.chosen.time.total
+
+
+def test_zero_0_is_not_offered_in_bf16_but_is_in_fp32():
+    assert {c.plan.zero for c in choose(request()).candidates} == {1, 2, 3}
+    fp32 = choose(request(precision="fp32")).candidates
+    assert {c.plan.zero for c in fp32} == {0, 1, 2, 3}
+
+
+def test_other_peoples_runs_may_be_described_at_any_stage():
+    pins = {"zero": "0", "attention": "dense", "kernels": "fused"}
+    assert {c.plan.zero for c in choose(request(pins=pins)).candidates} == {0}
+
+
+def test_the_counts_of_the_original_add_up():
+    choice = choose(request(hosts=1, per_host=1))
+    assert len(choice.possible) + sum(choice.rejected.values()) == len(choice.candidates)
+
+
+@pytest.mark.parametrize(
+    ("pins", "part"),
+    [
+        ({"zero": "4"}, "one of 0, 1, 2, 3, but is '4'"),
+        ({"recompute": "ful"}, "did you mean 'full'"),
+        ({"micro_tokens": "0"}, "at least 1"),
+        ({"micro_tokens": "100"}, "cannot hold the longest sample of 1024"),
+        ({"dp": "3"}, "leave dp out, it is 8"),
+        ({"tp": "3"}, "does not divide the 8 GPUs"),
+        ({"tp": "8", "pp": "2"}, "does not divide the 8 GPUs"),
+        ({"zero": "1", "offload": "all"}, "contradict each other"),
+        ({"zero": "0"}, "not offered in bf16"),
+        ({"stage": "3"}, "does not know 'stage'"),
+    ],
+)
+def test_impossible_pins_are_one_sentence(pins, part):
+    with pytest.raises(PlanError, match=part) as caught:
+        choose(request(pins=pins))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_stages_than_layers_and_heads_that_do_not_divide_are_refused():
+    with pytest.raises(PlanError, match="more than the model's 32 layers"):
+        choose(request(hosts=8, pins={"pp": "64"}))
+    with pytest.raises(PlanError, match="does not divide the model's 32 heads"):
+        choose(request(hosts=8, pins={"tp": "64"}))
+
+
+def test_shorter_samples_cost_less_than_full_blocks():
+    short = choose(request(lengths=(100,) * 50 + (1024,)))
+    assert short.chosen.time.total < 0.3 * choose(request()).chosen.time.total
+
+
+def test_a_histogram_and_its_samples_are_the_same_question():
+    samples = (100, 100, 100, 700)
+    assert choose(request(lengths=samples)) == choose(request(lengths={100: 3, 700: 1}))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    hosts=st.integers(1, 9),
+    per_host=st.integers(1, 9),
+    batch=st.integers(1, 700),
+    block=st.sampled_from([128, 1000, 8192]),
+    lora=st.booleans(),
+    precision=st.sampled_from(["bf16", "fp32"]),
+)
+def test_any_batch_on_any_number_of_gpus_has_plans_of_finite_cost(
+    hosts, per_host, batch, block, lora, precision
+):
+    question = request(
+        hosts, per_host, batch_size=batch, block_size=block, precision=precision,
+        lora=LoraConfig(16, 32, 0.0) if lora else None,
+    )  # fmt: skip
+    for candidate in choose(question).candidates:
+        assert candidate.plan.gpus == hosts * per_host
+        assert 0 < candidate.time.total < float("inf")
+        assert 0 < candidate.mfu < 1
+        assert all(part >= 0 for part in vars(candidate.memory).values())
+        capacity = candidate.plan.accumulation * candidate.plan.micro_tokens * candidate.plan.dp
+        assert capacity >= batch * block
