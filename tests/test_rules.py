@@ -25,7 +25,8 @@ OURS = sorted(
 ORDER = (
     "errors", "arguments", "config", "planning", "launch", "data", "tensorfile", "slices",
     "checkpoints", "record", "console", "sinks", "schedule", "stopping", "curves", "figures", "page",
-    "report", "engine", "loop", "hops", "identity", "resume", "planned", "training", "ends", "main",
+    "report", "engine", "loop", "hops", "prepare", "identity", "resume", "planned", "training",
+    "ends", "main",
 )  # fmt: skip
 TORCH = {"torch", "deepspeed"}
 FREE_ROOMS = ("planning", "launch")

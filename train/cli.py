@@ -16,7 +16,7 @@ COMMANDS = {
     "check": ("train.launch.check", "examine every host before a run"),
     "report": ("train.report", "tables, plots and comparisons of runs"),
     "export": ("train.engine.export", "write a checkpoint as a Hugging Face folder"),
-    "prepare": ("train.data.prepare", "tokenise ahead, without a GPU"),
+    "prepare": ("train.prepare", "fetch and tokenise ahead, without a GPU"),
 }
 
 
