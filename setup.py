@@ -26,6 +26,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["train", "train.*"]),
     install_requires=[
+        "accelerate>=1.1,<2",
         "datasets>=4,<6",
         "deepspeed>=0.19,<0.20",
         "jinja2>=3.1,<4",

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from train.config import World
+from train.errors import ConfigError
 
 T = TypeVar("T")
 SETUP_TIMEOUT = timedelta(minutes=60)
@@ -109,6 +110,11 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
 
 def _device(world: World, env: MutableMapping[str, str]) -> torch.device:
     if torch.cuda.is_available() and env.get("DS_ACCELERATOR") != "cpu":
+        if world.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"{world.local_size} ranks were started on a host with {torch.cuda.device_count()} "
+                "GPUs: lower --num_gpus, or the host's slots in the hostfile"
+            )
         torch.cuda.set_device(world.local_rank)
         return torch.device("cuda", world.local_rank)
     if "OMP_NUM_THREADS" not in env:
