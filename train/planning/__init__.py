@@ -15,6 +15,6 @@ from train.planning.shape import Shape
 __all__ = [
     "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "Request", "Shape", "built_in",
     "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape",
-    "log_lines", "merge_pins", "pin_cost", "read_ds_config", "render", "scaling_warning", "shape_of",
-    "with_advice",
+    "log_lines", "merge_pins", "pin_cost", "read_ds_config", "render", "scaling_warning",
+    "shape_of", "with_advice",
 ]  # fmt: skip

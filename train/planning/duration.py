@@ -36,20 +36,20 @@ class Rates:
     of a step per doubling of hosts, to stragglers.
     """
 
-    sustained: float = 0.82
-    half: float = 95.0
-    depth: float = 130.0
-    vocabulary: float = 48.0
-    busbar: float = 0.48
-    attention: float = 0.69
-    attention_back: float = 0.38
-    traffic: float = 17.0
-    traffic_fused: float = 2.4
-    scores: float = 13.6
+    sustained: float = 0.85
+    half: float = 69.0
+    depth: float = 65.0
+    vocabulary: float = 52.0
+    busbar: float = 0.52
+    attention: float = 0.71
+    attention_back: float = 0.36
+    traffic: float = 18.0
+    traffic_fused: float = 5.1
+    scores: float = 13.0
     overlap: float = 0.95
     nic: float = 0.9
     latency: float = 1.5e-5
-    blocking: float = 2.1e-4
+    blocking: float = 2.8e-4
     launch: float = 6e-6
     step: float = 24.0
     drift: float = 0.012
@@ -89,7 +89,7 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     shape, gpu = request.shape, request.cluster.gpu
     run = setting_of(request, plan, lengths)
     local = tokens / plan.sp
-    layers = shape.layers / plan.pp
+    layers = -(-shape.layers // plan.pp)
     products = sum(
         _product(local, rows, columns / plan.tp, gpu.achievable, rates)
         for rows, columns in shape.linears
@@ -112,7 +112,8 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     again = {"none": 0.0, "selective": elements / 3, "full": forward + attention}[plan.recompute]
     if plan.recompute == "selective" and run.dense:
         again = attention
-    head = _head(request, plan, local, rates) / plan.pp
+    # The last pipeline stage has the head besides its layers, and the others wait for it.
+    head = _head(request, plan, local, rates)
     busy = layers * (forward + attention + backward + again) + head
     return max(busy, rates.launch * KERNELS * layers * 3)
 

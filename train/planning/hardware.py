@@ -142,13 +142,18 @@ def find_gpu(name: str, memory: float | None = None) -> Gpu:
     found = _BY_NAME.get(word)
     if found is None:
         spaced = re.sub(r"[_\s]+", " ", word)
-        match = next((row for pattern, row in _PATTERNS if re.search(pattern, spaced)), None)
+        match = next((row for pattern, row in _PATTERNS if _names(pattern, spaced)), None)
         known = [row.name for row in GPUS]
         if match is None:
             hint = did_you_mean(name, known) or f"; known are cpu, {', '.join(known)}"
             raise PlanError(f"there is no GPU '{name}' in the table{hint}")
         found = _BY_NAME[match.lower()]
     return found if memory is None else replace(found, memory=memory)
+
+
+def _names(pattern: str, text: str) -> bool:
+    """Whether the text holds the pattern as a word: A1000 is not an A100."""
+    return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![0-9])", text) is not None
 
 
 def _cpu(memory: float | None) -> Gpu:
