@@ -2,7 +2,7 @@
 
 A slice is a run of a tensor's elements in row-major order. For each kind of value (`master`,
 `exp_avg` and `exp_avg_sq` of a parameter, `value` of a buffer) its safetensors file holds
-`<name>.<kind>`, and `<name>.blocks` holds a 64-bit xxh3 of every 64 KiB of each kind; whoever reads
+`<name>.<kind>`, and `<name>.blocks` holds a 64-bit xxh3 of every 16 KiB of each kind; whoever reads
 is told the checksum of that table. So any part of a slice can be read, and verified, by itself.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from train.errors import CheckpointError
 from train.tensorfile import SIZES, Kind, Place, read_header, write_header
 
-BLOCK = 1 << 16  # bytes under one checksum
+BLOCK = 1 << 14  # bytes under one checksum
 CHUNK = 1 << 24  # bytes read at a time
 STATE = ("master", "exp_avg", "exp_avg_sq")
 Bytes = NDArray[np.uint8]

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from train import checkpoints
 from train.console import Console
 from train.data.feed import Layout, Share
 from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer, load_tokenizer
 from train.engine import start as engines
-from train.engine.export import save_model
+from train.engine.export import save_final
 from train.engine.gang import Gang, connect
 from train.engine.sample import generate
 from train.engine.step import Engine
@@ -127,11 +128,11 @@ def job(
 
 
 def save(engine: Engine, source: Source, out: Outputs) -> None:
-    """Write the final Hugging Face folder with its tokeniser."""
-    folder = save_folder(source, out)
+    """Write the final Hugging Face folder with its tokeniser, from the last checkpoint."""
+    folder, config = save_folder(source, out), source.config
     out.console.hop(7, f"Saving the model to {folder}")
-    save_model(engine, folder)
-    engine.gang.on_main(lambda: load_tokenizer(source.config.model).save(folder))
+    checkpoint = engine.gang.from_main(lambda: checkpoints.complete(out.path)[0])
+    save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
 
 
 def finish(

@@ -13,11 +13,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from tests.engine.saving import save_model
 from tests.fakes import FakeSplit
 from train.config import World, parse_args
 from train.data.feed import Layout, step_share
 from train.engine import model as models
-from train.engine.export import save_model
 from train.engine.gang import connect
 from train.engine.start import start
 from train.errors import ModelError, NonFiniteError
@@ -71,9 +71,13 @@ def make(family: str, folder: Path) -> Path:
     return folder
 
 
-def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = True):
+def configured(folder: Path, words: str = ""):
     named = ["--model-name-or-path", str(folder), "--dataset-name-or-path", "d"]
-    config = parse_args([*named, "--precision", "fp32", "--lr", "1e-3", *words.split()])
+    return parse_args([*named, "--precision", "fp32", "--lr", "1e-3", *words.split()])
+
+
+def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = True):
+    config = configured(folder, words)
     plan = Plan(zero=zero, micro_tokens=100)
     shape = shape_of(json.loads((folder / "config.json").read_text()))
     ds = read_ds_config(Path(__file__).resolve().parents[2] / "ds_configs" / "auto.json")
@@ -97,7 +101,7 @@ def test_a_family_trains_packed_as_padded_and_its_save_loads_back(folder, gang, 
     padded = losses(engine(gang, folder, packed=False))
     np.testing.assert_allclose(ours, padded, rtol=1e-5)
     assert ours[-1] != ours[0]
-    save_model(packed, tmp_path / "saved")
+    save_model(packed, folder, configured(folder).model, tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     with torch.no_grad():
         logits = again(torch.arange(10, 20)[None]).logits
@@ -205,7 +209,8 @@ def test_an_adapter_trains_alone_and_loads_back_through_peft(folder, gang, tmp_p
     ours = losses(made)
     other = losses(engine(gang, folder, "--use-lora --lora-r 4 --lora-dropout 0.1", zero=1))
     np.testing.assert_allclose(ours, other, rtol=1e-6)
-    save_model(made, tmp_path / "adapter")
+    config = configured(folder, "--use-lora --lora-r 4 --lora-dropout 0.1").model
+    save_model(made, folder, config, tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     trained = {name for name, p in again.named_parameters() if "lora_B" in name and p.any()}

@@ -1,46 +1,150 @@
-"""Write the model as a Hugging Face folder, gathered one parameter at a time."""
+"""`anyrank export`, and the final save of every run: a checkpoint as a Hugging Face folder."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import deepspeed
-import torch
+from train import checkpoints
+from train.config import LoraConfig, ModelConfig
+from train.data.tokenizer import load_tokenizer
+from train.errors import CheckpointError, ConfigError, FaultError
 
-from train.engine.step import Engine
-from train.errors import FaultError
+if TYPE_CHECKING:  # torch takes seconds to import, a mistake on the command line none to name
+    from train.engine.gang import Gang
 
 
-def save_model(engine: Engine, folder: Path) -> None:
-    """Save the weights in safetensors, loadable by transformers, or an adapter, by peft.
+def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path) -> None:
+    """Write the model, or with LoRA the adapter, and the tokeniser; every rank must call it.
 
-    Every rank must call it; rank 0 holds one copy of what is saved in host memory and writes it
-    beside `folder`, which is replaced in one act when all is written.
+    The ranks of the first host write the files between them, beside `folder`, which is replaced in
+    one act when all is written and checked.
 
     Raises:
-        FaultError: the folder cannot be written.
+        CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
     """
-    state = dict(_gathered(engine))
-    engine.gang.on_main(lambda: _write(engine.model.module, state, folder))
+    partial = folder.with_name(folder.name + ".incomplete")
+    gang.on_main(lambda: _make(partial))
+    world = gang.world
+    failure: Exception | None = None
+    if world.node == 0:
+        try:
+            _write(checkpoint, config, seed, partial, (world.local_rank, world.local_size))
+        except (OSError, CheckpointError) as error:
+            failure = error
+    for one in gang.gather(failure):
+        if isinstance(one, OSError):
+            raise _unwritable(folder, one)
+        if one is not None:
+            raise one
+    gang.on_main(lambda: _replace(partial, folder))
 
 
-def _write(module: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+def command(argv: Sequence[str]) -> int:
+    """Write a run's checkpoint as a Hugging Face folder.
+
+    Raises:
+        UserError: the run, or the checkpoint in it, is not there or not whole.
+    """
+    parser = _Parser(prog="anyrank export", description=command.__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
+    parser.add_argument("--merge-lora", action="store_true", help="the whole model, adapter merged")
+    parser.add_argument("--output", type=Path, help="default: RUN/export/step_<number>")
+    asked = parser.parse_args(list(argv))
+    checkpoint = _find(asked.run, asked.step)
+    config, seed = _configuration(asked.run)
+    if asked.merge_lora and config.lora is None:
+        raise ConfigError(f"{asked.run} was trained without LoRA: leave --merge-lora out")
+    folder = asked.output or asked.run / "export" / (
+        checkpoint.name + ("-merged" if asked.merge_lora else "")
+    )
     partial = folder.with_name(folder.name + ".incomplete")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        module.save_pretrained(partial, state_dict=state)
-        replace_folder(partial, folder)
+        _make(partial)
+        _write(checkpoint, config, seed, partial, (0, 1), asked.merge_lora)
+        _replace(partial, folder)
     except OSError as error:
-        raise FaultError(
-            f"the model could not be written to {folder} ({error}): free space or give --save-dir"
+        raise _unwritable(folder, error) from None
+    print(f"Exported {checkpoint} to {folder}; every weight was compared with the checkpoint")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"anyrank export: {message}; see anyrank export --help")
+
+
+def _find(run: Path, step: int | None) -> Path:
+    found = checkpoints.complete(run)
+    if not found:
+        raise CheckpointError(f"there is no checkpoint in {run}: name a run folder that has one")
+    chosen = [path for path in found if step in (None, checkpoints.step_of(path))]
+    if not chosen:
+        steps = ", ".join(str(checkpoints.step_of(path)) for path in reversed(found))
+        raise CheckpointError(f"{run} has no checkpoint of step {step}: there are {steps}")
+    return chosen[0]
+
+
+def _configuration(run: Path) -> tuple[ModelConfig, int]:
+    """Read the model's configuration and the seed of the run's newest start."""
+    files = sorted(run.glob("attempts/*/config.json"))
+    try:
+        content: Any = json.loads(files[-1].read_text(encoding="utf-8"))
+        model = dict(content["model"])
+        adapter = model.pop("lora")
+        lora = LoraConfig(**adapter) if adapter else None
+        return ModelConfig(**model, lora=lora), int(content["data"]["seed"])
+    except (IndexError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run}/attempts says nothing of the run's model ({error!r}): name a run folder"
         ) from None
 
 
-def replace_folder(new: Path, folder: Path) -> None:
+def _write(
+    checkpoint: Path,
+    config: ModelConfig,
+    seed: int,
+    folder: Path,
+    part: tuple[int, int],
+    merge: bool = False,
+) -> None:
+    from train.engine.huggingface import export_adapter, export_model, open_exporter
+
+    base = Path(str(config.name_or_path))
+    if not base.is_dir():
+        raise CheckpointError(
+            f"the base model {base} is not there any more: the export takes its configuration"
+        )
+    exporter = open_exporter(checkpoint, base, config)
+    if config.lora is None or merge:
+        export_model(exporter, folder, *part)
+    elif part[0] == 0:
+        export_adapter(exporter, folder, config.lora, seed)
+    if part[0] == 0:
+        load_tokenizer(config).save(folder)
+
+
+def _make(partial: Path) -> None:
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(partial, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> FaultError:
+    return FaultError(
+        f"the model could not be written to {folder} ({error.strerror or error}): free space or "
+        "give another folder; the checkpoint is whole, anyrank export writes it again"
+    )
+
+
+def _replace(new: Path, folder: Path) -> None:
     """Put `new` in the place of `folder`, which stays whole until then."""
     old = folder.with_name(folder.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)
@@ -48,21 +152,3 @@ def replace_folder(new: Path, folder: Path) -> None:
         folder.replace(old)
     new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _gathered(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what is saved, on the host: everything, or with an adapter only what was trained."""
-    module = engine.model.module
-    adapter = hasattr(module, "peft_config")
-    keep = engine.gang.world.is_main
-    for name, parameter in module.named_parameters():
-        if adapter and not parameter.requires_grad:
-            continue
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if keep:
-                yield name, parameter.detach().to("cpu", copy=True)
-    if keep and not adapter:
-        stored = module.state_dict().keys()
-        for name, buffer in module.named_buffers():
-            if name in stored:
-                yield name, buffer.detach().to("cpu", copy=True)

@@ -71,7 +71,7 @@ def check_loaded(folder: Path, model: PreTrainedModel) -> None:
     files = weight_files(folder)
     for name, parameter in model.named_parameters():
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        keys = _keys(model, name, shape, files)
+        keys = keys_of(model, name, shape, files)
         if not keys:
             raise ModelError(
                 f"{folder} has no weights for '{name}': it would start random, so the folder "
@@ -82,7 +82,7 @@ def check_loaded(folder: Path, model: PreTrainedModel) -> None:
             _compare(files[keys[0]], keys[0], name, shape, start, part)
 
 
-def _keys(
+def keys_of(
     model: PreTrainedModel, name: str, shape: tuple[int, ...], files: Mapping[str, Path]
 ) -> tuple[str, ...]:
     """Find a parameter's names in the files: as it is, with or without prefix, or converted.

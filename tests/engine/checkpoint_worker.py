@@ -1,0 +1,128 @@
+"""What ranks do in the tests of checkpoints: train and save, or load and compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from safetensors import safe_open
+
+from train import hops, identity, training
+from train.checkpoints import complete, read_index
+from train.config import parse_args
+from train.console import Console
+from train.engine import start as engines
+from train.engine import state
+from train.engine.checkpoint import Saver, load
+from train.engine.gang import Gang
+from train.engine.step import Engine
+from train.loop import Job, Outputs
+from train.sinks import NoSink
+from train.slices import STATE
+
+SAVED, TOTAL = 4, 6
+BASE = f"--batch-size 13 --block-size 96 --max-steps {TOTAL} --save-step {SAVED} --keep 9 "
+BASE += "--lr 2e-3 --lr-schedule linear --warmup-steps 2 --weight-decay 0.1 --precision fp32 "
+BASE += "--ds-config ds_configs/auto.json --pin micro_tokens=400 recompute=none "
+VARIANTS = {
+    **{f"zero{z}": f"zero={z} offload=none" for z in range(4)},
+    **{f"lora{z}": f"zero={z} offload=none --use-lora --lora-dropout 0.1" for z in range(4)},
+    **{f"bf16-zero{z}": f"zero={z} offload=none --precision bf16" for z in (1, 2, 3)},
+    **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
+    "offload-all": "zero=3 offload=all",
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine at step 0 with its job."""
+
+    engine: Engine
+    job: Job
+    facts: Any
+
+
+def start(gang: Gang, variant: str, model: str, data: str, out: Path) -> Running:
+    words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
+    config = parse_args([*words, *BASE.split(), *VARIANTS[variant].split()])
+    quiet = Console(False)
+    source = hops.locate(config, out, quiet)
+    samples = hops.open_data(source, out / "cache", quiet)
+    planned = training.plan(source, samples, gang, quiet)
+    engine = engines.start(gang, config, source.model, planned.plan, dict(planned.zero))
+    job = training.job(source, samples, planned, engine)
+    return Running(engine, job, identity.facts(source, samples, planned.plan, gang.world.size))
+
+
+def fit(running: Running, start: int, saver: Saver | None = None) -> list[dict[str, Any]]:
+    """Train from step `start` to the end; return what must be equal of each step, and the loss."""
+    job = replace(running.job, start=start)
+    out = Outputs(Console(False), None, NoSink(), Path())
+    records = training.fit(running.engine, job, out, *([saver] if saver else []))
+    return [{"loss": r.loss, "hash": r.sample_hash, "lr": r.lr, "step": r.step} for r in records]
+
+
+def save(gang: Gang, variants: Sequence[str], model: str, data: str, out: Path) -> None:
+    """Train each variant from the beginning to the end, saving into out/<ranks>-<variant>."""
+    for variant in variants:
+        running = start(gang, variant, model, data, out)
+        run = out / f"{gang.world.size}-{variant}"
+        attempt = run / "attempts" / "0001"
+        gang.on_main(lambda attempt=attempt: attempt.mkdir(parents=True))
+        records = fit(running, 0, Saver(running.engine, run, attempt, running.facts, keep=9))
+        if gang.world.is_main:
+            (run / "records.json").write_text(json.dumps(records))
+        running.engine.deepspeed.destroy()
+
+
+def resume(gang: Gang, pairs: Sequence[tuple[str, str]], model: str, data: str, out: Path) -> None:
+    """For each pair (run, variant): load the run's checkpoint under the variant and go on."""
+    found: dict[str, Any] = {}
+    for variant in sorted({variant for _, variant in pairs}):
+        running = start(gang, variant, model, data, out)
+        for run in [run for run, wanted in pairs if wanted == variant]:
+            folder = complete(out / run)[-1]
+            read = load(running.engine, folder, read_index(folder))
+            equal = all(gang.gather(is_equal(running.engine, folder)))
+            found[f"{run} {variant}"] = {
+                "equal": equal,
+                "read": read / sum(path.stat().st_size for path in folder.iterdir()),
+                "records": fit(running, SAVED),
+            }
+        running.engine.deepspeed.destroy()
+    if gang.world.is_main:
+        (out / f"resumed-{gang.world.size}.json").write_text(json.dumps(found))
+
+
+def is_equal(engine: Engine, folder: Path) -> bool:
+    """Whether the engine's state is bit for bit that of the files, as safetensors reads them."""
+    whole = assembled(folder)
+    for piece in state.pieces(engine):
+        for kind, view in zip(STATE, state.moments(engine, piece), strict=True):
+            wanted = whole[piece.name, kind][piece.start : piece.start + piece.length]
+            if not torch.equal(view.cpu(), wanted):
+                return False
+    for name, parameter in state.trained(engine):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if not torch.equal(parameter.reshape(-1), whole[name, "master"].to(parameter.dtype)):
+                return False
+    return state.taken(engine) in (None, SAVED)
+
+
+def assembled(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
+    """Put a checkpoint's tensors together from its index and files."""
+    index = json.loads((folder / "index.json").read_text())
+    whole = {}
+    for name, entry in index["tensors"].items():
+        for kind in entry["kinds"]:
+            parts = []
+            for one in sorted(entry["slices"], key=lambda one: one["start"]):
+                with safe_open(folder / one["file"], "pt") as file:
+                    parts.append(file.get_tensor(f"{name}.{kind}"))
+            whole[name, kind] = torch.cat(parts)
+    return whole
