@@ -20,7 +20,6 @@ from typing import Any
 
 from bench.record import table, write
 from bench.rows import Row, read
-from train.planning.memory import base_of
 from train.planning.predict import predict
 from train.planning.request import Candidate
 
@@ -63,10 +62,13 @@ def noise(rows: Sequence[Row]) -> list[float]:
 
 
 def kendall(pairs: Sequence[tuple[float, float]]) -> tuple[int, int]:
-    """Return concordant and discordant pairs; measured within 1 % of one another do not count."""
+    """Return concordant and discordant pairs.
+
+    Pairs measured within 1 % of one another do not count, nor do pairs whose columns are the same.
+    """
     same = other = 0
     for (a, b), (c, d) in combinations(pairs, 2):
-        if abs(a / c - 1) > 0.01:
+        if abs(a / c - 1) > 0.01 and b != d:
             same, other = same + ((a > c) == (b > d)), other + ((a > c) != (b > d))
     return same, other
 
@@ -90,8 +92,8 @@ def orders(found: Sequence[tuple[Row, Candidate]]) -> list[dict[str, Any]]:
 
 
 def memory_error(row: Row, candidate: Candidate) -> float:
-    """Return a peak's relative error; torch's counters see neither context nor communicators."""
-    unseen = 0.0 if row.context else base_of(candidate.plan, True)
+    """Return a peak's relative error; torch's counters do not see what is held in reserve."""
+    unseen = 0.0 if row.context else candidate.memory.reserve
     return (candidate.memory.total - unseen) / (row.peak or 1.0) - 1
 
 

@@ -98,11 +98,19 @@ def _row(raw: dict[str, str]) -> Row:
         tokens_per_s=float(tokens) if tokens else None,
         peak=float(raw["peak_mem_gib"]) * 2**30 if raw["peak_mem_gib"] else None,
         oom=raw["oom"] == "1", decided=all(said) and "cpu" not in raw["sharding"],
-        stated=all((raw["recompute"], raw["zero"], raw["tp"], raw["pp"])) and not any(
-            word in raw["precision"] for word in ("pure", "amp")),
+        stated=_stated(raw),
         context="nvidia-smi" in raw["notes"],
         key=tuple(value for name, value in raw.items() if name not in _MEASURED),
     )  # fmt: skip
+
+
+def _stated(raw: dict[str, str]) -> bool:
+    """Whether the columns decide the bytes: not where weights or moments are of another type.
+
+    torchtune's single-device recipes keep everything in bf16, and change the optimizer row by row.
+    """
+    named = all((raw["recompute"], raw["zero"], raw["tp"], raw["pp"]))
+    return named and "pure" not in raw["precision"] and "torchtune" not in raw["source"]
 
 
 _MEASURED = ("tokens_per_s_per_gpu", "mfu", "hfu", "peak_mem_gib", "notes", "source")

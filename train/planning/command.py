@@ -19,12 +19,13 @@ from train.errors import AnyrankError, ConfigError, PlanError, did_you_mean
 from train.planning.advice import with_advice
 from train.planning.explain import explain
 from train.planning.families import find_shape
-from train.planning.hardware import Cluster, cluster_of, find_gpu
+from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
 from train.planning.request import Choice, Request
 from train.planning.search import choose
 
 Hosts = tuple[Sequence[tuple[str, int]], Mapping[str, str]]
 ReadHosts = Callable[[str | None], Hosts | None]
+Tune = Callable[[Gpu], Gpu]
 KEYS = (*PIN_KEYS, "attention", "kernels")
 
 
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="fix a part of the plan: " + " ".join(KEYS))  # fmt: skip
     add("--all", action="store_true", help="show every legal plan")
     add("--json", action="store_true", help="print JSON")
+    add("--calibrate", action="store_true", help="first measure this machine (under 30 s)")
     return parser
 
 
@@ -62,8 +64,18 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def run(argv: Sequence[str], read_hosts: ReadHosts) -> int:
+def as_in_table(gpu: Gpu) -> Gpu:
+    """Return a GPU as the table has it."""
+    return gpu
+
+
+def run(argv: Sequence[str], read_hosts: ReadHosts, tune: Tune = as_in_table) -> int:
     """Plan and print; return 0, or 2 where nothing fits.
+
+    Args:
+        argv: the words after `anyrank plan`.
+        read_hosts: returns (name, slots) of the hosts and their hardware, or None without a file.
+        tune: replaces a GPU's figures by measured ones.
 
     Raises:
         UserError: an argument, pin, GPU, model or hostfile that cannot be.
@@ -75,7 +87,7 @@ def run(argv: Sequence[str], read_hosts: ReadHosts) -> int:
         raise ConfigError(
             f"anyrank plan does not know '{unknown[0]}'{did_you_mean(unknown[0], flags)}"
         )
-    request = _request(given, read_hosts)
+    request = _request(given, read_hosts, tune)
     start = perf_counter()
     choice = choose(request)
     seconds = perf_counter() - start
@@ -100,10 +112,10 @@ def to_json(choice: Choice, seconds: float) -> dict[str, Any]:
     }
 
 
-def _request(given: argparse.Namespace, read_hosts: ReadHosts) -> Request:
+def _request(given: argparse.Namespace, read_hosts: ReadHosts, tune: Tune) -> Request:
     return Request(
         shape=find_shape(given.model_name_or_path),
-        cluster=_cluster(given, read_hosts(given.hostfile)),
+        cluster=_cluster(given, read_hosts(given.hostfile), tune),
         batch_size=given.batch_size,
         block_size=given.block_size,
         precision=given.precision,
@@ -112,7 +124,7 @@ def _request(given: argparse.Namespace, read_hosts: ReadHosts) -> Request:
     )
 
 
-def _cluster(given: argparse.Namespace, found: Hosts | None) -> Cluster:
+def _cluster(given: argparse.Namespace, found: Hosts | None, tune: Tune) -> Cluster:
     hosts, hardware = found or ([(f"node{i + 1}", 0) for i in range(given.num_nodes or 1)], {})
     if given.num_nodes is not None:
         if given.num_nodes > len(hosts):
@@ -134,7 +146,7 @@ def _cluster(given: argparse.Namespace, found: Hosts | None) -> Cluster:
     if gpu is None:
         raise PlanError("which GPU? give --gpu, or a line such as '#: gpu=A100-SXM-80GB'")
     memory = 4.0 * 2**30 if gpu == "cpu" else None
-    return cluster_of(hosts, hardware, find_gpu(gpu, memory))
+    return cluster_of(hosts, hardware, tune(find_gpu(gpu, memory)))
 
 
 def parse_pins(words: Sequence[str]) -> dict[str, str]:

@@ -36,20 +36,20 @@ class Rates:
     of a step per doubling of hosts, to stragglers.
     """
 
-    sustained: float = 0.85
-    half: float = 69.0
-    depth: float = 65.0
-    vocabulary: float = 52.0
-    busbar: float = 0.52
-    attention: float = 0.71
-    attention_back: float = 0.36
-    traffic: float = 18.0
-    traffic_fused: float = 5.1
-    scores: float = 13.0
+    sustained: float = 0.905
+    half: float = 19.0
+    depth: float = 45.0
+    vocabulary: float = 32.0
+    busbar: float = 0.71
+    attention: float = 0.66
+    attention_back: float = 0.34
+    traffic: float = 22.0
+    traffic_fused: float = 9.2
+    scores: float = 12.0
     overlap: float = 0.95
     nic: float = 0.9
     latency: float = 1.5e-5
-    blocking: float = 2.8e-4
+    blocking: float = 3.7e-4
     launch: float = 6e-6
     step: float = 24.0
     drift: float = 0.012

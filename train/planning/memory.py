@@ -11,12 +11,13 @@ from train.planning.states import States, states_of
 
 GIB = 2**30
 # Driver context and kernels of a process; buffers of its communicators; blocks that the allocator
-# holds but cannot use, as a share of what comes and goes. A run of this project has one group of
-# ranks and tensors of few sizes; the published layouts have several groups, and their peaks and
-# failures fit 2.4 GiB and a fifth (bench/published.py).
+# holds but cannot use, as a share of what comes and goes. Plain data parallelism has one group of
+# ranks and micro-batches that come and go whole; layouts with tensor or pipeline parallelism have
+# several groups and several micro-batches alive, and their published peaks and failures fit
+# 2.4 GiB and a fifth (bench/published.py).
 CONTEXT = 0.6 * GIB
-COMMUNICATORS, COMMUNICATORS_DESCRIBED = 0.7 * GIB, 2.4 * GIB
-FRAGMENTED, FRAGMENTED_DESCRIBED = 0.04, 0.2
+COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 2.4 * GIB
+FRAGMENTED, FRAGMENTED_MIXED = 0.04, 0.2
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,16 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     states = states_of(request.shape, plan, size, adapter, described(request))
     layers, outer = _activations(request, plan, lengths)
     layers, outer, buffers = _settle(states, layers, outer)
-    others = described(request)
+    mixed = plan.tp * plan.pp > 1
     reserve = 0.0
     if not request.cluster.gpu.is_cpu:
-        lost = FRAGMENTED_DESCRIBED if others else FRAGMENTED
-        reserve = lost * (layers + outer) + base_of(plan, others)
+        reserve = CONTEXT + (FRAGMENTED_MIXED if mixed else FRAGMENTED) * (layers + outer)
+        if plan.gpus > 1:
+            reserve += COMMUNICATORS_MIXED if mixed else COMMUNICATORS
     gpu = Memory(
         states.weights, states.gradients, states.optimizer, layers, outer, buffers, reserve
     )
     return Footprint(gpu, _host(request, states, gpu.total))
-
-
-def base_of(plan: Plan, others: bool) -> float:
-    """Bytes of a process that torch's counters do not see: context and communicators."""
-    talk = COMMUNICATORS_DESCRIBED if others else COMMUNICATORS
-    return CONTEXT + (talk if plan.gpus > 1 else 0.0)
 
 
 def element_size(request: Request) -> int:
