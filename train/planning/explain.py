@@ -8,7 +8,7 @@ from train.planning.advice import pin_cost, scaling_warning, with_advice
 from train.planning.request import Candidate, Choice, Request
 
 GIB = 2**30
-SHOWN = 5
+SHOWN = 8
 
 
 def explain(request: Request, choice: Choice, everything: bool = False) -> str:
@@ -22,9 +22,18 @@ def explain(request: Request, choice: Choice, everything: bool = False) -> str:
     else:
         blocks.append("\n".join(log_lines(choice)))
         shown = choice.possible
-    shown = choice.candidates if everything else shown[:SHOWN]
+    shown = choice.candidates if everything else _best_of_each(shown)[:SHOWN]
     blocks += [_table(shown, choice.chosen), *_remarks(request, choice)]
     return "\n\n".join(blocks)
+
+
+def _best_of_each(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """Keep the first of each stage, recomputation and offload: the others differ in size only."""
+    kinds: dict[tuple[int, str, str], Candidate] = {}
+    for candidate in ranked:
+        plan = candidate.plan
+        kinds.setdefault((plan.zero, plan.recompute, plan.offload), candidate)
+    return list(kinds.values())
 
 
 def _header(request: Request) -> str:
