@@ -157,6 +157,7 @@ def kernels(raw: dict[str, str]) -> dict[str, str]:
     return {
         "attention": "dense" if dense else "flash",
         "kernels": "fused" if fused else "plain",
+        "gradients": "fp32" if "fp32 grad accum" in raw["precision"] else "bf16",
     }
 
 

@@ -30,7 +30,11 @@ def command(argv: Sequence[str]) -> int:
         measure(folder)
         if not words:
             return 0
-    return run(words, _hosts, partial(calibrated, folder=folder))
+    try:
+        return run(words, _hosts, partial(calibrated, folder=folder))
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def measure(folder: Path) -> None:

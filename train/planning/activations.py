@@ -144,7 +144,9 @@ def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> floa
     saved = (size if layer else 4 + trained) * h * tokens + size * h * rows
     going_back = ((8 if layer else 20 + 2 * trained) * h) * tokens
     if run.whole_logits:
-        return max(saved + (size + (4.0 if run.fused else 12.0)) * vocab * rows, going_back)
+        # A plain loss gathers the logits of all tensor parallel ranks before it.
+        logits = (size + 4.0) * vocab * rows if run.fused else (size + 12.0) * shape.vocab * rows
+        return max(saved + logits, going_back)
     if run.fused:
         return max(saved + size * h * rows + 2.0 * size * min(rows, LOSS_ROWS) * vocab, going_back)
     logits = size * vocab * rows

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from train.config import LoraConfig
 from train.planning.hardware import GPUS
+from train.planning.pins import KERNELS
 from train.planning.request import Choice, Request
 from train.planning.search import choose
 
@@ -43,7 +44,7 @@ def _fits(request: Request) -> bool:
 
 def _changes(request: Request) -> Iterator[tuple[str, Request]]:
     """Yield what could be changed, the smallest of each kind first."""
-    free = {key: value for key, value in request.pins.items() if key in ("attention", "kernels")}
+    free = {key: value for key, value in request.pins.items() if key in KERNELS}
     if dict(request.pins) != free:
         yield "drop the pins", replace(request, pins=free)
     more = _more_gpus(request)
@@ -90,7 +91,7 @@ def _shorter(request: Request) -> Request | None:
 
 def pin_cost(request: Request, choice: Choice) -> str | None:
     """Return what the pins cost, where that is more than 5 % of a step."""
-    free = {key: value for key, value in request.pins.items() if key in ("attention", "kernels")}
+    free = {key: value for key, value in request.pins.items() if key in KERNELS}
     if choice.chosen is None or dict(request.pins) == free:
         return None
     best = choose(replace(request, pins=free)).chosen

@@ -20,13 +20,14 @@ from train.planning.advice import with_advice
 from train.planning.explain import explain
 from train.planning.families import find_shape
 from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
+from train.planning.pins import KERNELS
 from train.planning.request import Choice, Request
 from train.planning.search import choose
 
 Hosts = tuple[Sequence[tuple[str, int]], Mapping[str, str]]
 ReadHosts = Callable[[str | None], Hosts | None]
 Tune = Callable[[Gpu], Gpu]
-KEYS = (*PIN_KEYS, "attention", "kernels")
+KEYS = (*PIN_KEYS, *KERNELS)
 
 
 class _Parser(argparse.ArgumentParser):

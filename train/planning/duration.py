@@ -1,13 +1,13 @@
 """Time of one optimizer step: compute, what communication it cannot hide, bubbles, offload.
 
 The equations are in docs/planner.md. `Rates` holds every constant that was fitted to published
-measurements (`bench/published.py --fit`); each is a physical quantity and the same for every
+measurements (`bench/fit.py`); each is a physical quantity and the same for every
 source, model and GPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from train.planning.activations import layer_bytes
 from train.planning.links import data_group, gather_time, tensor_group
@@ -56,12 +56,18 @@ class Rates:
 
 
 RATES = Rates()
+# gloo has no streams to overlap with, and goes through the kernel's sockets.
+ON_CPU = {"overlap": 0.0, "latency": 3e-4, "blocking": 1e-3}
+# Kernels of a layer in one pass; seconds that DeepSpeed's ZeRO-3 hooks take for a layer and pass.
 KERNELS = 60
+HOOKS = 4e-4
 HOST_ADAM_BYTES = 1.5e11
 
 
 def duration(request: Request, plan: Plan, lengths: Lengths, rates: Rates = RATES) -> Duration:
     """Return the seconds of one optimizer step by what they are spent on."""
+    if request.cluster.gpu.is_cpu:
+        rates = replace(rates, **ON_CPU)
     tokens, micros = busiest(request, plan, lengths)
     micro = tokens / micros
     pass_time = _micro(request, plan, lengths, micro, rates)
@@ -115,7 +121,8 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     # The last pipeline stage has the head besides its layers, and the others wait for it.
     head = _head(request, plan, local, rates)
     busy = layers * (forward + attention + backward + again) + head
-    return max(busy, rates.launch * KERNELS * layers * 3)
+    host = layers * 3 * (rates.launch * KERNELS + HOOKS * (plan.zero == 3))
+    return busy + host if request.cluster.gpu.is_cpu else max(busy, host)
 
 
 def _product(tokens: float, rows: float, columns: float, rate: float, rates: Rates) -> float:

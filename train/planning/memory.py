@@ -14,9 +14,9 @@ GIB = 2**30
 # holds but cannot use, as a share of what comes and goes. Plain data parallelism has one group of
 # ranks and micro-batches that come and go whole; layouts with tensor or pipeline parallelism have
 # several groups and several micro-batches alive, and their published peaks and failures fit
-# 2.4 GiB and a fifth (bench/published.py).
+# about 1 GiB a group and a fifth (bench/published.py).
 CONTEXT = 0.6 * GIB
-COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 2.4 * GIB
+COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 5.4 * GIB
 FRAGMENTED, FRAGMENTED_MIXED = 0.04, 0.2
 
 
@@ -32,7 +32,8 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     """Return the peak memory of a plan."""
     size = element_size(request)
     adapter = request.lora.r if request.lora else 0
-    states = states_of(request.shape, plan, size, adapter, described(request))
+    low = described(request) and request.pins.get("gradients") != "fp32"
+    states = states_of(request.shape, plan, size, adapter, low)
     layers, outer = _activations(request, plan, lengths)
     layers, outer, buffers = _settle(states, layers, outer)
     mixed = plan.tp * plan.pp > 1
@@ -67,7 +68,7 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
 
 def described(request: Request) -> bool:
     """Whether the pins describe other people's run rather than one of this project's."""
-    return bool({"attention", "kernels"} & request.pins.keys())
+    return bool({"attention", "kernels", "gradients"} & request.pins.keys())
 
 
 def _dense(request: Request) -> bool:

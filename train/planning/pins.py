@@ -10,7 +10,12 @@ from train.planning.dsconfig import DsConfig
 from train.planning.plan import OFFLOAD, RECOMPUTE
 
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-KERNELS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused")}
+# To describe other people's runs: their kernels, and the type that they add gradients in.
+KERNELS = {
+    "attention": ("dense", "flash"),
+    "kernels": ("plain", "fused"),
+    "gradients": ("bf16", "fp32"),
+}
 DEGREES = ("dp", "tp", "pp", "sp")
 
 

@@ -63,7 +63,8 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool
 
     Args:
         size: bytes of a weight's element.
-        described: other people's run, whose gradients before ZeRO-3 have the weights' type.
+        described: other people's run, whose gradients before ZeRO-3 have the weights' type, and
+            whose buckets DeepSpeed's own size.
     """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
     shards = plan.dp * plan.sp

@@ -1,0 +1,100 @@
+"""Fit the planner's `Rates` to published throughput.
+
+    python -m bench.fit FILE.csv [--seconds S] [--half]
+
+Coordinate descent on the mean absolute log error; every source weighs as the root of its rows, so
+that a large sweep does not outvote the rest. Only A100 rows take part, whose peak rates are known
+best. With `--half`, half of the sources are fitted and the errors of the others are printed: what
+the model is worth on sources that it has not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp, log
+from pathlib import Path
+from statistics import median
+from time import monotonic
+
+from bench.published import percentile
+from bench.rows import Row, read
+from train.planning.duration import Rates, duration
+
+BOUNDS = {
+    "sustained": (0.6, 1.0), "half": (16.0, 800.0), "depth": (8.0, 800.0),
+    "vocabulary": (6.0, 60.0), "busbar": (0.4, 1.0), "attention": (0.25, 0.9),
+    "attention_back": (0.2, 0.9), "traffic": (1.5, 25.0), "traffic_fused": (1.0, 10.0),
+    "scores": (1.0, 30.0), "overlap": (0.2, 0.95), "nic": (0.25, 0.9),
+    "blocking": (1e-5, 2e-3), "step": (24.0, 120.0),
+}  # fmt: skip
+FITTED_HALF = ("llm-foundry", "65B_bfloat16_128", "13B_bfloat16_64_GPUs", "Korth")
+
+
+def errors(rows: Sequence[Row], rates: Rates) -> list[float]:
+    """Return the logarithm of predicted over measured throughput of every row."""
+    found = []
+    for row in rows:
+        seconds = duration(row.request, row.plan, row.lengths, rates).total
+        tokens = row.request.batch_size * row.request.block_size
+        found.append(log(tokens / seconds / row.plan.gpus / (row.tokens_per_s or 1.0)))
+    return found
+
+
+def loss(rows: Sequence[Row], rates: Rates) -> float:
+    """Return the weighted mean absolute error."""
+    counts = Counter(row.source for row in rows)
+    weights = [counts[row.source] ** -0.5 for row in rows]
+    pairs = zip(weights, errors(rows, rates), strict=True)
+    return sum(weight * abs(error) for weight, error in pairs) / sum(weights)
+
+
+def fit(rows: Sequence[Row], start: Rates, seconds: float) -> Rates:
+    """Return better constants, by steps along one at a time that grow and shrink by success."""
+    random.seed(1)
+    steps = dict.fromkeys(BOUNDS, 0.3)
+    best, lowest, end = start, loss(rows, start), monotonic() + seconds
+    while monotonic() < end:
+        name = random.choice(list(BOUNDS))
+        low, high = BOUNDS[name]
+        for sign in (1, -1):
+            moved = getattr(best, name) * exp(sign * steps[name] * random.uniform(0.2, 1))
+            tried = replace(best, **{name: min(high, max(low, moved))})
+            value = loss(rows, tried)
+            if value < lowest - 1e-6:
+                best, lowest, steps[name] = tried, value, min(0.5, steps[name] * 1.3)
+                break
+        else:
+            steps[name] = max(0.02, steps[name] * 0.8)
+    return best
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fit, print the constants and the errors they leave."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--half", action="store_true")
+    given = parser.parse_args(argv)
+    rows = [
+        row
+        for row in read(given.file)
+        if row.tokens_per_s and row.decided and row.request.lora is None
+        and row.request.cluster.gpu.name.startswith("A100")
+    ]  # fmt: skip
+    known = [row for row in rows if any(word in row.source for word in FITTED_HALF)]
+    judged = [row for row in rows if row not in known] if given.half else rows
+    rates = fit(known if given.half else rows, Rates(), given.seconds)
+    print(rates)
+    left = [abs(exp(error) - 1) for error in errors(judged, rates)]
+    print(f"{len(left)} rows judged: median {100 * median(left):.1f} %, "
+          f"90th percentile {100 * percentile(left, 0.9):.1f} %")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
