@@ -40,7 +40,8 @@ from train.record import open_run_folder
 from train.sinks import NoSink
 
 BUDGET = 0.03
-WORDS = "--pin micro_tokens=4096 recompute=none zero=0 offload=none --lr 1e-5 --max-steps"
+WORDS = "--pin micro_tokens=4096 recompute=none zero=0 offload=none "
+WORDS += "--batch-size 16 --lr 1e-5 --max-steps"
 
 
 def logits(module: Any, inputs: Inputs) -> torch.Tensor:
@@ -79,31 +80,38 @@ class Plain:
 class Observed:
     """The engine that the loop is given: it steps, then lets the bare ways step, and notes times.
 
-    Times are seconds on one clock: when the loop asked for a step, and when it got it back with
-    the time of the bare ways left out.
+    Every other step the bare ways go first, since whoever goes second finds warm caches. `enters`
+    and `leaves` are when the loop asked for a step and when it got it back.
     """
 
     engine: Engine
     bare: dict[str, Callable[[Sequence[Inputs], int], None]]
-    begins: list[float] = field(default_factory=list)
+    enters: list[float] = field(default_factory=list)
+    leaves: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
-    ends: list[float] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def step(
         self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, stop: bool
     ) -> StepResult:
+        self.enters.append(time.perf_counter())
+        if step % 2:
+            self._bare(micros, loss_tokens)
         settle()
-        self.begins.append(time.perf_counter())
+        began = time.perf_counter()
         found = self.engine.step(step, micros, loss_tokens, lr, stop)
         settle()
-        self.steps.append(time.perf_counter() - self.begins[-1])
+        self.steps.append(time.perf_counter() - began)
+        if step % 2 == 0:
+            self._bare(micros, loss_tokens)
+        self.leaves.append(time.perf_counter())
+        return found
+
+    def _bare(self, micros: Sequence[MicroBatch], loss_tokens: int) -> None:
         ready = [packed_inputs(micro, self.engine.gang.device) for micro in micros]
         for name, act in self.bare.items():
             took = clock(lambda act=act: act(ready, loss_tokens))  # type: ignore[misc]
             self.seconds.setdefault(name, []).append(took)
-        self.ends.append(time.perf_counter())
-        return found
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
         return 0.0, 1
@@ -116,10 +124,8 @@ class Observed:
 
     def whole(self) -> list[float]:
         """Seconds of each step of the loop: in the engine, and from it to the next request."""
-        between = [
-            after - before for before, after in zip(self.ends, self.begins[1:], strict=False)
-        ]
-        return [a + b for a, b in zip(self.steps, between, strict=False)]
+        asked = zip(self.leaves, self.enters[1:], strict=False)
+        return [a + after - before for a, (before, after) in zip(self.steps, asked, strict=False)]
 
 
 def observe(run: Rig, folder: Path) -> Observed:

@@ -8,21 +8,28 @@ preset, or random weights of a named shape.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from train import hops, training
 from train.config import World, parse_args
 from train.console import Console
+from train.data.preset import build_preset
 from train.data.store import Dataset
 from train.engine import start as engines
 from train.engine.gang import Gang
+from train.engine.model import DTYPES
 from train.engine.step import Engine
 from train.loop import Job
+from train.planned import Planned, plan
 
 QUIET = Console(False)
 
@@ -34,7 +41,7 @@ class Rig:
     source: hops.Source
     data: Dataset
     gang: Gang
-    planned: training.Planned
+    planned: Planned
 
     def engine(self, packed: bool = True) -> Engine:
         """Load the model and wrap it; several engines may live beside one another."""
@@ -49,7 +56,12 @@ class Rig:
 
 
 def join() -> Gang:
-    """Join the ranks of the launcher, or be the only one."""
+    """Join the ranks of the launcher, or be the only one; on a CPU with one thread a rank.
+
+    One thread disturbs its neighbours and its own measurement least.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return training.connect(World.from_env(os.environ), os.environ)
 
 
@@ -58,7 +70,28 @@ def rig(gang: Gang, words: Sequence[str]) -> Rig:
     cache = hops.cache_folder(os.environ)
     source = hops.locate(parse_args(list(words)), cache, QUIET)
     data = hops.open_data(source, cache, QUIET)
-    return Rig(source, data, gang, training.plan(source, data, gang, QUIET))
+    return Rig(source, data, gang, plan(source, data, gang, QUIET))
+
+
+def random_model(folder: Path, precision: str, **sizes: Any) -> Path:
+    """Write a Mistral of these sizes with random weights, and the preset's tokeniser, to `folder`.
+
+    On a GPU the weights are drawn there, so that seven billion take seconds.
+    """
+    tokenizer = build_preset(hops.cache_folder(os.environ)).model
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        config = MistralConfig(**sizes)
+        AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision]).save_pretrained(folder)
+    for path in tokenizer.iterdir():
+        if "token" in path.name:
+            shutil.copy(path, folder)
+    return folder
+
+
+def preset_data() -> Path:
+    """Return the embedded dataset: functions of the standard library, of ragged lengths."""
+    return build_preset(hops.cache_folder(os.environ)).dataset
 
 
 def clock(act: Callable[[], object]) -> float:

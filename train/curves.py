@@ -119,7 +119,9 @@ def read_run(path: Path, name: str) -> Run:
         )
     starts = _starts(path / "attempts", [float(step["time"]) for step in steps.values()])
     configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
-    model: Mapping[str, Any] = next((config["model"] for config in configs[::-1] if "model" in config), {})
+    model: Mapping[str, Any] = next(
+        (config["model"] for config in configs[::-1] if "model" in config), {}
+    )
     return Run(
         name=name,
         path=path,

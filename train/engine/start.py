@@ -12,10 +12,12 @@ import deepspeed
 import torch
 
 from train.config import RunConfig
+from train.data.lock import locked
 from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import packed_inputs, padded_inputs
 from train.engine.step import Engine, peak_bytes
+from train.errors import ConfigError
 from train.planning.plan import Plan
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -74,5 +76,31 @@ def _optimizer(
     if plan.offload != "none":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
+        _build_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=lr, betas=BETAS, eps=EPS, adamw_mode=True)
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+
+
+def _build_cpu_adam() -> None:
+    """Compile DeepSpeed's CPU Adam, once per user and host.
+
+    torch marks a build by a file, and waits for ever on that of a build that was killed. The
+    lock here ends with its process, so whoever holds it knows such a file to be a leftover.
+
+    Raises:
+        ConfigError: it cannot be compiled.
+    """
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(CPUAdamBuilder.NAME, verbose=False))
+    with locked(folder.with_name("anyrank-cpu-adam.lock")), redirect_stdout(StringIO()):
+        (folder / "lock").unlink(missing_ok=True)
+        try:
+            CPUAdamBuilder().load(verbose=False)
+        except (RuntimeError, OSError, ImportError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"the optimizer cannot be offloaded, since DeepSpeed's CPU Adam was not built "
+                f"({first}): install g++ and ninja, or give --pin offload=none"
+            ) from None
