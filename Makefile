@@ -14,5 +14,6 @@ test:
 	@$(PYTHON) && $$python -m ruff check . && $$python -m ruff format --check . \
 	  && $$python -m mypy $(wildcard $(STRICT)) && $$python -m pytest tests $(PYTEST)
 
+# Several hosts and a Slurm on this machine, brought up and taken down; needs root.
 test-cluster:
-	@$(PYTHON) && $$python -m pytest tests/cluster --cluster $(PYTEST)
+	@tests/cluster/install && $(PYTHON) && $$python -m pytest tests/cluster $(PYTEST)

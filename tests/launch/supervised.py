@@ -1,4 +1,7 @@
-"""supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py under the deepspeed twin."""
+"""supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py under the deepspeed twin.
+
+Inside of a Slurm job its nodes are the hosts, whatever the hostfile.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from train.launch import hostfile, process  # noqa: E402  (the path comes first)
+from train.launch import hostfile, process, slurm  # noqa: E402  (the path comes first)
 from train.launch.supervise import Job, supervise  # noqa: E402
 
 
 def main() -> int:
     path, run_dir, *args = sys.argv[1:]
-    hosts = hostfile.read(path)
+    node_list = slurm.hosts(os.environ)
+    hosts = node_list or hostfile.read(path)
     job = Job(
         hosts,
         hosts.slots,
@@ -28,7 +32,7 @@ def main() -> int:
         script=FOLDER / "rank_script.py",
     )
     with process.caught() as signals:
-        return supervise(job, signals)
+        return supervise(slurm.adapt(job) if node_list else job, signals)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def is_hung(idle: float | None, since_step: float, usual: float | None) -> bool:
     """Whether the ranks hang: nothing moves, and no step has come for far longer than usual.
 
     Args:
-        idle: seconds since any thread of any rank moved; None before a rank has reported.
+        idle: seconds since any rank's main thread moved; None before a rank has reported.
         since_step: seconds since the last finished step, or since the start.
         usual: seconds of a usual step; None before the first.
     """

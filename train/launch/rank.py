@@ -5,7 +5,7 @@ The agent gives its ranks a private folder (ANYRANK_AGENT). There, rank k keeps
     k.pid      its process id, and the time it started, so that a reused id is not taken for it
     k.exit     how it ended: exit code and time; missing after a kill
     k.log      what it printed (rank 0 prints to the console instead)
-    k.pulse    touched whenever any thread has moved since the last look
+    k.pulse    touched whenever the main thread has moved since the last look
     k.stack    every thread's Python stack, written on SIGUSR2
 
 and all hold on to `lease`: the agent keeps it locked for as long as it lives, and a rank that gets
@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 
 FOLDER = "ANYRANK_AGENT"
-PULSE = 1.0  # seconds between two looks at the threads
+PULSE = 1.0  # seconds between two looks at the main thread
 
 
 def supervised(env: Mapping[str, str]) -> bool:
@@ -99,9 +99,9 @@ def _end_without_agent(folder: Path) -> None:
 
 
 def _pulse(path: Path) -> None:
-    own, before = threading.get_ident(), None
+    before = None
     while True:
-        now = _position(own)
+        now = _position()
         if now != before:
             before = now
             try:
@@ -111,14 +111,16 @@ def _pulse(path: Path) -> None:
         time.sleep(PULSE)
 
 
-def _position(own: int) -> tuple[tuple[int, int, int], ...]:
-    """Return where every thread but `own` stands, down to the instruction."""
+def _position() -> tuple[tuple[int, int], ...]:
+    """Return where the main thread stands, down to the instruction.
+
+    Other threads do not count: those that look at something now and then never stand quite still.
+    """
     found = []
-    for thread, frame in sys._current_frames().items():
-        at = frame if thread != own else None
-        while at is not None:
-            found.append((thread, id(at.f_code), at.f_lasti))
-            at = at.f_back
+    at = sys._current_frames().get(threading.main_thread().ident or 0)
+    while at is not None:
+        found.append((id(at.f_code), at.f_lasti))
+        at = at.f_back
     return tuple(found)
 
 
