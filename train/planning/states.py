@@ -74,7 +74,7 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool
         weights = all_weights * (kept + (1 - kept) / shards)
     else:
         weights = all_weights
-    master = 4.0 * counts.trained if size == 2 or plan.zero in (1, 2) else 0.0
+    master = 4.0 * counts.trained if size == 2 or plan.zero else 0.0
     states = (master + 8.0 * counts.trained) / (shards if plan.zero else 1)
     gradients, late = _gradients(counts, plan, size, shards)
     if described and plan.zero < 3:

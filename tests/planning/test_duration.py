@@ -1,0 +1,87 @@
+import pytest
+
+from train.planning import Plan, Request, built_in, cluster_of, find_gpu
+from train.planning.duration import duration
+from train.planning.links import Group, data_group, gather_time
+from train.planning.predict import predict
+from train.planning.request import lengths_of
+
+MPT = built_in("mpt-7b")
+FULL = lengths_of(None, 2048)
+
+
+def question(hosts, gpu="A100-SXM-80GB", per_replica=12, **changes):
+    cluster = cluster_of([(f"n{i}", 8) for i in range(hosts)], {}, find_gpu(gpu))
+    given = {"shape": MPT, "cluster": cluster, "batch_size": per_replica * 8 * hosts,
+             "block_size": 2048, "pins": {"attention": "flash", "kernels": "fused"}}  # fmt: skip
+    return Request(**(given | changes))
+
+
+def speed(hosts, gpu="A100-SXM-80GB"):
+    plan = Plan(3, 6 * 2048, dp=8 * hosts, accumulation=2)
+    return predict(question(hosts, gpu), plan, FULL).tokens_per_s / (8 * hosts)
+
+
+def test_published_speeds_of_a_7b_model_are_met():
+    assert speed(1) == pytest.approx(4641, rel=0.08)
+    assert speed(1, "H100-SXM") == pytest.approx(10643, rel=0.08)
+
+
+def test_from_8_to_512_gpus_efficiency_falls_as_published_to_5_points():
+    assert speed(64, "H100-SXM") / speed(1, "H100-SXM") == pytest.approx(0.909, abs=0.05)
+    assert speed(64) / speed(1) == pytest.approx(0.940, abs=0.05)
+
+
+def test_recomputation_costs_about_a_third_and_selective_little():
+    def seconds(mode):
+        return duration(question(1), Plan(3, 12288, mode, dp=8, accumulation=2), FULL).total
+
+    none, selective, full = (seconds(mode) for mode in ("none", "selective", "full"))
+    assert 1.2 < full / none < 1.4
+    assert 1.0 < selective / none < 1.15
+
+
+def test_a_pipeline_waits_for_its_first_micro_batch():
+    few = duration(question(1), Plan(1, 2048, dp=1, pp=8, accumulation=8), FULL)
+    many = duration(question(1), Plan(1, 2048, dp=1, pp=8, accumulation=64), FULL)
+    assert few.pipeline / few.compute > 0.6
+    assert many.pipeline / many.compute < 0.15
+
+
+def test_tensor_parallelism_waits_for_its_collectives():
+    alone = duration(question(1), Plan(1, 2048, dp=8, accumulation=12), FULL)
+    eight = duration(question(1), Plan(1, 2048, dp=1, tp=8, accumulation=96), FULL)
+    assert eight.communication > 10 * alone.communication
+
+
+def test_a_collective_takes_the_slower_of_both_links():
+    cluster = cluster_of([("a", 8), ("b", 8)], {"nic": "1x100Gb"}, find_gpu("H100-SXM"))
+
+    class Whole:
+        busbar = 1.0
+        nic = 1.0
+
+    near = gather_time(1e9, Group(8, 8, 1), cluster, Whole(), 0.0)
+    far = gather_time(1e9, Group(16, 8, 1), cluster, Whole(), 0.0)
+    assert near == pytest.approx(1e9 * 7 / 8 / cluster.gpu.link)
+    assert far == pytest.approx(0.5e9 / 12.5e9)
+    assert gather_time(1e9, Group(1, 1, 8), cluster, Whole(), 0.0) == 0.0
+
+
+def test_data_groups_lie_across_hosts_when_tensors_are_split_inside():
+    cluster = cluster_of([("a", 8), ("b", 8)], {}, find_gpu("H100-SXM"))
+    assert data_group(Plan(1, 1, dp=16), cluster) == Group(16, 8, 1)
+    assert data_group(Plan(1, 1, dp=2, tp=8), cluster) == Group(2, 1, 8)
+
+
+def test_offload_costs_what_it_moves():
+    kept = duration(question(1), Plan(2, 12288, dp=8, accumulation=2), FULL)
+    gone = duration(question(1), Plan(2, 12288, offload="optimizer", dp=8, accumulation=2), FULL)
+    assert kept.offload == 0 < gone.offload
+
+
+def test_ranks_of_a_processor_hide_nothing():
+    cluster = cluster_of([("a", 2)], {}, find_gpu("cpu", 4e9))
+    on_cpu = question(1, cluster=cluster, batch_size=8, precision="fp32")
+    found = duration(on_cpu, Plan(0, 2048, dp=2, accumulation=4), FULL)
+    assert found.communication > 0.5 * 8 * MPT.parameters / cluster.gpu.link

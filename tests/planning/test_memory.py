@@ -1,0 +1,83 @@
+import pytest
+
+from train.config import LoraConfig
+from train.planning import Plan, Request, built_in, cluster_of, find_gpu
+from train.planning.activations import Setting, layer_bytes, peak
+from train.planning.memory import footprint
+from train.planning.request import lengths_of
+from train.planning.states import states_of
+
+MISTRAL = built_in("mistral-7b")
+P = MISTRAL.parameters
+FULL = lengths_of(None, 1024)
+
+
+def request(gpus=8, **changes):
+    cluster = cluster_of([("n", gpus)], {}, find_gpu("A100-SXM-80GB"))
+    return Request(**({"shape": MISTRAL, "cluster": cluster, "batch_size": 64,
+                       "block_size": 1024} | changes))  # fmt: skip
+
+
+def memory(plan, **changes):
+    return footprint(request(plan.gpus, **changes), plan, FULL)
+
+
+def test_a_layer_keeps_what_its_operations_keep():
+    h, kv, f = 4096, 1024, 14336
+    layer = layer_bytes(MISTRAL, Setting())
+    assert layer.none == 2 * (4 * h + 2 * h + 2 * h) + 4 * h + 4 * kv + 4 * 32 + 8 * f + 8
+    assert layer.selective == 2 * h + 2 * (h + 2 * kv + 2 * f) + 4 * h + 2 * h + 4 * 32
+    assert layer.full == 2 * h
+
+
+def test_states_of_each_stage_on_8_gpus():
+    for zero, weights, gradients, late, states in (
+        (1, 2 * P, 4 * P, 2 * P, 12 * P / 8),
+        (2, 2 * P, 4 * P / 8, 0, 12 * P / 8),
+    ):
+        found = states_of(MISTRAL, Plan(zero, 4096, dp=8), 2, 0)
+        assert (found.weights, found.gradients, found.late, found.optimizer) == (
+            weights, gradients, late, states,
+        )  # fmt: skip
+    three = states_of(MISTRAL, Plan(3, 4096, dp=8), 2, 0)
+    assert three.weights == pytest.approx(2 * P / 8, rel=1e-3)
+    assert three.optimizer == 12 * P / 8
+
+
+def test_frozen_parameters_cost_their_weights_only():
+    found = states_of(MISTRAL, Plan(2, 4096, dp=1), 2, 16)
+    trained = MISTRAL.adapter_parameters(16)
+    assert found.weights == 2 * (P + trained)
+    assert found.optimizer == 12 * trained
+
+
+def test_recomputation_and_shorter_micro_batches_need_less():
+    sizes = [memory(Plan(3, 8192, mode, dp=8)).gpu.total for mode in ("none", "selective", "full")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert memory(Plan(3, 4096, dp=8)).gpu.total < memory(Plan(3, 8192, dp=8)).gpu.total
+
+
+def test_offload_moves_states_to_the_host():
+    kept, gone = memory(Plan(2, 4096, dp=8)), memory(Plan(2, 4096, offload="optimizer", dp=8))
+    assert gone.gpu.optimizer == 0 < kept.gpu.optimizer
+    assert gone.host - kept.host >= 8 * kept.gpu.optimizer
+
+
+def test_logits_follow_the_share_of_tokens_that_carries_loss():
+    all_tokens = peak(MISTRAL, Setting(), "none", 8192, 1.0)
+    few = peak(MISTRAL, Setting(), "none", 8192, 0.25)
+    assert few[1] < all_tokens[1]
+    assert few[0] == all_tokens[0]
+
+
+def test_scores_are_kept_only_by_dense_attention():
+    flash = memory(Plan(1, 4096, dp=8), pins={"attention": "flash"}).gpu.activations
+    dense = memory(Plan(1, 4096, dp=8), pins={"attention": "dense"}).gpu.activations
+    assert dense - flash == pytest.approx(32 * 5 * 32 * 1024 * 4096, rel=0.01)
+
+
+def test_an_adapter_over_a_frozen_model_keeps_less_of_each_layer():
+    full, frozen = layer_bytes(MISTRAL, Setting()), layer_bytes(MISTRAL, Setting(adapter=16))
+    assert frozen.none == full.none - 2 * 2 * 4096 + 2 * 16 * 7
+    lora = memory(Plan(2, 4096, dp=1), lora=LoraConfig(16, 32, 0.0)).gpu
+    assert lora.optimizer < 1e9
