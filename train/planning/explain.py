@@ -129,13 +129,20 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def compare(candidate: Candidate, seconds: float, peak: float) -> str:
-    """Return predicted against measured in one line; `seconds` of a step, `peak` bytes on a GPU."""
+def compare(candidate: Candidate, seconds: float, peak: float | None) -> str:
+    """Return predicted against measured in one line.
+
+    Args:
+        seconds: of one optimizer step.
+        peak: bytes that torch's counter saw on a GPU; None where there is no such counter.
+    """
     time, memory = candidate.time.total, candidate.memory.total - candidate.memory.reserve
+    found = f"predicted {time:.2f} s a step, measured {seconds:.2f} s ({_signed(seconds / time)})"
+    if peak is None:
+        return found
     return (
-        f"predicted {time:.2f} s and {memory / GIB:.2f} GiB, "
-        f"measured {seconds:.2f} s ({_signed(seconds / time)}) "
-        f"and {peak / GIB:.2f} GiB ({_signed(peak / memory)})"
+        f"{found}; predicted {memory / GIB:.2f} GiB, "
+        f"measured {peak / GIB:.2f} GiB ({_signed(peak / memory)})"
     )
 
 

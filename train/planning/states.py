@@ -88,7 +88,8 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool
         host += weights
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
-    load = all_weights + master / shards if plan.zero in (1, 2) else 0.0
+    here = master / shards if plan.offload == "none" else 0.0
+    load = all_weights + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
     if described and plan.zero in (1, 2):
         buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)

@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import pytest
+
+from train.planning import (
+    Request,
+    built_in,
+    choose,
+    cluster_of,
+    compare,
+    explain,
+    find_gpu,
+    log_lines,
+    pin_cost,
+    scaling_warning,
+    with_advice,
+)
+
+GIB = 2**30
+
+
+def request(gpus=8, gpu="A100-SXM-80GB", model="mistral-7b", **changes):
+    cluster = cluster_of([("n", gpus)], {}, find_gpu(gpu))
+    return Request(built_in(model), cluster, **({"batch_size": 64, "block_size": 1024} | changes))
+
+
+def test_log_lines_are_the_originals():
+    lines = log_lines(choose(request(pins={"zero": "3", "recompute": "full"})))
+    assert lines[0].startswith("The number of candidates is ")
+    assert lines[1].startswith("The number of possible candidates is ")
+    assert lines[2] == "Configuration for parallelism is selected."
+    assert lines[3] == (
+        "No PP, No TP, recomputation : full, distribute_param : true, "
+        "distribute_low_prec_param : true"
+    )
+
+
+def test_predicted_and_measured_stand_in_one_line():
+    candidate = choose(request()).chosen
+    memory = candidate.memory.total - candidate.memory.reserve
+    line = compare(candidate, 1.1 * candidate.time.total, 0.95 * memory)
+    assert "(+10 %)" in line and "(-5 %)" in line and "\n" not in line
+    assert "GiB" not in compare(candidate, 1.0, None)
+
+
+def test_an_explanation_shows_the_chosen_plan_and_every_plan_on_demand():
+    question = request()
+    choice = choose(question)
+    text = explain(question, choice)
+    assert f"{choice.chosen.memory.total / GIB:.1f}" in text
+    assert len(explain(question, choice, True).splitlines()) > len(choice.candidates)
+
+
+def test_what_does_not_fit_is_told_by_how_much_and_what_would():
+    question = request(gpus=1, gpu="L4", model="llama-3-8b")
+    advised = with_advice(question, choose(question))
+    assert advised.chosen is None
+    assert "nothing fits: the smallest plan needs" in advised.nearest
+    assert any(word in advised.nearest for word in ("GPUs", "--use-lora", "--block-size"))
+    assert "Nothing fits" in explain(question, choose(question))
+
+
+def test_what_the_advice_names_does_fit():
+    question = request(gpus=1, model="llama-3-70b", pins={"offload": "none"})
+    advised = with_advice(question, choose(question))
+    count = int(advised.nearest.split(" GPUs")[0].split()[-1])
+    sizes = (1,) * count
+    larger = replace(question, cluster=replace(question.cluster, sizes=sizes))
+    assert choose(larger).chosen is not None
+
+
+def test_a_pin_that_costs_more_than_5_percent_is_priced_and_a_free_one_is_not():
+    dear = request(pins={"recompute": "full"})
+    assert "recompute=full cost" in pin_cost(dear, choose(dear))
+    best = choose(request()).chosen.plan
+    cheap = request(pins={"zero": str(best.zero)})
+    assert pin_cost(cheap, choose(cheap)) is None
+    assert pin_cost(request(), choose(request())) is None
+
+
+@pytest.mark.parametrize(("batch", "said"), [(4, "leaves 4 of 8 GPUs"), (8, "hardly help")])
+def test_too_many_gpus_for_the_batch_are_warned_of(batch, said):
+    question = request(batch_size=batch)
+    assert said in scaling_warning(question, choose(question))
+
+
+def test_enough_work_is_not_warned_of():
+    question = request(batch_size=4096)
+    assert scaling_warning(question, choose(question)) is None
