@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from train.data.store import Dataset
 from train.engine.gang import Device, Gang
 from train.errors import ModelError, PlanError
 from train.hops import Source
+from train.launch import exhaustion
 from train.planning import (
     Candidate,
     Choice,
@@ -27,6 +29,7 @@ from train.planning import (
     scaling_warning,
     with_advice,
 )
+from train.planning.hardware import GIB
 from train.planning.plan import Plan
 
 
@@ -53,7 +56,7 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
     """
     check_vocabulary(source, data)
     request = _request(source, data, _cluster(gang.devices()))
-    choice, lines = gang.from_main(lambda: _choose(request))
+    choice, lines = gang.from_main(lambda: _choose(request, source.config.output.run_dir))
     for line in lines:
         console.say(line)
     if choice.chosen is None:
@@ -76,9 +79,16 @@ def check_vocabulary(source: Source, data: Dataset) -> None:
         )
 
 
-def _choose(request: Request) -> tuple[Choice, tuple[str, ...]]:
+def _choose(request: Request, run_dir: str | None) -> tuple[Choice, tuple[str, ...]]:
+    limit = exhaustion.limit(Path(run_dir)) if run_dir else None
+    learned = ""
+    if limit is not None:
+        memory = min(limit, request.cluster.gpu.memory)
+        gpu = replace(request.cluster.gpu, memory=memory)
+        request = replace(request, cluster=replace(request.cluster, gpu=gpu))
+        learned = f"A plan of this run ran out of memory: planning below {memory / GIB:.2f} GiB"
     choice = with_advice(request, choose(request))
-    remarks = (pin_cost(request, choice), scaling_warning(request, choice))
+    remarks = (learned, pin_cost(request, choice), scaling_warning(request, choice))
     return choice, (*log_lines(choice), *(remark for remark in remarks if remark))
 
 

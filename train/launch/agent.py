@@ -25,8 +25,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from train.errors import OutOfMemoryError
 from train.launch import process, rank, terminal, wire
-from train.launch.probe import interface_towards, look
+from train.launch.probe import interface_towards, look, oom_kills
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
@@ -49,6 +50,7 @@ class Agent:
         self.child: subprocess.Popen[bytes] | None = None
         self.selector = selectors.DefaultSelector()
         self.dead: set[str] = set()
+        self.kills = oom_kills()
         self.heard = self.beaten = time.monotonic()
         self.deadline = float("inf")
         self.over = False
@@ -157,6 +159,8 @@ class Agent:
         self.dead.add(name)
         record = _json(self.folder / f"{name}.exit")
         code = record.get("code")
+        if not record and oom_kills() > self.kills:
+            code = OutOfMemoryError.exit_code
         if code == 0:
             return
         self.deadline = min(self.deadline, time.monotonic() + _PATIENCE)

@@ -89,8 +89,8 @@ def differences(facts: Sequence[Facts]) -> tuple[str, ...]:
         name = other["host"]
         if other["device"] != first["device"]:
             found.append(
-                f"{name} has ranks of kind {other['kind']}, but {first['host']} has "
-                f"{first['kind']}: leave one of the two out of the hostfile"
+                f"{name} has ranks of kind {other['device']}, but {first['host']} has "
+                f"{first['device']}: leave one of the two out of the hostfile"
             )
         if other["python"] != first["python"]:
             found.append(

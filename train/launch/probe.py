@@ -89,6 +89,18 @@ def memory() -> dict[str, int]:
     return {"total": found["MemTotal"], "available": found["MemAvailable"]}
 
 
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory, here and in our group."""
+    found = 0
+    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        try:
+            words = [line.split() for line in path.read_text().splitlines()]
+        except OSError:
+            continue
+        found += sum(int(value) for key, value in words if key == "oom_kill")
+    return found
+
+
 def interface_towards(address: str) -> str | None:
     """Return the name of the network interface that leads to an address; None if unknown."""
     own = network.route_to(address)

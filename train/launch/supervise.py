@@ -14,14 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from train.errors import HostfileError
+from train.errors import HostfileError, OutOfMemoryError
 from train.launch import command, network, preflight, progress
 from train.launch.attempt import Attempt, Start, close_all
 from train.launch.devices import Devices
 from train.launch.environment import forwarded
+from train.launch.exhaustion import note
 from train.launch.hostfile import Host, Hostfile, fill, render
 from train.launch.link import ROOT, Events, Link, here, over_ssh
-from train.launch.outcome import RESTARTS, Next, Outcome, decide
+from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
 from train.launch.screen import Screen
 
 AGENT = "train.launch.agent"
@@ -69,9 +70,20 @@ def supervise(job: Job, signals: list[int]) -> int:
         if following is not Next.RESTART:
             return outcome.code
         fruitless += 1
+        learn(job, outcome, screen)
         where = f"step {best}" if best else "the beginning: there is no checkpoint yet"
         screen.say(f"starting again from {where} (restart {fruitless} of {RESTARTS})")
         time.sleep(_PAUSE)
+
+
+def learn(job: Job, outcome: Outcome, screen: Screen) -> None:
+    """After a start that ran out of memory, see to it that the next plan is a smaller one."""
+    death = first_death(outcome.deaths)
+    if outcome.code != OutOfMemoryError.exit_code or death is None:
+        return
+    predicted = note(job.run_dir, death.rank, death.host)
+    size = "" if predicted is None else f", predicted at {predicted / 2**30:.2f} GiB a device,"
+    screen.say(f"the plan{size} did not fit: the next one will be smaller")
 
 
 def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:

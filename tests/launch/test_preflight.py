@@ -1,0 +1,77 @@
+from typing import Any
+
+import pytest
+
+from train.launch.everywhere import Answer
+from train.launch.hostfile import Host
+from train.launch.preflight import Need, differences, failures, fault
+
+FACTS: dict[str, Any] = {
+    "host": "a", "python": "3.11.7", "executable": "/v/python", "code": "c0de", "device": "cpu",
+    "packages": {"torch": "2.13.0"}, "gpus": [], "restricted": False, "fault": "", "time": 100.0,
+    "memory": {"total": 64e9, "available": 60e9}, "shm": 8e9, "disk": 500e9, "files": 65536,
+    "locked": -1, "infiniband": False, "shared": True,
+}  # fmt: skip
+HOST = Host("a", 2)
+IDLE = Answer(HOST, {"gauges": [{"used": 1e6}], "jobs": []})
+NEED = Need(disk=10e9, memory=0.0)
+
+
+def found(**changed: Any) -> list[str]:
+    return failures(Answer(HOST, {**FACTS, **changed}, heard=100.5), IDLE, NEED)
+
+
+def test_a_host_that_is_well_has_no_failure() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shared": False}, "does not see the run folder"),
+        ({"time": 90.0}, "clock is off: run 'systemctl restart"),
+        ({"disk": 1e9}, "1.0 GB of disk are free, but 10.0"),
+        ({"shm": 64e6}, "mount -o remount,size=8G /dev/shm"),
+        ({"files": 1024}, "ulimit -n 65536"),
+        ({"infiniband": True, "locked": 65536}, "ulimit -l unlimited"),
+        ({"device": "nvidia", "gpus": [0]}, "write 'a slots=1'"),
+        ({"fault": "CUDA_VISIBLE_DEVICES must list"}, "CUDA_VISIBLE_DEVICES must list"),
+    ],
+)
+def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) -> None:
+    (failure,) = found(**changed)
+    assert words in failure and "\n" not in failure and "a: " in failure
+
+
+def test_memory_and_busy_gpus_are_compared_with_what_the_run_needs() -> None:
+    facts = {**FACTS, "device": "nvidia", "gpus": [0, 1]}
+    busy = Answer(HOST, {"gauges": [{"used": 30e9}, {"used": 1e6}], "jobs": []})
+    short, used = failures(Answer(HOST, facts, heard=100.0), busy, Need(1e9, 70e9))
+    assert "60.0 GB of memory are free, but 70.0 GB" in short
+    assert "1 of its GPUs are in use" in used
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("root@a: Permission denied (publickey)", "run 'ssh-copy-id a'"),
+        ("ssh: Could not resolve hostname a", "add a to /etc/hosts"),
+        ("Host key verification failed.", "run 'ssh a' once"),
+        ("bash: cd: /x: No such file or directory", "must be at the same paths"),
+        ("", "try 'ssh a true'"),
+    ],
+)
+def test_a_silent_host_is_told_with_the_command_that_helps(trouble: str, words: str) -> None:
+    assert words in fault(HOST, None, trouble)
+
+
+def test_hosts_must_have_the_same_python_packages_code_and_kind() -> None:
+    other = {
+        **FACTS, "host": "b", "python": "3.12.1", "code": "beef", "device": "amd",
+        "packages": {"torch": "2.12.0"},
+    }  # fmt: skip
+    told = "\n".join(differences([FACTS, other]))
+    assert "b has Python 3.12.1, but a has 3.11.7" in told
+    assert "'/v/python -m pip install torch==2.13.0'" in told
+    assert "other code of anyrank (beef)" in told and "ranks of kind amd" in told
+    assert differences([FACTS, {**FACTS, "host": "b"}]) == ()

@@ -1,0 +1,42 @@
+"""What running out of memory teaches: the prediction of the plan that failed is out of reach now.
+
+The supervisor notes it in the attempt's folder; the next start plans below it. So each plan after
+a failure is smaller than the last, with the same batch, until one fits or none is left.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+NOTE = "out_of_memory.json"
+MARGIN = 0.95  # share of a failed plan's predicted bytes that the next plan may be predicted at
+
+
+def note(run_dir: Path, rank: int, host: str) -> float | None:
+    """Note that the newest attempt's plan did not fit; return the bytes it was predicted at."""
+    attempts = sorted(path for path in (run_dir / "attempts").glob("[0-9]*") if path.is_dir())
+    if not attempts:
+        return None
+    predicted = _bytes(attempts[-1] / "plan.json", "memory", "total")
+    if predicted is not None:
+        content = {"rank": rank, "host": host, "predicted": predicted}
+        (attempts[-1] / NOTE).write_text(json.dumps(content, indent=2) + "\n")
+    return predicted
+
+
+def limit(run_dir: Path) -> float | None:
+    """Return the bytes that a plan may be predicted at on each device; None: nothing is known."""
+    found = [_bytes(path, "predicted") for path in (run_dir / "attempts").glob(f"*/{NOTE}")]
+    known = [one for one in found if one is not None]
+    return MARGIN * min(known) if known else None
+
+
+def _bytes(path: Path, *keys: str) -> float | None:
+    try:
+        found = json.loads(path.read_text())
+        for key in keys:
+            found = found[key]
+        return float(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
