@@ -53,7 +53,7 @@ def test_runs_of_different_counts_with_the_same_losses_are_one_curve(tmp_path, c
     found = compare(*runs)
     assert (found.common, found.apart) == (4, None)
     assert found.relative == pytest.approx(1e-7, rel=1e-3)
-    assert verdict(runs).startswith("One curve: 1 rank / 4 then 2 ranks give the same losses")
+    assert verdict(runs).startswith("One curve: 1 rank, 4 → 2 ranks give the same losses")
     assert command([str(one), str(two), "--text"]) == 0
     said = capsys.readouterr().out
     assert "One curve" in said and "1.00e-07" in said and "resumed by start 2" in said

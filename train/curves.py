@@ -149,7 +149,7 @@ def compare(base: Run, other: Run) -> Difference | None:
 def verdict(runs: Sequence[Run]) -> str:
     """Say in one sentence whether the runs' losses are one curve."""
     if len(runs) < 2:
-        return f"{runs[0].name}: {_devices(runs[0])}, {len(runs[0].steps)} steps"
+        return f"{runs[0].name}: {ranks(*runs[0].gpus)}, {len(runs[0].steps)} steps"
     found = [(run, compare(runs[0], run)) for run in runs[1:]]
     for run, difference in found:
         if difference is None:
@@ -162,16 +162,16 @@ def verdict(runs: Sequence[Run]) -> str:
     run, worst = max(found, key=lambda pair: pair[1].relative if pair[1] else 0.0)
     assert worst is not None
     limit = max(TOLERANCE.get(run.precision, 1e-6) for run in runs)
-    counts = " / ".join(_devices(run) for run in runs)
+    counts = ", ".join(ranks(*run.gpus) for run in runs)
     said = f"largest difference {worst.relative:.1e}, in step {worst.step} of {run.name}"
     if worst.relative <= limit:
         return f"One curve: {counts} give the same losses ({said})"
     return f"Not one curve: {said}, more than the {limit:.0e} promised"
 
 
-def _devices(run: Run) -> str:
-    counts = " then ".join(str(count) for count in run.gpus)
-    return f"{counts} rank{'' if run.gpus == (1,) else 's'}"
+def ranks(*counts: int) -> str:
+    """Say how many ranks, one count after the other: `4 → 2 ranks`."""
+    return f"{' → '.join(map(str, counts))} rank{'' if counts == (1,) else 's'}"
 
 
 def _starts(folder: Path, times: Sequence[float]) -> tuple[Start, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.curves import TOLERANCE, Run, verdict
+from train.curves import TOLERANCE, Run, ranks, verdict
 
 COLORS = ("#1b6ca8", "#e07a1f", "#2a8f5c", "#8d4fa8", "#b8336a", "#5c6b73")
 MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve")
@@ -54,15 +55,25 @@ def losses(runs: Sequence[Run]) -> Figure:
         if run.evals:
             top.plot(*zip(*((e["step"], e["eval_loss"]) for e in run.evals), strict=True), "D",
                      color=_color(number), markersize=4 + 2.5 * place, alpha=0.7)  # fmt: skip
-        for start in run.starts[1:]:
-            if start.steps:
-                top.axvline(start.steps[0] - 0.5, color=_color(number), linestyle=":", linewidth=1)
-    top.set_title(verdict(runs), loc="left", fontsize=12, fontweight="bold")
+        _resumes(top, run, _color(number))
+    said = verdict(runs).replace(" (", "\n(").replace("; ", "\n")
+    top.set_title(said, loc="left", fontsize=12, fontweight="bold")
     _finish(top, "loss (nats per token)")
     if len(runs) > 1:
         _differences(axes[1][0], runs)
     axes[-1][0].set_xlabel("optimizer step  (diamond: evaluation; dotted: resumed here)")
     return figure
+
+
+def _resumes(axis: Axes, run: Run, color: str) -> None:
+    """Mark where a run went on after it had ended early, and on how many ranks."""
+    for before, after in pairwise(run.starts):
+        if before.steps and after.steps:
+            axis.axvline(after.steps[0] - 0.5, color=color, linestyle=":", linewidth=1.4)
+            text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost;\n"
+            text += f" resumed from step {after.steps[0] - 1} on {after.gpus}"
+            axis.text(after.steps[0] - 0.5, 0.97, text, transform=axis.get_xaxis_transform(),
+                      fontsize=8, color=color, va="top")  # fmt: skip
 
 
 def _differences(axis: Axes, runs: Sequence[Run]) -> None:
@@ -106,15 +117,16 @@ def speed(runs: Sequence[Run]) -> Figure:
 def memory(runs: Sequence[Run]) -> Figure:
     """Peak memory of a device: predicted part by part, and measured."""
     parts = [run.predicted("memory") for run in runs]
-    measured = [max(step["peak_bytes"] for step in run.steps) / GIB for run in runs]
-    return _bars(runs, parts, MEMORY, measured, GIB, "GiB per device")
+    measured = [float(max(step["peak_bytes"] for step in run.steps)) for run in runs]
+    unit, name = (GIB, "GiB") if max(measured) >= GIB else (GIB / 1024, "MiB")
+    return _bars(runs, parts, MEMORY, measured, unit, f"{name} per device")
 
 
 def step_time(runs: Sequence[Run]) -> Figure:
     """Seconds of one step: predicted part by part, and measured."""
     parts = [run.predicted("time") for run in runs]
-    return _bars(runs, parts, TIME, [run.usual("seconds") or 0.0 for run in runs], 1.0,
-                 "seconds per step")  # fmt: skip
+    measured = [run.usual("seconds") or 0.0 for run in runs]
+    return _bars(runs, parts, TIME, measured, 1.0, "seconds per step")
 
 
 def history(runs: Sequence[Run]) -> Figure:
@@ -129,7 +141,7 @@ def history(runs: Sequence[Run]) -> Figure:
                       alpha=0.35 + 0.65 * start.gpus / max(s.gpus for s in run.starts),
                       edgecolor="white")  # fmt: skip
             steps = f"steps {start.steps[0]}–{start.steps[1]}" if start.steps else "no step"
-            axis.text(begin + width / 2, row + 0.36, f"{start.gpus} ranks, {steps}", ha="center",
+            axis.text(begin + width / 2, row + 0.36, f"{ranks(start.gpus)}, {steps}", ha="center",
                       va="center", fontsize=8, color="#222222")  # fmt: skip
             if start is not run.starts[-1]:
                 axis.plot(end, row, "x", color="#b8336a", markersize=10, markeredgewidth=2.5)
@@ -170,9 +182,10 @@ def _bars(
                       label=name if row == 0 else None)  # fmt: skip
             left += width
         axis.text(left, row - 0.19, f" {left:.3g}", va="center", fontsize=8)
-        axis.barh(row + 0.19, found, height=0.34, color="#2a8f5c",
+        width = found / unit
+        axis.barh(row + 0.19, width, height=0.34, color="#2a8f5c",
                   label="measured" if row == 0 else None)  # fmt: skip
-        axis.text(found, row + 0.19, f" {found:.3g}", va="center", fontsize=8)
+        axis.text(width, row + 0.19, f" {width:.3g}", va="center", fontsize=8)
     axis.set_yticks(range(len(runs)), [_label(run) for run in runs])
     axis.invert_yaxis()
     axis.set_xlabel(label)
@@ -183,7 +196,7 @@ def _bars(
 
 
 def _label(run: Run) -> str:
-    return f"{run.name}: {' → '.join(map(str, run.gpus))} rank{'s' * (run.gpus != (1,))}"
+    return f"{run.name}: {ranks(*run.gpus)}"
 
 
 def _color(number: int) -> str:

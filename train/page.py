@@ -20,10 +20,13 @@ h1 { font-size: 1.5em; margin-bottom: .2em } h2 { font-size: 1.1em; margin: 2em 
 .verdict.bad { border-color: #b8336a; background: #fbeef3 }
 img { max-width: 100%; display: block } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em }
-th, td { padding: .3em .8em; text-align: right; border-bottom: 1px solid #dde3e9 }
-th:first-child, td:first-child { text-align: left } th { color: #5c6b73; font-weight: 600 }
+th, td { padding: .3em .8em; text-align: left; border-bottom: 1px solid #dde3e9 }
+td.number, th.number { text-align: right } th { color: #5c6b73; font-weight: 600 }
 footer { color: #5c6b73; margin-top: 2.5em; font-size: .85em }
 """
+
+# Columns of words, set to the left; all others hold numbers.
+WORDS = {"run", "against", "what", "more", "state", "unit", "precision", "samples, rates, tokens"}
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -35,8 +38,10 @@ PAGE = """<!DOCTYPE html>
 {% for heading, content in tables.items() %}{% if content %}
 <h2>{{ heading }}</h2>
 <div class="scroll"><table>
-<tr>{% for name in content[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in content %}<tr>{% for cell in row.values() %}<td>{{ cell }}</td>{% endfor %}</tr>
+<tr>{% for name in content[0] %}<th{{ kind(name) }}>{{ name }}</th>{% endfor %}</tr>
+{% for row in content %}<tr>
+{% for name, cell in row.items() %}<td{{ kind(name) }}>{{ cell }}</td>{% endfor %}
+</tr>
 {% endfor %}</table></div>
 {% endif %}{% if pictures.get(heading) %}{{ picture(heading) }}{% endif %}{% endfor %}
 {% for heading in pictures if heading not in tables %}
@@ -67,8 +72,11 @@ def render_page(
         data = base64.b64encode(pictures[heading].read_bytes()).decode()
         return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(heading, data)
 
+    def kind(name: str) -> Markup:
+        return Markup("" if name in WORDS else " class=number")
+
     template = Environment(autoescape=True).from_string(PAGE)
     return template.render(
         title=title, verdict=verdict, good=good, tables=tables, pictures=pictures,
-        picture=picture, footer=footer, style=Markup(STYLE),
+        picture=picture, kind=kind, footer=footer, style=Markup(STYLE),
     )  # fmt: skip

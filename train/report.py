@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from train.checkpoints import spoken, survey
-from train.curves import Run, compare, read_runs, verdict
+from train.curves import Run, compare, ranks, read_runs, verdict
 from train.errors import ConfigError
-from train.page import Table, render_page
+from train.page import WORDS, Table, render_page
 
 GIB = 2**30
 
@@ -131,7 +131,7 @@ def _history(run: Run) -> list[dict[str, str]]:
     for start in run.starts:
         steps = f"steps {start.steps[0]} to {start.steps[1]}" if start.steps else "no step"
         how = "" if start is not run.starts[-1] or run.done else f"; last said: {start.last_line}"
-        rows.append((start.began, f"start {start.number}", f"{start.gpus} ranks, {steps}{how}"))
+        rows.append((start.began, f"start {start.number}", f"{ranks(start.gpus)}, {steps}{how}"))
     for early, late in zip(run.starts, run.starts[1:], strict=False):
         rows.append((early.ended, "ended early", f"resumed by start {late.number}"))
     rows += [(event.time, "launcher", event.text) for event in run.events]
@@ -147,9 +147,9 @@ def _history(run: Run) -> list[dict[str, str]]:
 def _memory(run: Run) -> dict[str, str]:
     parts = run.predicted("memory")
     measured = max(step["peak_bytes"] for step in run.steps)
-    shown = {"run": run.name}
-    shown |= {name: f"{value / GIB:.2f}" for name, value in parts.items()}
-    return shown | {"measured": f"{measured / GIB:.2f}", "unit": "GiB per device"}
+    unit, name = (GIB, "GiB") if measured >= GIB else (GIB / 1024, "MiB")
+    shown = {"run": run.name} | {key: f"{value / unit:.1f}" for key, value in parts.items()}
+    return shown | {"measured": f"{measured / unit:.1f}", "unit": f"{name} per device"}
 
 
 def _time(run: Run) -> dict[str, str]:
@@ -185,10 +185,11 @@ def _text(tables: dict[str, Table]) -> str:
 def _aligned(rows: Table) -> str:
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
+    left = [name in WORDS for name in rows[0]]
     return "\n".join(
         "  " + "  ".join(
-            cell.ljust(width) if cell[:1].isalpha() else cell.rjust(width)
-            for cell, width in zip(line, widths, strict=False)
+            cell.ljust(width) if words else cell.rjust(width)
+            for cell, width, words in zip(line, widths, left, strict=False)
         ).rstrip()
         for line in lines
     )  # fmt: skip
