@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -55,7 +56,9 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
         ModelError: the tokeniser has more entries than the model embeds.
     """
     check_vocabulary(source, data)
-    request = _request(source, data, _cluster(gang.devices()))
+    devices = gang.devices()
+    console.say(layout([device.node for device in devices]))
+    request = _request(source, data, _cluster(devices))
     choice, lines = gang.from_main(lambda: _choose(request, source.config.output.run_dir))
     for line in lines:
         console.say(line)
@@ -64,6 +67,15 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
     config = source.config
     zero = render(choice.chosen.plan, source.shape, config.model, config.optimizer, source.ds)
     return Planned(choice.chosen, request.cluster, zero)
+
+
+def layout(nodes: Sequence[int]) -> str:
+    """Say how many ranks were found on how many hosts, from each rank's host."""
+    sizes = list(Counter(nodes).values())
+    hosts = f"{len(sizes)} host{'s' if len(sizes) > 1 else ''}"
+    if len(set(sizes)) == 1:
+        return f"Found {hosts} x {sizes[0]} = {len(nodes)} ranks"
+    return f"Found {hosts} with {', '.join(map(str, sizes))} = {len(nodes)} ranks"
 
 
 def check_vocabulary(source: Source, data: Dataset) -> None:

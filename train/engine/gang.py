@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from train.config import World
 from train.errors import ConfigError
+from train.launch.probe import interface_variables
 
 T = TypeVar("T")
 SETUP_TIMEOUT = timedelta(minutes=60)
@@ -97,6 +98,7 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     _without_shared_memory_op()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "MASTER_ADDR" in env:
+        env.update(interface_variables(env, env["MASTER_ADDR"]))
         dist.init_process_group(
             backend, rank=world.rank, world_size=world.size, timeout=SETUP_TIMEOUT
         )

@@ -27,7 +27,7 @@ from typing import Any
 
 from train.errors import OutOfMemoryError
 from train.launch import process, rank, terminal, wire
-from train.launch.probe import interface_towards, look, oom_kills
+from train.launch.probe import interface_variables, look, oom_kills
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
@@ -118,9 +118,8 @@ class Agent:
     def start(self, message: wire.Message) -> None:
         """Start the command in a group of its own."""
         env = {**os.environ, **message["env"], rank.FOLDER: str(self.folder)}
-        face = interface_towards(message["master"]) if message["master"] else None
-        if face is not None:
-            env = {"GLOO_SOCKET_IFNAME": face, "NCCL_SOCKET_IFNAME": face, **env}
+        if message["master"]:
+            env |= interface_variables(env, message["master"])
         streams = terminal.streams(message["terminal"])
         self.child = subprocess.Popen(
             message["argv"],

@@ -112,6 +112,17 @@ def interface_towards(address: str) -> str | None:
     return None
 
 
+def interface_variables(env: Mapping[str, str], master: str) -> dict[str, str]:
+    """Return what makes gloo and NCCL use the interface that leads to the master.
+
+    Left to themselves they take the address of the host's name, or the first interface, which on
+    many hosts is the loopback or a bridge. What `env` says already is left as it is.
+    """
+    face = interface_towards(master)
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")[: 1 if master.startswith("127.") else 2]
+    return {} if face is None else {name: face for name in names if name not in env}
+
+
 def interface_address(name: str) -> str | None:
     """Return an interface's IPv4 address; None if it has none."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
