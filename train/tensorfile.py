@@ -106,6 +106,6 @@ def _place(entry: Mapping[str, object], base: int, size: int) -> Place:
     start, stop = base + int(offsets[0]), base + int(offsets[1])
     if stop > size:
         raise ValueError(f"it is cut short at {size} bytes")
-    if min(*kind.shape, 0) < 0 or start < base or stop - start != kind.bytes:
+    if any(extent < 0 for extent in kind.shape) or start < base or stop - start != kind.bytes:
         raise ValueError("its header contradicts itself")
     return Place(kind, start, stop)

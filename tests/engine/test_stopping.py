@@ -1,0 +1,72 @@
+"""Requests to stop, and launchers that die, under the real DeepSpeed launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.chaos.launches import Launch, launch, parent, steps, wait_for_step
+from train.checkpoints import complete, step_of
+
+WORDS = "--batch-size 12 --block-size 96 --max-steps 400 --lr 2e-3 "
+WORDS += "--lr-schedule linear --precision fp32 --ds-config ds_configs/auto.json "
+WORDS += "--pin micro_tokens=400"
+
+
+@pytest.fixture(scope="module")
+def words(tiny, ragged) -> list[str]:
+    named = ["--model-name-or-path", str(tiny), "--dataset-name-or-path", str(ragged)]
+    return [*named, *WORDS.split()]
+
+
+def finish(started: Launch) -> int:
+    code = started.wait()
+    assert started.orphans() == []
+    return code
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGTERM, "one rank"), (signal.SIGINT, "one rank"), (signal.SIGTERM, "the group")],
+)
+def test_a_signal_to_any_rank_or_to_the_group_saves_a_checkpoint_and_leaves_nobody(
+    words, tmp_path, number, whom
+):
+    started = launch(2, tmp_path / "run", [*words, "zero=2"], tmp_path / "log")
+    wait_for_step(started, 3)
+    if whom == "one rank":
+        os.kill(started.ranks()[1], number)
+    else:
+        os.killpg(started.process.pid, number)
+    code = finish(started)
+    done = steps(tmp_path / "run")[-1]["step"]
+    assert step_of(complete(tmp_path / "run")[0]) == done < 400
+    assert "stopped on request" in started.text()
+    # The runner itself ends by the signal that the whole group was sent.
+    assert code == (75 if whom == "one rank" else -number)
+
+
+@pytest.mark.parametrize("victim", ["runner", "launcher"])
+def test_no_rank_of_a_checkpointed_run_outlives_its_launcher(words, tmp_path, victim):
+    started = launch(2, tmp_path / "run", [*words, "zero=2"], tmp_path / "log")
+    wait_for_step(started, 2)
+    target = started.process.pid
+    if victim == "launcher":
+        target = parent(started.ranks()[0])
+        assert target != started.process.pid
+    os.kill(target, signal.SIGKILL)
+    assert started.orphans(patience=10) == []
+
+
+def test_a_stop_before_the_first_checkpoint_ends_at_once_with_75(words, tmp_path):
+    started = launch(2, tmp_path / "run", [*words, "zero=2"], tmp_path / "log")
+    while len(started.ranks()) < 2 or "[info] [1/8]" not in started.text():
+        time.sleep(0.05)
+    os.kill(started.ranks()[0], signal.SIGTERM)
+    began = time.monotonic()
+    assert finish(started) == 75
+    assert time.monotonic() - began < 15
+    assert "Stopped on request (SIGTERM): nothing was lost" in started.text()
