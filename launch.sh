@@ -22,13 +22,13 @@ find_python() {
 }
 
 # make_environment EXTRA: .venv with this package, its dependencies and EXTRA's ("" for none).
-# The mark is written last, so that a half-made .venv is never taken for a good one.
+# The mark is written last, so that a half-made .venv is never taken for a good one. (Each step says
+# `|| exit` itself: errexit does not hold in a function that is called in a condition.)
 make_environment() (
-  set -euo pipefail
   extra=$1 mark=$root/.venv/anyrank-installed${1:+-$1} want=$(cksum < "$root/setup.py")
   exec 9< "$root/setup.py"
   flock -n 9 || { echo "launch.sh: waiting for another process that is making .venv"; flock 9; }
-  [ "$(cat "$mark" 2>/dev/null)" != "$want" ] || exit 0
+  [ "$(cat "$mark" 2> /dev/null)" != "$want" ] || exit 0
   if ! compgen -G "$root/.venv/anyrank-installed*" > /dev/null; then
     python=
     for name in python3 python python3.13 python3.12 python3.11; do
@@ -39,12 +39,12 @@ make_environment() (
         "install one (on Debian: apt-get install python3-venv) and run this again" >&2
       exit 2
     }
-    echo "launch.sh: making .venv with $($python --version) (once; some minutes)"
-    "$python" -m venv --clear "$root/.venv"
+    echo "launch.sh: making .venv with $("$python" --version) (once; some minutes)"
+    "$python" -m venv --clear "$root/.venv" || exit
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
   "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check \
-    --editable "$root${extra:+[$extra]}"
+    --editable "$root${extra:+[$extra]}" || exit
   echo "$want" > "$mark"
 )
 
