@@ -91,6 +91,25 @@ def orders(found: Sequence[tuple[Row, Candidate]]) -> list[dict[str, Any]]:
     return sorted(result, key=lambda row: -int(row["rows"]))
 
 
+def scaling(found: Sequence[tuple[Row, Candidate]]) -> list[dict[str, Any]]:
+    """Return the efficiency of the largest count against the smallest, measured and predicted."""
+    groups: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+    for row, candidate in found:
+        if row.tokens_per_s and row.decided and row.request.lora is None:
+            speed = candidate.tokens_per_s / candidate.plan.gpus
+            groups[row.series][candidate.plan.gpus] = (row.tokens_per_s, speed)
+    result = []
+    for key, counts in groups.items():
+        least, most = min(counts), max(counts)
+        if most >= 16 * least:
+            measured, predicted = (counts[most][i] / counts[least][i] for i in (0, 1))
+            result.append(
+                {"series": key[-SHOWN:], "from": least, "to": most, "measured": measured,
+                 "predicted": predicted, "points": 100 * (predicted - measured)}
+            )  # fmt: skip
+    return result
+
+
 def memory_error(row: Row, candidate: Candidate) -> float:
     """Return a peak's relative error; torch's counters do not see what is held in reserve."""
     unseen = 0.0 if row.context else candidate.memory.reserve
@@ -129,6 +148,7 @@ def main(argv: Sequence[str]) -> int:
         + errors_by(speed, "gpus", lambda row: f"{row.plan.gpus} GPUs"),
         "memory": errors_by(peaks, "source", lambda row: row.source),
         "order": orders(found),
+        "scaling": scaling(found),
     }
     for name, lines in tables.items():
         print(f"\n{name}")

@@ -29,6 +29,7 @@ class Row:
 
     source: str
     sweep: str
+    series: str
     request: Request
     plan: Plan
     tokens_per_s: float | None
@@ -94,7 +95,8 @@ def _row(raw: dict[str, str]) -> Row:
     said = (raw["recompute"], raw["zero"], raw["tp"], raw["pp"], raw["seq_len"])
     tokens = raw["tokens_per_s_per_gpu"]
     return Row(
-        source=raw["source"], sweep=_sweep(raw), request=request, plan=plan,
+        source=raw["source"], sweep=_joined(raw, _SWEEP),
+        series=_joined(raw, _SERIES), request=request, plan=plan,
         tokens_per_s=float(tokens) if tokens else None,
         peak=float(raw["peak_mem_gib"]) * 2**30 if raw["peak_mem_gib"] else None,
         oom=raw["oom"] == "1", decided=all(said) and "cpu" not in raw["sharding"],
@@ -116,8 +118,15 @@ def _stated(raw: dict[str, str]) -> bool:
 _MEASURED = ("tokens_per_s_per_gpu", "mfu", "hfu", "peak_mem_gib", "notes", "source")
 
 
-def _sweep(raw: dict[str, str]) -> str:
-    names = ("source", "model", "gpu", "n_gpus", "seq_len", "global_batch_seqs")
+# Rows of a sweep differ in their layout; rows of a series in the number of GPUs only.
+_SWEEP = ("source", "model", "gpu", "n_gpus", "seq_len", "global_batch_seqs")
+_SERIES = (
+    "source", "model", "gpu", "sharding", "tp", "pp", "recompute", "seq_len", "micro_batch",
+    "grad_accum",
+)  # fmt: skip
+
+
+def _joined(raw: dict[str, str], names: tuple[str, ...]) -> str:
     return "|".join(raw[name] for name in names)
 
 

@@ -60,7 +60,12 @@ def test_recomputation_and_shorter_micro_batches_need_less():
 def test_offload_moves_states_to_the_host():
     kept, gone = memory(Plan(2, 4096, dp=8)), memory(Plan(2, 4096, offload="optimizer", dp=8))
     assert gone.gpu.optimizer == 0 < kept.gpu.optimizer
-    assert gone.host - kept.host >= 8 * kept.gpu.optimizer
+    assert gone.host >= 8 * (kept.gpu.optimizer + kept.gpu.gradients)
+
+
+def test_a_host_has_room_for_the_copy_that_is_saved():
+    one, two = memory(Plan(2, 4096, dp=8)), memory(Plan(2, 8192, dp=8))
+    assert one.host == two.host >= 8 * one.gpu.optimizer
 
 
 def test_logits_follow_the_share_of_tokens_that_carries_loss():

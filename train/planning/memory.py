@@ -109,7 +109,10 @@ def _settle(states: States, layers: float, outer: float) -> tuple[float, float, 
 
 
 def _host(request: Request, states: States, device: float) -> float:
-    """Bytes of one host: what its ranks offload, the processes, and on CPU the devices' own."""
+    """Bytes of one host: what its ranks offload or copy to save, and the processes.
+
+    A checkpoint is copied to the host before it is written. On CPU the devices' own bytes count.
+    """
     ranks = max(request.cluster.sizes)
-    own = device if request.cluster.gpu.is_cpu else 2.5 * GIB
+    own = device if request.cluster.gpu.is_cpu else 2.5 * GIB + states.optimizer
     return ranks * (states.host + own)
