@@ -24,9 +24,9 @@ OURS = sorted(
 # What a module may import of train: itself and all to its left.
 ORDER = (
     "errors", "arguments", "config", "planning", "launch", "data", "tensorfile", "slices",
-    "checkpoints", "record", "console", "sinks", "schedule", "stopping", "curves", "figures", "page",
-    "report", "engine", "loop", "hops", "prepare", "identity", "resume", "planned", "training",
-    "ends", "main",
+    "checkpoints", "record", "console", "sinks", "schedule", "stopping", "curves", "figures",
+    "page", "report", "engine", "loop", "hops", "prepare", "identity", "resume", "planned",
+    "training", "ends", "main",
 )  # fmt: skip
 TORCH = {"torch", "deepspeed"}
 FREE_ROOMS = ("planning", "launch")
