@@ -71,7 +71,8 @@ class RunFolder:
             file.write(json.dumps(asdict(record)) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl after `step`, which this start will write anew."""
+        """Drop what this start will write anew: the lines after `step`, and DONE."""
+        (self.path / "DONE").unlink(missing_ok=True)
         path = self.path / "metrics.jsonl"
         lines = [line for line in read_metrics(path) if line.get("step", 0) <= step]
         partial = path.with_suffix(".partial")
@@ -110,7 +111,6 @@ def open_run_folder(path: Path) -> RunFolder:
         number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
         attempt = attempts / f"{number:04d}"
         attempt.mkdir()
-        (path / "DONE").unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"the run folder {path} cannot be written ({error.strerror or error}): "

@@ -57,7 +57,7 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="default: RUN/export/step_<number>")
     asked = parser.parse_args(list(argv))
     checkpoint = _find(asked.run, asked.step)
-    config, seed = _configuration(asked.run)
+    config, seed = _configuration(asked.run, checkpoint)
     if asked.merge_lora and config.lora is None:
         raise ConfigError(f"{asked.run} was trained without LoRA: leave --merge-lora out")
     folder = asked.output or asked.run / "export" / (
@@ -90,18 +90,20 @@ def _find(run: Path, step: int | None) -> Path:
     return chosen[0]
 
 
-def _configuration(run: Path) -> tuple[ModelConfig, int]:
-    """Read the model's configuration and the seed of the run's newest start."""
-    files = sorted(run.glob("attempts/*/config.json"))
+def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int]:
+    """Read the model's configuration and the seed of the start that saved a checkpoint."""
+    attempt = checkpoints.read_index(checkpoint).record.get("attempt")
+    file = run / "attempts" / str(attempt) / "config.json"
     try:
-        content: Any = json.loads(files[-1].read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
         model = dict(content["model"])
         adapter = model.pop("lora")
         lora = LoraConfig(**adapter) if adapter else None
         return ModelConfig(**model, lora=lora), int(content["data"]["seed"])
-    except (IndexError, OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{run}/attempts says nothing of the run's model ({error!r}): name a run folder"
+            f"{file} does not say which model {checkpoint.name} belongs to ({error!r}): name a "
+            "whole run folder"
         ) from None
 
 
