@@ -85,13 +85,19 @@ def prepare(given: argparse.Namespace, folder: Path) -> None:
     if given.layers:
         sizes = sizes | {"num_hidden_layers": given.layers}
     random_model(folder / "model", given.precision, **sizes)
+    (folder / "ragged.jsonl").write_text(preset_data().read_text())
+    (folder / "equal.jsonl").write_text(fill(given.block))
+
+
+def fill(block: int) -> str:
+    """Return .jsonl rows of which each fills a block of so many tokens and is cut to it."""
+    from bench.rig import preset_data
+
     rows = [json.loads(line) for line in preset_data().read_text().splitlines()]
-    ragged = folder / "ragged.jsonl"
-    ragged.write_text(preset_data().read_text())
     text = "\n\n".join(row["output"] for row in rows)
-    size = 8 * given.block  # characters enough for a block of tokens, so that each is cut to it
+    size = 8 * block  # characters; a token of this tokeniser has two to five
     cuts = [text[first : first + size] for first in range(0, len(text) - size, size // 4)]
-    (folder / "equal.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in cuts))
+    return "".join(json.dumps({"text": cut}) + "\n" for cut in cuts)
 
 
 def against(given: argparse.Namespace, folder: Path, data: str) -> list[dict[str, Any]]:
