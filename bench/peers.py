@@ -10,7 +10,11 @@ first is taken, then the best round of each way: on a machine shared with others
 - anyrank: as `train/main.py` runs it;
 - trainer: `Trainer` with ZeRO and a collator that pads to the longest of the micro-batch: default;
 - trainer, grouped by length: `train_sampling_strategy="group_by_length"`, as its guide recommends;
-- trainer, flattened: `DataCollatorWithFlattening`, as its guide recommends against padding.
+- trainer, flattened: `DataCollatorWithFlattening`, as its guide recommends against padding;
+- litgpt, where it is installed: its own model, loss, collator and step (`bench/peer_litgpt.py`).
+
+LLaMA-Factory and axolotl train through the same Trainer, and pin other versions of torch or
+transformers, so that they cannot stand beside it in one environment.
 
 Ragged data is the embedded dataset; `equal` cuts its text into samples of one length.
 """
@@ -29,6 +33,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from importlib.util import find_spec
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -47,7 +52,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "max_position_embeddings": 32768,
     },
 }  # fmt: skip
-WAYS = ("anyrank", "trainer", "trainer, grouped by length", "trainer, flattened")
+WAYS = ("anyrank", "trainer", "trainer, grouped by length", "trainer, flattened", "litgpt")
 LR = 1e-5
 
 
@@ -102,9 +107,10 @@ def fill(block: int) -> str:
 
 def against(given: argparse.Namespace, folder: Path, data: str) -> list[dict[str, Any]]:
     """Run every way in turns on one dataset; return a row for each."""
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    ways = [way for way in WAYS if way != "litgpt" or find_spec("litgpt")]
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(given.rounds):
-        for way in WAYS:
+        for way in ways:
             out = folder / "result.json"
             task = {"way": way, "folder": str(folder), "data": data, "out": str(out),
                     "began": time.time()}  # fmt: skip
@@ -130,7 +136,7 @@ def against(given: argparse.Namespace, folder: Path, data: str) -> list[dict[str
 def run_one(given: argparse.Namespace, task: dict[str, Any]) -> None:
     """Train in one way; write what was measured to the task's file."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    act = run_anyrank if task["way"] == "anyrank" else run_trainer
+    act = {"anyrank": run_anyrank, "litgpt": run_litgpt}.get(task["way"], run_trainer)
     ends, losses, tokens, peak = act(given, task)
     seconds = [after - before for before, after in pairwise(ends)]
     # By the step: a mean would be moved by one slow minute.
@@ -199,7 +205,7 @@ def run_trainer(given: argparse.Namespace, task: dict[str, Any]) -> Measured:
         gradient_accumulation_steps=-(-given.batch // given.micro), max_steps=given.steps,
         learning_rate=LR, lr_scheduler_type="constant", max_grad_norm=1.0, logging_steps=1,
         save_strategy="no", report_to=[], bf16=given.precision == "bf16", deepspeed=config,
-        gradient_checkpointing=given.recompute == "full", optim="adamw_torch",
+        gradient_checkpointing=given.recompute == "full",
         use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
         train_sampling_strategy="group_by_length" if grouped else "sequential",
     )  # fmt: skip
@@ -219,6 +225,20 @@ def run_trainer(given: argparse.Namespace, task: dict[str, Any]) -> Measured:
     from train.engine.step import peak_bytes
 
     return watch.ends, losses, tokens, peak_bytes(model.device)
+
+
+def run_litgpt(given: argparse.Namespace, task: dict[str, Any]) -> Measured:
+    """Train as LitGPT does on the samples of the same steps, in the same order."""
+    import torch
+
+    from bench import peer_litgpt
+    from train.engine.step import peak_bytes
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    samples, tokens = same_samples(given, task)
+    ends, losses = peer_litgpt.train(given, Path(task["folder"]) / "model", samples, LR)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ends, losses, tokens, peak_bytes(torch.device(device))
 
 
 def same_samples(

@@ -49,7 +49,7 @@ def start(
     with redirect_stdout(StringIO()):  # its memory reports, which no setting switches off
         wrapped, *_ = deepspeed.initialize(
             model=loaded.module,
-            optimizer=_optimizer(groups, config.optimizer.lr, plan, gang.device),
+            optimizer=_optimizer(groups, config.optimizer.lr, plan),
             # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
@@ -70,15 +70,13 @@ def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def _optimizer(
-    groups: list[dict[str, Any]], lr: float, plan: Plan, device: torch.device
-) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict[str, Any]], lr: float, plan: Plan) -> torch.optim.Optimizer:
     if plan.offload != "none":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         _build_cpu_adam()
         return DeepSpeedCPUAdam(groups, lr=lr, betas=BETAS, eps=EPS, adamw_mode=True)
-    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=True)
 
 
 def _build_cpu_adam() -> None:
