@@ -14,6 +14,7 @@ from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.store import Dataset
+from train.launch.request import require_replaceable
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.pins import merge_pins
 
@@ -49,8 +50,10 @@ def locate(config: RunConfig, cache: Path, console: Console) -> Source:
     """Find the model's folder and the ds_config; build the preset where nothing was named.
 
     Raises:
-        UserError: one of them is missing or malformed.
+        UserError: one of them is missing or malformed, or the model would replace other files.
     """
+    if config.output.save_dir is not None:
+        require_replaceable(Path(config.output.save_dir), config.model.name_or_path)
     ds = read_ds_config(_ds_config(config.ds_config))
     pins = merge_pins(config, ds)
     preset = config.preset

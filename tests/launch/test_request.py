@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError, DataError, ModelError
-from train.launch.request import Request, check, parse, require_path, run_dir
+from train.launch.request import Request, check, parse, require_path, require_replaceable, run_dir
 
 
 def test_the_count_and_the_hostfile_are_the_launchers_and_the_rest_is_the_runs() -> None:
@@ -66,3 +66,22 @@ def test_local_paths_must_exist_and_hub_names_pass(tmp_path: Path) -> None:
     for name in ("./absent", "/absent/model", "data/rows.jsonl", "~/absent", "a/b/c"):
         with pytest.raises(DataError, match="does not exist"):
             require_path(name, "dataset", DataError)
+
+
+def test_a_model_takes_the_place_of_a_saved_model_and_of_nothing_else(tmp_path: Path) -> None:
+    require_replaceable(tmp_path / "new", None)
+    saved, work = tmp_path / "saved", tmp_path / "work"
+    saved.mkdir()
+    require_replaceable(saved, None)
+    (saved / "config.json").touch()
+    (saved / "model.safetensors").touch()
+    require_replaceable(saved, "owner/name")
+    with pytest.raises(ConfigError, match="is the model that is trained from"):
+        require_replaceable(saved, str(saved))
+    work.mkdir()
+    (work / "thesis.tex").touch()
+    for folder in (tmp_path, work, work / "thesis.tex"):
+        with pytest.raises(ConfigError, match="would be replaced by the model, but holds other"):
+            require_replaceable(folder, None)
+    with pytest.raises(ConfigError, match=r"holds other things \(thesis\.tex\)"):
+        check(Request(1, None, ("--save-dir", str(work))), 0.0)

@@ -13,6 +13,7 @@ from train import checkpoints
 from train.config import LoraConfig, ModelConfig
 from train.data.tokenizer import load_tokenizer
 from train.errors import CheckpointError, ConfigError, FaultError
+from train.launch.request import require_replaceable
 
 if TYPE_CHECKING:  # torch takes seconds to import, a mistake on the command line none to name
     from train.engine.gang import Gang
@@ -48,9 +49,11 @@ def command(argv: Sequence[str]) -> int:
     """Write a run's checkpoint as a Hugging Face folder.
 
     Raises:
-        UserError: the run, or the checkpoint in it, is not there or not whole.
+        UserError: the run, or the checkpoint in it, is not there or not whole, or the output would
+            replace other files.
     """
-    parser = _Parser(prog="anyrank export", description=command.__doc__, allow_abbrev=False)
+    described = "Write a run's checkpoint as a Hugging Face folder."
+    parser = _Parser(prog="anyrank export", description=described, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
     parser.add_argument("--merge-lora", action="store_true", help="the whole model, adapter merged")
@@ -63,6 +66,7 @@ def command(argv: Sequence[str]) -> int:
     folder = asked.output or asked.run / "export" / (
         checkpoint.name + ("-merged" if asked.merge_lora else "")
     )
+    require_replaceable(folder, str(config.name_or_path))
     partial = folder.with_name(folder.name + ".incomplete")
     try:
         _make(partial)

@@ -83,6 +83,8 @@ def check(request: Request, now: float) -> tuple[RunConfig, tuple[str, ...]]:
     require_path(config.model.name_or_path, "model", ModelError)
     require_path(config.model.tokenizer, "tokenizer", ModelError)
     require_path(config.data.name_or_path, "dataset", DataError)
+    if config.output.save_dir is not None:
+        require_replaceable(Path(config.output.save_dir), config.model.name_or_path)
     if config.output.run_dir is None:
         added += ["--run-dir", run_dir(config, now)]
     args = (*request.args, *added)
@@ -103,6 +105,27 @@ def require_path(name: str | None, noun: str, error: type[UserError]) -> None:
         raise error(
             f"the {noun} '{name}' does not exist: check the path (it is relative to {Path.cwd()}),"
             " or give a hub name such as owner/name"
+        )
+
+
+def require_replaceable(folder: Path, base: str | None) -> None:
+    """Refuse to put a model in the place of a folder that holds anything but a saved model.
+
+    Raises:
+        ConfigError: it does, or it is the folder of the model that is trained from.
+    """
+    if not folder.exists():
+        return
+    if base is not None and folder.resolve() == Path(base).expanduser().resolve():
+        raise ConfigError(
+            f"{folder} is the model that is trained from: name another folder to save to"
+        )
+    inside = list(folder.iterdir()) if folder.is_dir() else [folder]
+    saved = {"config.json", "adapter_config.json"} & {path.name for path in inside}
+    if inside and (not saved or any(path.is_dir() for path in inside)):
+        raise ConfigError(
+            f"'{folder}' would be replaced by the model, but holds other things "
+            f"({', '.join(sorted(path.name for path in inside)[:3])}): name a new folder to save to"
         )
 
 
