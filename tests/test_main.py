@@ -153,5 +153,5 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(model, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "The number of candidates is" in done.stdout
-    assert "ZeRO 1, " in done.stdout  # the command line wins over the ds_config's stage 3
+    assert "ZeRO stage : 1, " in done.stdout  # the command line wins over the ds_config's stage 3
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from train import hops, identity, training
-from train.checkpoints import complete, read_index
+from train.checkpoints import Index, complete, read_index
 from train.config import parse_args
 from train.console import Console
 from train.engine import start as engines
@@ -23,7 +23,7 @@ from train.engine.gang import Gang
 from train.engine.step import Engine
 from train.loop import Job, Outputs
 from train.sinks import NoSink
-from train.slices import STATE
+from train.slices import BLOCK, STATE
 
 SAVED, TOTAL = 4, 6
 BASE = f"--batch-size 13 --block-size 96 --max-steps {TOTAL} --save-step {SAVED} --keep 9 "
@@ -87,16 +87,29 @@ def resume(gang: Gang, pairs: Sequence[tuple[str, str]], model: str, data: str, 
         running = start(gang, variant, model, data, out)
         for run in [run for run, wanted in pairs if wanted == variant]:
             folder = complete(out / run)[-1]
-            read = load(running.engine, folder, read_index(folder))
+            index = read_index(folder)
+            read = load(running.engine, folder, index)
             equal = all(gang.gather(is_equal(running.engine, folder)))
             found[f"{run} {variant}"] = {
                 "equal": equal,
-                "read": read / sum(path.stat().st_size for path in folder.iterdir()),
+                "read": read,
+                "allowed": at_most(running.engine, folder, index),
                 "records": fit(running, SAVED),
             }
         running.engine.deepspeed.destroy()
     if gang.world.is_main:
         (out / f"resumed-{gang.world.size}.json").write_text(json.dumps(found))
+
+
+def at_most(engine: Engine, folder: Path, index: Index) -> int:
+    """The bytes of a checkpoint, and for each stretch that a rank reads two blocks begun by it.
+
+    A stretch is a piece of a rank, or a part of one where it goes from one file on to the next.
+    """
+    stretches = sum(engine.gang.gather(len(state.pieces(engine))))
+    stretches += sum(len(entry.slices) for entry in index.tensors.values())
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return size + 2 * BLOCK * len(STATE) * stretches
 
 
 def is_equal(engine: Engine, folder: Path) -> bool:

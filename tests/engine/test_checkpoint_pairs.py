@@ -60,12 +60,12 @@ def test_a_checkpoint_of_any_ranks_and_stage_resumes_at_any_other(resumed, capsy
     table = {}
     for (run, variant, n), result in found.items():
         assert result["equal"], f"{run} was not loaded bit for bit at {n} ranks under {variant}"
-        assert result["read"] <= 1.1, f"{run} at {n} ranks: read {result['read']:.2f} of its bytes"
+        assert result["read"] <= result["allowed"], f"{run} at {n} ranks reads what is not its own"
         table[run, variant, n] = difference(result["records"], base[worker.SAVED :])
     with capsys.disabled():
         print_table(table)
     assert max(table.values()) <= FP32
-    assert base[-1]["loss"] < base[0]["loss"] - 0.3
+    assert base[-1]["loss"] < base[0]["loss"] - 0.2
 
 
 def print_table(table) -> None:
