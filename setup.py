@@ -6,9 +6,10 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.15,<3"],
     "wandb": ["wandb>=0.17,<1"],
     "report": ["matplotlib>=3.8,<4"],
-    "kernels": ["liger-kernel>=0.8,<0.9; platform_system == 'Linux'"],
+    "kernels": ["liger-kernel>=0.8.5,<0.9; platform_system == 'Linux'"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["kernels"],
     *EXTRAS["tensorboard"],
     *EXTRAS["report"],
     "hypothesis>=6.100,<7",

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.integrations import HfDeepSpeedConfig
 
 from train.config import ModelConfig
-from train.engine import attention, lora, weights
+from train.engine import attention, kernels, lora, weights
 from train.errors import ModelError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -24,7 +24,8 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 class LoadedModel:
     """A model ready for `deepspeed.initialize`, and what the user should be told about it.
 
-    `selects`: its forward can be asked for the logits of some tokens only.
+    `selects`: its forward can be asked for the logits of some tokens only. `head`: returns the
+    loss instead of the logits, in Liger's kernel.
     """
 
     module: torch.nn.Module
@@ -32,6 +33,7 @@ class LoadedModel:
     selects: bool
     names: lora.TokenNames
     notices: tuple[str, ...]
+    head: kernels.FusedHead | None = None
 
 
 def load(
@@ -41,6 +43,7 @@ def load(
     device: torch.device,
     seed: int,
     packed: bool = True,
+    fused: bool = True,
 ) -> LoadedModel:
     """Load the folder's model; under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
 
@@ -49,6 +52,7 @@ def load(
         zero_config: the final DeepSpeed configuration; stage 3 partitions while loading.
         seed: of the adapter's initial values.
         packed: pack where the model's attention allows it; otherwise pad.
+        fused: use Liger's kernels where they are installed and right.
 
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
@@ -62,12 +66,16 @@ def load(
     model = _from_pretrained(folder, shape, config, zero_config, packed, device)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
+    selects, head = packed and _selects(model), None
+    if fused:
+        head, said = kernels.fuse(model, device, selects)
+        notices += said
     module: torch.nn.Module = model
     nothing = torch.zeros(0, dtype=torch.int64)
     names = lora.TokenNames(0, nothing, nothing)
     if config.lora is not None:
         module = lora.attach(model, config.lora, seed, names)
-    return LoadedModel(module, packed, packed and _selects(model), names, notices)
+    return LoadedModel(module, packed, selects, names, notices, head)
 
 
 def recompute(module: torch.nn.Module, mode: str) -> None:

@@ -30,6 +30,7 @@ def start(
     plan: Plan,
     zero: dict[str, Any],
     packed: bool = True,
+    fused: bool = True,
 ) -> Engine:
     """Load the model under the plan and wrap it.
 
@@ -37,13 +38,14 @@ def start(
         folder: the model's local folder.
         zero: DeepSpeed's dictionary, as rendered from the plan.
         packed: pack samples where the model allows it; False pads them, for comparison.
+        fused: use Liger's kernels where they are right; False does not, for comparison.
 
     Raises:
         ModelError: the folder does not hold a model that can be trained here.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
-    loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed)
+    loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed, fused)
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
     with redirect_stdout(StringIO()):  # its memory reports, which no setting switches off

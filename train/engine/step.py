@@ -116,15 +116,23 @@ class Engine:
         inputs = self.inputs(micro, self.gang.device)
         self.model.names.step = step
         self.model.names.samples, self.model.names.positions = inputs.samples, inputs.positions
-        return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)
+        head = self.model.head
+        if head is None:
+            return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)
+        head.expect(inputs.targets, scale)
+        return self._output(inputs), head.total
 
     def _logits(self, inputs: Inputs) -> torch.Tensor:
         """Return the logits of the tokens that carry loss, (K, vocabulary)."""
-        few = self.model.selects
-        options = {"logits_to_keep": inputs.where} if few else {}
-        logits = self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
-        flat: torch.Tensor = logits.reshape(-1, logits.shape[-1])
-        return flat if few else flat[inputs.where]
+        logits = self._output(inputs)
+        flat = logits.reshape(-1, logits.shape[-1])
+        return flat if self.model.selects else flat[inputs.where]
+
+    def _output(self, inputs: Inputs) -> torch.Tensor:
+        """Return what the model's head makes of the tokens that carry loss, or of all tokens."""
+        options = {"logits_to_keep": inputs.where} if self.model.selects else {}
+        output: torch.Tensor = self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
+        return output
 
     def _update(self) -> float:
         """Clip and apply the update unless a gradient is not finite; return the gradient norm.

@@ -1,0 +1,189 @@
+"""Liger's kernels for the modules of one loaded model, and for its loss fused with the head.
+
+Modules get a forward of their own. Liger's `_apply_liger_kernel_to_instance` would also replace
+classes and the rotation in transformers' module, for every later model of the process. Weights
+are read in the forward of the module that owns them, which is where ZeRO-3 has gathered them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from importlib.util import find_spec
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from train.engine.loss import summed_cross_entropy
+
+# Model types whose modules were compared with the plain ones (tests/engine/test_kernels.py): what
+# their norms add to the weight, and where they round.
+NORMS = {
+    **dict.fromkeys(("llama", "mistral", "phi3", "qwen2", "qwen3"), (0.0, "llama")),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), (1.0, "gemma")),
+}
+GATES = {
+    "silu": ("SwiGLU", "LigerSiLUMulFunction"),
+    "gelu_pytorch_tanh": ("GeGLU", "LigerGELUMulFunction"),
+}
+DEVICES = ("cuda",)
+HINT = "Liger kernels are not installed: `pip install 'anyrank[kernels]'` for faster steps"
+# Rows of logits that exist at a time in the fused head, about: Liger rounds to a power of 2.
+ROWS = 1024
+
+
+class FusedHead:
+    """The forward of a model's head: the loss instead of the logits, when it is told the targets.
+
+    It runs inside the head's own forward, so no other module reads the head's weight.
+    """
+
+    def __init__(self, linear: Any) -> None:
+        self._linear, self._plain = linear, linear.forward
+        self._asked: tuple[torch.Tensor, float] | None = None
+        self.total = torch.zeros((), dtype=torch.float64)
+        linear.forward = self
+
+    def expect(self, targets: torch.Tensor, scale: float) -> None:
+        """Have the next forward return `scale` times the summed loss, and leave the sum in `total`.
+
+        Args:
+            targets: int64 (K,), for the K hidden states that the head will be given.
+        """
+        self._asked = targets, scale
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of (1, K, hidden), or the loss, fp32 scalar, of what was expected."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            logits: torch.Tensor = self._plain(hidden)
+            return logits
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if self._saves(rows):
+            loss, self.total = self._fused(rows, *asked)
+        else:
+            loss, self.total = summed_cross_entropy(self._plain(rows), *asked)
+        return loss
+
+    def _saves(self, rows: torch.Tensor) -> bool:
+        """Whether slices need less memory than the logits of all rows.
+
+        The gradient of a trained weight adds up over the slices, in fp32: beside a gradient in
+        bf16 that is as much as the logits of 2 x hidden rows.
+        """
+        weight = self._linear.weight
+        trained = weight.requires_grad and torch.is_grad_enabled()
+        sums = 2 * weight.shape[1] if trained and weight.dtype != torch.float32 else 0
+        return len(rows) > ROWS + sums
+
+    def _fused(
+        self, rows: torch.Tensor, targets: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `summed_cross_entropy` would, with logits for about `ROWS` rows at a time."""
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        weight = self._linear.weight
+        found = liger_fused_linear_cross_entropy(
+            rows,
+            weight,
+            targets,
+            bias=self._linear.bias,
+            reduction="sum",
+            accum_dtype=torch.float32,
+            chunk_mem_const=max(1, ROWS * weight.shape[0] // rows.numel()),
+        )
+        total = found.detach().double()
+        return found * torch.where(total.isfinite(), scale, math.nan).float(), total
+
+
+def usable(model_type: str, device: str) -> bool:
+    """Whether a model of this type would run with Liger's kernels on this type of device."""
+    known = model_type in NORMS and device in DEVICES
+    return known and None not in (find_spec("liger_kernel"), find_spec("triton"))
+
+
+def fuse(
+    model: PreTrainedModel, device: torch.device, selects: bool
+) -> tuple[FusedHead | None, tuple[str, ...]]:
+    """Give the model's modules Liger's kernels where these are right; say so in a notice.
+
+    Args:
+        selects: the model can be asked for the logits of some tokens, so the head may be fused.
+
+    Returns:
+        The fused head, if it is one, and the notices.
+    """
+    kind = str(model.config.model_type)
+    if not usable(kind, device.type):
+        missing = device.type == "cuda" and kind in NORMS
+        return None, (HINT,) if missing else ()
+    activation = getattr(model.config, "hidden_activation", None) or model.config.hidden_act
+    gate, product = GATES.get(activation, ("", ""))
+    for module in model.modules():
+        name = type(module).__name__
+        if name.endswith("RMSNorm"):
+            _fuse_norm(module, *NORMS[kind])
+        elif name.endswith("Attention"):
+            _fuse_rotation(module)
+        elif name.endswith("MLP") and gate:
+            _fuse_gate(module, product)
+    head = model.get_output_embeddings()
+    capped = getattr(model.config, "final_logit_softcapping", None) is not None
+    plain = selects and type(head) is torch.nn.Linear and not capped
+    names = ["RMSNorm", "RoPE", gate, "fused linear cross-entropy" if plain else ""]
+    notice = f"Liger kernels: {', '.join(name for name in names if name)}"
+    return FusedHead(head) if plain else None, (notice,)
+
+
+def _fuse_norm(module: Any, offset: float, casting: str) -> None:
+    from liger_kernel.ops import LigerRMSNormFunction
+
+    epsilon = getattr(module, "variance_epsilon", None) or module.eps
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        # Not in place: a residual may hold the gradient in which it would be written.
+        found: torch.Tensor = LigerRMSNormFunction.apply(
+            hidden, module.weight, epsilon, offset, casting, False
+        )
+        return found
+
+    module.forward = forward
+
+
+def _fuse_rotation(module: Any) -> None:
+    """Give an attention its class's forward with another rotation among the names that it sees."""
+    plain: Any = inspect.unwrap(type(module).forward)
+    names = {**plain.__globals__, "apply_rotary_pos_emb": _rotate}
+    own = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
+    own.__kwdefaults__ = plain.__kwdefaults__
+    module.forward = MethodType(own, module)
+
+
+def _rotate(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from liger_kernel.ops import LigerRopeFunction
+
+    # It rotates in place, unseen by autograd, and selective recomputation starts from what the
+    # projections gave: without the copies that would be rotated twice.
+    query, key = LigerRopeFunction.apply(query.clone(), key.clone(), cos, sin)
+    return query, key
+
+
+def _fuse_gate(module: Any, product: str) -> None:
+    from liger_kernel import ops
+
+    multiply = getattr(ops, product).apply
+    both = hasattr(module, "gate_up_proj")
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        if both:
+            gate, up = module.gate_up_proj(hidden).chunk(2, dim=-1)
+        else:
+            gate, up = module.gate_proj(hidden), module.up_proj(hidden)
+        found: torch.Tensor = module.down_proj(multiply(gate, up))
+        return found
+
+    module.forward = forward
