@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM
 from bench import record
 from bench.rig import Rig, join, preset_data, random_model, rig
 from train.data.feed import Share, step_share
+from train.engine import kernels
 from train.engine.gang import Gang
 from train.engine.start import BETAS, EPS, parameter_groups
 from train.engine.step import Engine
@@ -51,6 +52,9 @@ WAYS: Mapping[str, tuple[str, tuple[float, float, float]]] = {
     "offloaded, all": ("zero=3 recompute=none offload=all", FP32),
     "packed in bf16": ("zero=2 recompute=none offload=none --precision bf16", BF16),
     "packed in bf16, recomputed": ("zero=3 recompute=full offload=none --precision bf16", BF16),
+    "Liger": ("zero=3 recompute=none offload=none", FP32),
+    "Liger, recomputed": ("zero=2 recompute=selective offload=none", FP32),
+    "Liger in bf16": ("zero=2 recompute=none offload=none --precision bf16", BF16),
 }
 SIZES = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -147,7 +151,7 @@ def measure(gang: Gang, folder: Path, steps: int, names: Sequence[str]) -> list[
             found = reference(model, shares, gang.device, torch.float64)
         else:
             run = prepared(way)
-            engine = run.engine(packed=way != "padded")
+            engine = run.engine(packed=way != "padded", fused=way.startswith("Liger"))
             found = engine_trace(engine, shares_of(run.job(engine), steps))
         rows.append(compare(way, found, base, start))
     return rows
@@ -164,6 +168,10 @@ def main() -> int:
         names = [name for name in names if "offload" not in name]
         print("no g++: DeepSpeed's CPU Adam cannot be built, so offloading is left out")
     gang = join()
+    if not kernels.usable("mistral", gang.device.type):
+        names = [name for name in names if "Liger" not in name]
+        print("no GPU with liger-kernel: its ways are left out")
+    kernels.ROWS = 64  # short micro-batches, so that their loss is fused, too
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(gang, Path(folder), given.steps, names)
     print(record.table(rows))

@@ -43,12 +43,11 @@ class Rig:
     gang: Gang
     planned: Planned
 
-    def engine(self, packed: bool = True) -> Engine:
+    def engine(self, packed: bool = True, fused: bool = True) -> Engine:
         """Load the model and wrap it; several engines may live beside one another."""
         plan, zero = self.planned.chosen.plan, dict(self.planned.zero)
-        return engines.start(
-            self.gang, self.source.config, self.source.model, plan, zero, packed=packed
-        )
+        source = self.source
+        return engines.start(self.gang, source.config, source.model, plan, zero, packed, fused)
 
     def job(self, engine: Engine) -> Job:
         """What the loop needs to train this engine."""
