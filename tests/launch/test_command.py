@@ -26,7 +26,7 @@ def test_gpus_are_all_taken_by_default_and_never_more_than_there_are() -> None:
 def test_one_machine_needs_no_hostfile() -> None:
     argv = local(("deepspeed",), 2, GPUS, 4000, SCRIPT, ("--lr", "1"))
     assert " ".join(argv) == (
-        "deepspeed --log_level error --num_gpus 2 --master_port 4000 /r/train/main.py --lr 1"
+        "deepspeed --log_level critical --num_gpus 2 --master_port 4000 /r/train/main.py --lr 1"
     )
 
 
@@ -41,7 +41,7 @@ def test_each_host_of_many_starts_its_own_ranks_without_ssh() -> None:
         ("deepspeed",), 1, Path("/run/hostfile"), "", ("10.0.0.1", 4000), SCRIPT, ("--seed", "1")
     )
     assert " ".join(argv) == (
-        "deepspeed --log_level error --no_ssh --node_rank 1 --hostfile /run/hostfile "
+        "deepspeed --log_level critical --no_ssh --node_rank 1 --hostfile /run/hostfile "
         "--master_addr 10.0.0.1 --master_port 4000 /r/train/main.py --seed 1"
     )
 
@@ -54,4 +54,5 @@ def test_devices_are_only_named_where_they_are_not_the_first() -> None:
 def test_cpu_ranks_get_one_thread_unless_told_otherwise() -> None:
     assert environment({}, "cpu")["OMP_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in environment({"OMP_NUM_THREADS": "4"}, "cpu")
-    assert environment({"A": "b"}, "nvidia") == {}
+    assert environment({"A": "b"}, "nvidia") == {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+    assert environment({"TORCH_CPP_LOG_LEVEL": "INFO"}, "nvidia") == {}

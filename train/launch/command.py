@@ -8,7 +8,8 @@ from pathlib import Path
 from train.errors import ConfigError
 from train.launch.devices import Devices
 
-QUIET = ("--log_level", "error")  # what it would say, the supervisor has said
+# What it would say, the supervisor has said; as an error it prints only the whole command line.
+QUIET = ("--log_level", "critical")
 
 
 def choose(asked: int | None, devices: Devices, cores: int) -> int:
@@ -72,7 +73,10 @@ def include(devices: Sequence[tuple[str, Sequence[int]]]) -> str:
 def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
     """Return what the ranks' environment needs besides: CPU ranks share the cores, a thread each.
 
-    What the user has set is left as it is.
+    torch warns, wherever addresses have no names, that it cannot print a peer's name; its errors
+    are still told. What the user has set is left as it is.
     """
-    wanted = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
+    wanted = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+    if kind == "cpu":
+        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return {name: value for name, value in wanted.items() if name not in env}

@@ -28,6 +28,7 @@ from typing import Any
 
 from train.errors import ConfigError
 from train.launch import devices, network
+from train.launch.sharing import sees
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "peft", "sentencepiece", "numpy")
@@ -159,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
     """Do what the words say and print one line of JSON."""
     match list(argv):
         case ["look", folder, token]:
-            seen = (Path(folder) / token).is_file()
+            seen = sees(Path(folder) / token)
             print(json.dumps(look(os.environ, Path(folder)) | {"shared": seen}))
         case ["listen", seconds]:
             listen(float(seconds))
