@@ -90,6 +90,22 @@ def memory() -> dict[str, int]:
     return {"total": found["MemTotal"], "available": found["MemAvailable"]}
 
 
+def allocatable() -> int:
+    """Return how many bytes this process could still have: the host's memory, or its own limits."""
+    held = {
+        key: int(value.split()[0]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        for key, _, value in [line.partition(":")]
+        if key in ("VmSize", "VmData")
+    }
+    found = [memory()["available"]]
+    for kind, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most = resource.getrlimit(kind)[0]
+        if most != resource.RLIM_INFINITY:
+            found.append(max(0, most - held[key]))
+    return min(found)
+
+
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory, here and in our group."""
     found = 0
