@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import NoReturn
 
 from train.config import World
@@ -20,12 +20,16 @@ from train.stopping import Stopping
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
 
 
-def begin(env: Mapping[str, str]) -> tuple[World, Stopping]:
+def begin(env: MutableMapping[str, str]) -> tuple[World, Stopping]:
     """Report to the supervisor, if there is one; say which rank this is, and heed requests to stop.
+
+    torch, not imported yet, is told to print errors only: every rank would warn that it cannot name
+    a peer, wherever addresses have no names.
 
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
+    env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     rank.enter(env)
     world = World.from_env(env)
     stop = Stopping(world, _leave)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.launches import difference
-from tests.cluster.conftest import ROOT, Lab, left_of
+from tests.cluster.conftest import ROOT, Lab, finish, left_of
 from tests.cluster.curves import check_curve, records, wait_for_step, went_on
 
 pytestmark = pytest.mark.ranks
@@ -41,15 +41,6 @@ def hosts(tmp_path: Path) -> Path:
     path = tmp_path / "hosts"
     path.write_text("".join(f"node{i} slots=2\n" for i in range(1, 5)))
     return path
-
-
-def finish(process: subprocess.Popen[str], patience: float = 300) -> str:
-    try:
-        out, _ = process.communicate(timeout=patience)
-    finally:
-        process.kill()
-    assert process.returncode == 0, out[-6000:]
-    return out
 
 
 def test_four_hosts_of_two_ranks_make_the_curve_of_one_rank(

@@ -73,10 +73,7 @@ def include(devices: Sequence[tuple[str, Sequence[int]]]) -> str:
 def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
     """Return what the ranks' environment needs besides: CPU ranks share the cores, a thread each.
 
-    torch warns, wherever addresses have no names, that it cannot print a peer's name; its errors
-    are still told. What the user has set is left as it is.
+    What the user has set is left as it is.
     """
-    wanted = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-    if kind == "cpu":
-        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    wanted = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
     return {name: value for name, value in wanted.items() if name not in env}
