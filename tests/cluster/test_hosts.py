@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Lab, left_of
+from tests.cluster.conftest import FOLDER, Lab, left_of
 from tests.cluster.curves import check_curve, records, wait_for_step, went_on
 
 pytestmark = pytest.mark.ranks
@@ -156,3 +156,22 @@ def test_a_host_that_does_not_answer_at_the_start_is_the_users_to_mend(
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "host node9: it does not answer" in out and "/etc/hosts" in out
+
+
+def test_a_host_that_does_not_see_the_run_folder_is_refused_at_once(
+    lab: Lab, hosts: Path, program: list[str]
+) -> None:
+    folder = hosts.parent / "shared"
+    folder.mkdir()
+    own = f"mount -t tmpfs none {folder} && {FOLDER}/hosts.sh serve 3"
+    lab.act("kill", "3")
+    subprocess.run(["unshare", "--mount", "sh", "-c", own], env=lab.env, check=True)
+    try:
+        process = lab.start([*program, hosts, folder / "r", "--steps", "3"])
+        out, _ = process.communicate(timeout=60)
+    finally:
+        lab.act("kill", "3")
+        lab.act("serve", "3")
+    assert process.returncode != 0
+    assert "host node3: it does not see the run folder: mount it there" in out
+    assert "CPU ranks" not in out and not (folder / "r").exists()
