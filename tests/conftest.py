@@ -1,4 +1,4 @@
-"""Shared by all tests: the repository on the path, and no network."""
+"""Shared by all tests: the repository on the path, no network, a small model and ragged data."""
 
 from __future__ import annotations
 
@@ -18,3 +18,49 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is asked for."""
     parser.addoption("--all-pairs", action="store_true", help="every pair of ranks and stages")
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory):
+    """The embedded preset: functions of the standard library and a tokeniser trained on them."""
+    from train.data.preset import build_preset
+
+    return build_preset(tmp_path_factory.mktemp("preset"))
+
+
+@pytest.fixture(scope="session")
+def ragged(preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred rows of the preset's data."""
+    path = tmp_path_factory.mktemp("ragged") / "functions.jsonl"
+    path.write_text("".join(preset.dataset.read_text().splitlines(keepends=True)[:420]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Mistral with random weights, grouped heads and a window shorter than samples."""
+    return mistral(tmp_path_factory.mktemp("models") / "tiny", preset.model, layers=2)
+
+
+@pytest.fixture(scope="session")
+def deep(preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of twelve layers: what it keeps for the backward pass is what needs memory."""
+    return mistral(tmp_path_factory.mktemp("models") / "deep", preset.model, layers=12)
+
+
+def mistral(folder: Path, tokenizer: Path, layers: int) -> Path:
+    import shutil
+
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        hidden_size=48, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=2048, sliding_window=64, max_position_embeddings=1024,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(folder)
+    for path in tokenizer.iterdir():
+        if "token" in path.name:
+            shutil.copy(path, folder)
+    return folder

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import NoReturn
 
 from train.config import World
 from train.errors import AnyrankError, OutOfMemoryError, StopRequested
-from train.launch import rank
+from train.launch import probe, rank
+from train.planning.hardware import GIB
 from train.stopping import Stopping
 
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
 
 
-def begin(env: Mapping[str, str]) -> tuple[World, Stopping]:
+def begin(env: MutableMapping[str, str]) -> tuple[World, Stopping]:
     """Report to the supervisor, if there is one; say which rank this is, and heed requests to stop.
+
+    torch, not imported yet, is told to print errors only: every rank would warn that it cannot name
+    a peer, wherever addresses have no names.
 
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
+    env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     rank.enter(env)
     world = World.from_env(env)
     stop = Stopping(world, _leave)
@@ -71,6 +78,10 @@ def _named(error: BaseException) -> AnyrankError | None:
         return OutOfMemoryError(
             f"out of memory: {str(error).splitlines()[0] if str(error) else ''}"
         )
-    if "can't allocate memory" in str(error):
-        return OutOfMemoryError(f"out of host memory: {str(error).splitlines()[0]}")
+    asked = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(error))
+    if asked is not None:
+        return OutOfMemoryError(
+            f"out of host memory: {int(asked[1]) / GIB:.2f} GiB were asked for, but "
+            f"{probe.allocatable() / GIB:.2f} GiB are available on {socket.gethostname()}"
+        )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -59,11 +59,12 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
     devices = gang.devices()
     console.say(layout([device.node for device in devices]))
     request = _request(source, data, _cluster(devices))
-    choice, lines = gang.from_main(lambda: _choose(request, source.config.output.run_dir))
+    names = {device.name for device in devices}
+    choice, lines = gang.from_main(lambda: _choose(request, source.config.output.run_dir, names))
     for line in lines:
         console.say(line)
     if choice.chosen is None:
-        raise PlanError(f"no plan fits: {choice.nearest or 'use more GPUs, or --use-lora'}")
+        raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
     config = source.config
     zero = render(choice.chosen.plan, source.shape, config.model, config.optimizer, source.ds)
     return Planned(choice.chosen, request.cluster, zero)
@@ -91,8 +92,10 @@ def check_vocabulary(source: Source, data: Dataset) -> None:
         )
 
 
-def _choose(request: Request, run_dir: str | None) -> tuple[Choice, tuple[str, ...]]:
-    limit = exhaustion.limit(Path(run_dir)) if run_dir else None
+def _choose(
+    request: Request, run_dir: str | None, devices: Collection[str]
+) -> tuple[Choice, tuple[str, ...]]:
+    limit = exhaustion.limit(Path(run_dir), devices) if run_dir else None
     learned = ""
     if limit is not None:
         memory = min(limit, request.cluster.gpu.memory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from train.engine.step import Engine
 from train.errors import CheckpointError
 from train.hops import Source
 from train.identity import changes, facts, refuse_later, refuse_other
+from train.launch.sharing import sees
 from train.loop import Outputs, is_due
 from train.planning.plan import Plan
 from train.record import RunFolder
@@ -96,16 +96,6 @@ def require_shared(gang: Gang, run: Path) -> None:
             f"the run folder {run} of {answers[0][0]} cannot be seen or written on "
             f"{', '.join(blind)}: give a --run-dir that all hosts share"
         )
-
-
-def sees(token: Path, patience: float = 10.0) -> bool:
-    """Whether a file that another host has written appears here within `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while not token.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def _start_over(folder: RunFolder, console: Console) -> None:

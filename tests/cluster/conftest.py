@@ -15,12 +15,12 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
-HOSTS = 4
+HOSTS = 8  # those of hostfiles/8node
 
 
 @dataclass(frozen=True)
 class Lab:
-    """The hosts node1 … node4, and how to reach and to harm them."""
+    """The hosts node1 … node8, and how to reach and to harm them."""
 
     folder: Path
     env: dict[str, str]
@@ -33,6 +33,7 @@ class Lab:
         """Start a command beside the hosts; its output is collected."""
         return subprocess.Popen(
             [str(word) for word in argv],
+            cwd=ROOT,
             env={**self.env, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -94,6 +95,16 @@ def require(*programs: str) -> None:
     missing = [name for name in programs if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (see tests/cluster/packages)")
+
+
+def finish(process: subprocess.Popen[str], patience: float = 300) -> str:
+    """Return what a command printed, once it has ended well."""
+    try:
+        out, _ = process.communicate(timeout=patience)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out[-6000:]
+    return out
 
 
 def left_of(folder: Path, patience: float = 12.0) -> list[str]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Hosts on one machine, each with an address, an sshd and a process list of its own.
+# Hosts on one machine, each with a name, an address, an sshd and a process list of its own.
 #   hosts.sh up N     node1..nodeN at 10.77.0.1..N       (root, openssh-server, iproute2)
 #   hosts.sh cut X    take node X off the network        hosts.sh mend X    bring it back
-#   hosts.sh kill X   end every process of node X        hosts.sh down      remove all
+#   hosts.sh kill X   end every process of node X        hosts.sh serve X   let it serve again
+#   hosts.sh down     remove all                         serve X KB: no process has more memory
 # LAB (a folder) keeps keys and, in LAB/bin, an ssh that knows the hosts: put it first in PATH.
 # Nothing outside of LAB is written but marked lines of /etc/hosts, which `down` takes out again.
 set -euo pipefail
@@ -34,7 +35,9 @@ up() {
 }
 
 serve() {
-  ip netns exec "node$1" /usr/sbin/sshd -f /dev/null -h "$lab/hostkey" \
+  local own='hostname "$1"; ulimit -d "$2"; shift 2; exec "$@"'
+  ip netns exec "node$1" unshare --uts bash -c "$own" _ "node$1" "${2:-unlimited}" \
+    /usr/sbin/sshd -f /dev/null -h "$lab/hostkey" \
     -o ListenAddress="$net.$1" -o AuthorizedKeysFile="$lab/authorized_keys" -o StrictModes=no \
     -o PermitRootLogin=yes -o UsePAM=no -o MaxStartups=200 -o PidFile=none
 }
@@ -57,7 +60,7 @@ case ${1:-} in
   cut) ip link set "arlab${2:?which}" down ;;
   mend) ip link set "arlab${2:?which}" up ;;
   kill) kill_node "${2:?which}" ;;
-  serve) serve "${2:?which}" ;;
+  serve) serve "${2:?which}" "${3:-unlimited}" ;;
   down) down ;;
   *) sed -n '2,8p' "$0"; exit 2 ;;
 esac

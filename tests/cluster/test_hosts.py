@@ -1,6 +1,5 @@
 """Several hosts over ssh, and what happens to them; the ranks count steps instead of training."""
 
-import json
 import os
 import subprocess
 import time
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Lab, left_of
+from tests.cluster.conftest import FOLDER, Lab, left_of
+from tests.cluster.curves import check_curve, records, wait_for_step, went_on
 
 pytestmark = pytest.mark.ranks
 
@@ -18,30 +18,6 @@ def hosts(tmp_path: Path) -> Path:
     path = tmp_path / "hosts"
     path.write_text("".join(f"node{i} slots=2\n" for i in range(1, 5)))
     return path
-
-
-def records(run_dir: Path) -> list[dict[str, float]]:
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def wait_for_step(run_dir: Path, step: int, patience: float = 30) -> None:
-    deadline = time.monotonic() + patience
-    while len(records(run_dir)) < step:
-        assert time.monotonic() < deadline, f"step {step} was not reached in {patience} s"
-        time.sleep(0.05)
-
-
-def went_on(run_dir: Path, since: float) -> float:
-    """Return after how many seconds the first step came from fewer or new ranks, gap included."""
-    times = [record["time"] for record in records(run_dir) if record["time"] > since]
-    gaps = [after - before for before, after in zip([since, *times], times, strict=False)]
-    return max(gaps)
-
-
-def check_curve(run_dir: Path, steps: int) -> None:
-    assert [record["step"] for record in records(run_dir)] == list(range(1, steps + 1))
 
 
 def test_a_run_over_four_hosts_uses_every_slot(lab: Lab, hosts: Path, program: list[str]) -> None:
@@ -180,3 +156,22 @@ def test_a_host_that_does_not_answer_at_the_start_is_the_users_to_mend(
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "host node9: it does not answer" in out and "/etc/hosts" in out
+
+
+def test_a_host_that_does_not_see_the_run_folder_is_refused_at_once(
+    lab: Lab, hosts: Path, program: list[str]
+) -> None:
+    folder = hosts.parent / "shared"
+    folder.mkdir()
+    own = f"mount -t tmpfs none {folder} && {FOLDER}/hosts.sh serve 3"
+    lab.act("kill", "3")
+    subprocess.run(["unshare", "--mount", "sh", "-c", own], env=lab.env, check=True)
+    try:
+        process = lab.start([*program, hosts, folder / "r", "--steps", "3"])
+        out, _ = process.communicate(timeout=60)
+    finally:
+        lab.act("kill", "3")
+        lab.act("serve", "3")
+    assert process.returncode != 0
+    assert "host node3: it does not see the run folder: mount it there" in out
+    assert "CPU ranks" not in out and not (folder / "r").exists()

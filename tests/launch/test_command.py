@@ -26,7 +26,7 @@ def test_gpus_are_all_taken_by_default_and_never_more_than_there_are() -> None:
 def test_one_machine_needs_no_hostfile() -> None:
     argv = local(("deepspeed",), 2, GPUS, 4000, SCRIPT, ("--lr", "1"))
     assert " ".join(argv) == (
-        "deepspeed --log_level error --num_gpus 2 --master_port 4000 /r/train/main.py --lr 1"
+        "deepspeed --log_level critical --num_gpus 2 --master_port 4000 /r/train/main.py --lr 1"
     )
 
 
@@ -41,7 +41,7 @@ def test_each_host_of_many_starts_its_own_ranks_without_ssh() -> None:
         ("deepspeed",), 1, Path("/run/hostfile"), "", ("10.0.0.1", 4000), SCRIPT, ("--seed", "1")
     )
     assert " ".join(argv) == (
-        "deepspeed --log_level error --no_ssh --node_rank 1 --hostfile /run/hostfile "
+        "deepspeed --log_level critical --no_ssh --node_rank 1 --hostfile /run/hostfile "
         "--master_addr 10.0.0.1 --master_port 4000 /r/train/main.py --seed 1"
     )
 

@@ -29,7 +29,7 @@ def test_a_host_that_is_well_has_no_failure() -> None:
     ("changed", "words"),
     [
         ({"shared": False}, "does not see the run folder"),
-        ({"time": 90.0}, "clock is off: run 'systemctl restart"),
+        ({"time": 90.0}, "clock is 10 s behind: run 'systemctl restart"),
         ({"disk": 1e9}, "1.0 GB of disk are free, but 10.0"),
         ({"shm": 64e6}, "mount -o remount,size=8G /dev/shm"),
         ({"files": 1024}, "ulimit -n 65536"),

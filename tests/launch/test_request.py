@@ -12,6 +12,7 @@ def test_the_count_and_the_hostfile_are_the_launchers_and_the_rest_is_the_runs()
         8, "h", ("--lr", "1", "--seed", "2")
     )
     assert parse(["--hostfile=h"]) == Request(None, "h", ())
+    assert parse(["--hostfile", "h", "8", "--lr", "1"]) == Request(8, "h", ("--lr", "1"))
 
 
 @pytest.mark.parametrize(

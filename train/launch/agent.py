@@ -28,6 +28,7 @@ from typing import Any
 from train.errors import OutOfMemoryError
 from train.launch import process, rank, terminal, wire
 from train.launch.probe import interface_variables, look, oom_kills
+from train.launch.sharing import sees
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
@@ -108,6 +109,8 @@ class Agent:
     def obey(self, message: wire.Message) -> None:
         """Do what one message asks for."""
         match message["kind"]:
+            case "look":
+                self.say("seen", seen=sees(Path(message["path"])))
             case "start":
                 self.start(message)
             case "stacks":

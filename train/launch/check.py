@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from train.errors import ConfigError
@@ -15,6 +13,7 @@ from train.launch import everywhere, flavor, hostfile, network, preflight
 from train.launch.everywhere import Answer
 from train.launch.hostfile import Host, Hostfile
 from train.launch.request import ROOT
+from train.launch.sharing import shared_token
 
 USAGE = """\
 anyrank check [N] [--hostfile F] [--run-dir D] [--disk GB] [--memory GB]
@@ -69,13 +68,14 @@ def arguments(argv: Sequence[str]) -> dict[str, str]:
 def examine(hosts: Hostfile, folder: Path, need: preflight.Need) -> list[str]:
     """Ask all hosts at the same time, print a line for each, and return every failure."""
     with shared_token(folder) as token:
-        words = ("look", str(folder.resolve()), token)
+        words = ("look", str(folder.resolve()), token.name)
         answers = everywhere.ask(hosts.hosts, PROBE, words, Path.cwd(), _PATIENCE)
     gauges = everywhere.ask(hosts.hosts, "train.launch.gauge", (), Path.cwd(), _PATIENCE)
     failures = []
     for answer, gauge in zip(answers, gauges, strict=True):
         found = preflight.failures(answer, gauge, need)
-        print(f"{answer.host.name:<20} {'ok' if not found else f'{len(found)} failures'}")
+        noun = "failure" if len(found) == 1 else "failures"
+        print(f"{answer.host.name:<20} {f'{len(found)} {noun}' if found else 'ok'}")
         failures += found
     known = [answer.facts for answer in answers if answer.facts is not None]
     failures += preflight.differences(known) if known else ()
@@ -110,25 +110,3 @@ def reach(answers: Sequence[Answer]) -> list[str]:
         elif answer.facts is not None:
             print(f"{answer.host.name:<20} reaches {address} by {answer.facts['interface']}")
     return found
-
-
-@contextlib.contextmanager
-def shared_token(folder: Path) -> Iterator[str]:
-    """Put a file into the folder of the runs that other hosts must then see.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
-    token = f".anyrank-check-{secrets.token_hex(8)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / token).touch()
-    except OSError as error:
-        raise ConfigError(
-            f"the folder of the runs, {folder}, cannot be written ({error.strerror}): name another "
-            "with --run-dir"
-        ) from None
-    try:
-        yield token
-    finally:
-        (folder / token).unlink(missing_ok=True)

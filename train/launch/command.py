@@ -8,7 +8,8 @@ from pathlib import Path
 from train.errors import ConfigError
 from train.launch.devices import Devices
 
-QUIET = ("--log_level", "error")  # what it would say, the supervisor has said
+# What it would say, the supervisor has said; as an error it prints only the whole command line.
+QUIET = ("--log_level", "critical")
 
 
 def choose(asked: int | None, devices: Devices, cores: int) -> int:

@@ -7,7 +7,9 @@ a failure is smaller than the last, with the same batch, until one fits or none 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 NOTE = "out_of_memory.json"
 MARGIN = 0.95  # share of a failed plan's predicted bytes that the next plan may be predicted at
@@ -20,23 +22,37 @@ def note(run_dir: Path, rank: int, host: str) -> float | None:
         return None
     predicted = _bytes(attempts[-1] / "plan.json", "memory", "total")
     if predicted is not None:
-        content = {"rank": rank, "host": host, "predicted": predicted}
+        devices = _read(attempts[-1] / "environment.json").get("hosts", [])
+        names = sorted({str(device).partition(": ")[2] for device in devices})
+        content = {"rank": rank, "host": host, "predicted": predicted, "devices": names}
         (attempts[-1] / NOTE).write_text(json.dumps(content, indent=2) + "\n")
     return predicted
 
 
-def limit(run_dir: Path) -> float | None:
-    """Return the bytes that a plan may be predicted at on each device; None: nothing is known."""
-    found = [_bytes(path, "predicted") for path in (run_dir / "attempts").glob(f"*/{NOTE}")]
-    known = [one for one in found if one is not None]
+def limit(run_dir: Path, devices: Collection[str]) -> float | None:
+    """Return the bytes that a plan may be predicted at on each device; None: nothing is known.
+
+    What ran out on other kinds of devices than these teaches nothing: these may be larger.
+    """
+    notes = (run_dir / "attempts").glob(f"*/{NOTE}")
+    alike = [path for path in notes if set(devices) & set(_read(path).get("devices", devices))]
+    known = [one for path in alike if (one := _bytes(path, "predicted")) is not None]
     return MARGIN * min(known) if known else None
 
 
-def _bytes(path: Path, *keys: str) -> float | None:
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _bytes(path: Path, *keys: str) -> float | None:
+    found: Any = _read(path)
+    try:
         for key in keys:
             found = found[key]
         return float(found)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -15,6 +15,7 @@ _FILES = 4096  # descriptors: a connection to every peer, the data's files, libr
 _SHM = 80e6  # bytes of /dev/shm for each rank
 _BUSY = 1e9  # bytes in use on a GPU that nobody uses: less than this
 _GB = 1e9
+UNSHARED = "it does not see the run folder: mount it there, or name a shared one with --run-dir"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def fault(host: Host, facts: Facts | None, trouble: str) -> str:
         return f"host {host.name}: it does not answer{_reason(host.name, trouble)}"
     if facts["fault"]:
         return f"host {host.name}: {facts['fault']}"
+    if not facts.get("shared", True):
+        return f"host {host.name}: {UNSHARED}"
     found = len(facts["gpus"])
     if facts["device"] != "cpu" and found < host.slots:
         return (
@@ -49,11 +52,28 @@ def failures(answer: Answer, gauge: Answer, need: Need) -> list[str]:
     return found + [f"{host.name}: {text}" for text in _shortages(answer, facts, gauge, need)]
 
 
+def limits(host: Host, facts: Facts, heard: float) -> Iterator[str]:
+    """Yield in what a host, though it can take part, may fail later; `heard`: when it answered."""
+    skew = facts["time"] - heard
+    if abs(skew) > _SKEW:
+        yield (
+            f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: run 'systemctl "
+            "restart chronyd' there (or ntpd, or timesyncd)"
+        )
+    shm = _SHM * host.slots
+    if facts["shm"] < shm:
+        yield (
+            f"/dev/shm has {facts['shm'] / 1e6:.0f} MB, but {shm / 1e6:.0f} MB are needed: run "
+            "'mount -o remount,size=8G /dev/shm', or docker run --shm-size=8g"
+        )
+    if facts["files"] < _FILES:
+        yield f"only {facts['files']} files may be open: run 'ulimit -n 65536'"
+    if facts["infiniband"] and facts["locked"] != -1:
+        yield "memory for InfiniBand may not be locked: run 'ulimit -l unlimited'"
+
+
 def _shortages(answer: Answer, facts: Facts, gauge: Answer, need: Need) -> Iterator[str]:
-    if not facts["shared"]:
-        yield "it does not see the run folder: mount it there, or name a shared one with --run-dir"
-    if abs(facts["time"] - answer.heard) > _SKEW:
-        yield "its clock is off: run 'systemctl restart chronyd' there (or ntpd, or timesyncd)"
+    yield from limits(answer.host, facts, answer.heard)
     if facts["disk"] < need.disk:
         yield (
             f"{facts['disk'] / _GB:.1f} GB of disk are free, but {need.disk / _GB:.1f} are needed: "
@@ -65,16 +85,6 @@ def _shortages(answer: Answer, facts: Facts, gauge: Answer, need: Need) -> Itera
             f"{available / _GB:.1f} GB of memory are free, but {need.memory / _GB:.1f} GB are "
             "needed: end what uses it, or plan with --pin offload=none"
         )
-    shm = _SHM * answer.host.slots
-    if facts["shm"] < shm:
-        yield (
-            f"/dev/shm has {facts['shm'] / 1e6:.0f} MB, but {shm / 1e6:.0f} MB are needed: run "
-            "'mount -o remount,size=8G /dev/shm', or docker run --shm-size=8g"
-        )
-    if facts["files"] < _FILES:
-        yield f"only {facts['files']} files may be open: run 'ulimit -n 65536'"
-    if facts["infiniband"] and facts["locked"] != -1:
-        yield "memory for InfiniBand may not be locked: run 'ulimit -l unlimited'"
     if facts["device"] != "cpu" and gauge.facts is not None:
         busy = [one for one in gauge.facts["gauges"] if one["used"] > _BUSY]
         if busy:

@@ -28,6 +28,7 @@ from typing import Any
 
 from train.errors import ConfigError
 from train.launch import devices, network
+from train.launch.sharing import sees
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "peft", "sentencepiece", "numpy")
@@ -87,6 +88,22 @@ def memory() -> dict[str, int]:
         if key in found:
             found[key] = int(value.split()[0]) * 1024
     return {"total": found["MemTotal"], "available": found["MemAvailable"]}
+
+
+def allocatable() -> int:
+    """Return how many bytes this process could still have: the host's memory, or its own limits."""
+    held = {
+        key: int(value.split()[0]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        for key, _, value in [line.partition(":")]
+        if key in ("VmSize", "VmData")
+    }
+    found = [memory()["available"]]
+    for kind, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most = resource.getrlimit(kind)[0]
+        if most != resource.RLIM_INFINITY:
+            found.append(max(0, most - held[key]))
+    return min(found)
 
 
 def oom_kills() -> int:
@@ -159,7 +176,7 @@ def main(argv: Sequence[str]) -> int:
     """Do what the words say and print one line of JSON."""
     match list(argv):
         case ["look", folder, token]:
-            seen = (Path(folder) / token).is_file()
+            seen = sees(Path(folder) / token)
             print(json.dumps(look(os.environ, Path(folder)) | {"shared": seen}))
         case ["listen", seconds]:
             listen(float(seconds))

@@ -62,6 +62,8 @@ def parse(argv: Sequence[str]) -> Request:
             fault = "is given twice" if hostfile is not None else "lacks its value"
             raise ConfigError(f"--hostfile {fault}: name one hostfile, such as hostfiles/8node")
         hostfile = value
+        if gpus is None and words and words[0].isdecimal():
+            gpus = _count(words.pop(0))
     return Request(gpus, hostfile, tuple(args))
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 
 DELAY = 0.5  # seconds
+CLEARED = "\r\x1b[K"  # back to the line's beginning, and all of it erased
 
 
 class Screen:
@@ -20,6 +21,7 @@ class Screen:
     def __init__(self, log: Path | None) -> None:
         self.log = log
         self.held: deque[tuple[float, str, str]] = deque()
+        self.whole = True  # the last line that was printed has ended
 
     def hold(self, stream: str, data: str) -> None:
         """Take a chunk of the ranks' output, `out` or `err`."""
@@ -31,10 +33,13 @@ class Screen:
         while self.held and now - self.held[0][0] >= age:
             _, stream, data = self.held.popleft()
             _print(stream, data)
+            self.whole = data.endswith(("\n", "\r")) if data else self.whole
 
     def say(self, text: str) -> None:
-        """Print a line of the launcher's own, at once."""
-        _print("err", f"[launch] {text}\n")
+        """Print a line of the launcher's own, at once; on a terminal it takes a bar's place."""
+        before = "" if self.whole else CLEARED if sys.stderr.isatty() else "\n"
+        _print("err", f"{before}[launch] {text}\n")
+        self.whole = True
         if self.log is not None and self.log.parent.is_dir():
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

@@ -11,6 +11,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from train.launch.hostfile import Host, Hostfile, fill, render
 from train.launch.link import ROOT, Events, Link, here, over_ssh
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
 from train.launch.screen import Screen
+from train.launch.sharing import shared_token
 
 AGENT = "train.launch.agent"
 _HELLO = 40.0  # seconds for an agent to report: ssh, a shell, Python from a cold disk
@@ -96,7 +98,8 @@ def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
     wanted = fill(job.hostfile, job.ranks) if first else job.hostfile
     links = [connect(job, host, events) for host in wanted.hosts]
     try:
-        hear(links, events, signals)
+        with nullcontext() if job.dry_run else shared_token(job.run_dir) as token:
+            hear(links, events, signals, token)
         if signals:
             return Outcome(cancelled=True)
         hosts = usable(job, wanted, links, screen, first)
@@ -124,8 +127,8 @@ def connect(job: Job, host: Host, events: Events) -> Link:
     return Link(host.name, job.reach(host.name, AGENT, job.cwd), job.env, events)
 
 
-def hear(links: Sequence[Link], events: Events, signals: Sequence[int]) -> None:
-    """Wait until every agent has reported or is known not to."""
+def hear(links: Sequence[Link], events: Events, signals: Sequence[int], token: Path | None) -> None:
+    """Wait until every agent has reported, and looked for the token, or is known not to."""
     deadline = time.monotonic() + _HELLO
     waiting = set(links)
     while waiting and not signals and time.monotonic() < deadline:
@@ -133,9 +136,16 @@ def hear(links: Sequence[Link], events: Events, signals: Sequence[int]) -> None:
             link, message = events.get(timeout=0.1)
         except queue.Empty:
             continue
-        if message is not None and message["kind"] == "hello":
-            link.hello = message
-        waiting.discard(link)
+        kind = message["kind"] if message else ""
+        if message and kind == "hello":
+            link.hello = {**message, "heard": time.time()}
+            if token is not None:
+                link.send("look", path=str(token))
+                continue
+        elif message and link.hello and kind == "seen":
+            link.hello["shared"] = message["seen"]
+        if kind in ("", "hello", "seen"):
+            waiting.discard(link)
 
 
 def usable(
@@ -146,15 +156,20 @@ def usable(
     Raises:
         HostfileError: at the first start, a host that cannot be used; later, when none is left.
     """
-    kept = []
+    kept, faults = [], []
     for host, link in zip(wanted.hosts, links, strict=True):
         fault = preflight.fault(host, link.hello, link.trouble())
-        if not fault:
-            kept.append(host)
-        elif first:
-            raise HostfileError(fault)
-        else:
-            screen.say(f"leaving out {fault}")
+        if fault:
+            faults.append(fault)
+            continue
+        kept.append(host)
+        facts = link.hello or {}
+        for text in preflight.limits(host, facts, facts["heard"]) if first else ():
+            screen.say(f"host {host.name}: {text}")
+    for fault in faults[1:] if first else faults:
+        screen.say(fault if first else f"leaving out {fault}")
+    if faults and first:
+        raise HostfileError(faults[0])
     if not kept:
         raise HostfileError("no host is left to go on with: see above what each one said")
     left = replace(wanted, hosts=tuple(kept))

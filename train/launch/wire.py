@@ -1,7 +1,7 @@
 """What supervisor and agent say to each other: one JSON object in each line.
 
-    to the agent     start (argv, env, cwd, terminal, network), beat, stacks, end
-    from the agent   hello (facts), output, death, stack, beat (idle), exit
+    to the agent     look (path), start (argv, env, cwd, terminal, network), beat, stacks, end
+    from the agent   hello (facts), seen, output, death, stack, beat (idle), exit
 
 The environment travels here, so that no secret is ever part of a command line.
 """

@@ -1,0 +1,118 @@
+"""Real trainings over several hosts: as a user starts them, and what happens to their hosts."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.launches import difference
+from tests.cluster.conftest import ROOT, Lab, finish, left_of
+from tests.cluster.curves import check_curve, records, wait_for_step, went_on
+
+pytestmark = pytest.mark.ranks
+
+STEPS = 60
+WORDS = f"--batch-size 12 --block-size 96 --max-steps {STEPS} --save-step 10 --lr 2e-3 "
+WORDS += "--lr-schedule linear --precision fp32 --ds-config ds_configs/auto.json "
+WORDS += "--pin micro_tokens=400"
+# A batch of one micro-batch a rank: of the plan, only recomputation is left to be chosen.
+BIG = "--batch-size 240 --block-size 512 --max-steps 2 --lr 2e-3 --precision fp32 "
+BIG += "--ds-config ds_configs/auto.json --pin zero=1 micro_tokens=24576"
+LIMIT = "1350000"  # KB a process: about 500 MB before the first step, the plans 1100, 700 and 230
+
+
+@pytest.fixture(scope="module")
+def words(tiny: Path, ragged: Path) -> list[str]:
+    named = ["--model-name-or-path", str(tiny), "--dataset-name-or-path", str(ragged)]
+    return [*named, *WORDS.split()]
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on one rank of this machine, which nothing happens to."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    finish(lab.start([ROOT / "launch.sh", "1", "--run-dir", run_dir, *words]))
+    return run_dir
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Path:
+    path = tmp_path / "hosts"
+    path.write_text("".join(f"node{i} slots=2\n" for i in range(1, 5)))
+    return path
+
+
+def test_four_hosts_of_two_ranks_make_the_curve_of_one_rank(
+    lab: Lab, hosts: Path, words: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = hosts.parent / "run"
+    argv = [ROOT / "launch.sh", "8", "--hostfile", hosts, "--run-dir", run_dir, *words, "zero=3"]
+    out = finish(lab.start(argv))
+    assert "node1 x 2, node2 x 2, node3 x 2, node4 x 2" in out
+    assert "Found 4 hosts x 2 = 8 ranks" in out
+    assert {record["world_size"] for record in records(run_dir)} == {8}
+    found = difference(run_dir, whole)
+    with capsys.disabled():
+        print(f"\n\n4 hosts x 2 ranks against 1 rank, {STEPS} steps: {found:.1e}")
+    assert found <= 1e-6
+    assert left_of(run_dir) == []
+
+
+def test_a_training_outlives_a_host_that_dies_and_one_that_is_cut_off_and_returns(
+    lab: Lab, hosts: Path, words: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = hosts.parent / "run"
+    bystander = subprocess.Popen(["ip", "netns", "exec", "node4", "sleep", "900"])
+    process = lab.start(
+        [ROOT / "launch.sh", "8", "--hostfile", hosts, "--run-dir", run_dir, *words]
+    )
+    try:
+        wait_for_step(run_dir, 13, 200)
+        since = time.time()
+        lab.act("kill", "3")
+        wait_for_step(run_dir, 23, 200, ranks=6)
+        lab.act("cut", "4")
+        wait_for_step(run_dir, 21, 200, ranks=4)
+        lab.act("mend", "4")
+        out = finish(process)
+    finally:
+        lab.act("mend", "4")
+        lab.act("serve", "3")
+        process.kill()
+    assert left_of(run_dir) == []
+    assert "host node3 is lost" in out and "leaving out host node3" in out
+    assert "host node4 is lost" in out and "leaving out host node4" in out
+    assert {record["world_size"] for record in records(run_dir)} == {8, 6, 4}
+    check_curve(run_dir, STEPS)
+    gap, found = went_on(run_dir, since), difference(run_dir, whole)
+    with capsys.disabled():
+        print(f"\n\n8 ranks, a host killed: 6, one cut off: 4; paused {gap:.0f} s; {found:.1e}")
+    assert found <= 1e-6
+    assert gap < 90
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+def test_a_rank_whose_memory_is_exhausted_is_planned_again_smaller(
+    lab: Lab, tmp_path: Path, deep: Path, ragged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second host gives no process more memory than recomputing everything needs."""
+    run_dir, hosts = tmp_path / "run", tmp_path / "hosts"
+    hosts.write_text("node1 slots=1\nnode2 slots=1\n")
+    words = ["--model-name-or-path", deep, "--dataset-name-or-path", ragged, *BIG.split()]
+    lab.act("kill", "2")
+    lab.act("serve", "2", LIMIT)
+    try:
+        argv = [ROOT / "launch.sh", "2", "--hostfile", hosts, "--run-dir", run_dir, *words]
+        out = finish(lab.start(argv))
+    finally:
+        lab.act("kill", "2")
+        lab.act("serve", "2")
+    assert "[rank 1] [error] out of host memory: " in out and "available on node2" in out
+    assert "rank 1 on node2 ended with exit code 77, out of memory" in out
+    assert "did not fit: the next one will be smaller" in out
+    assert "A plan of this run ran out of memory: planning below" in out
+    check_curve(run_dir, 2)
+    assert left_of(run_dir) == []
