@@ -1,11 +1,12 @@
 """Fit the planner's `Rates` to published throughput.
 
-    python -m bench.fit FILE.csv [--seconds S] [--half]
+    python -m bench.fit FILE.csv [--seconds S] [--half | --each]
 
 Coordinate descent on the mean absolute log error; every source weighs as the root of its rows, so
 that a large sweep does not outvote the rest. Only A100 rows take part, whose peak rates are known
 best. With `--half`, half of the sources are fitted and the errors of the others are printed: what
-the model is worth on sources that it has not seen.
+the model is worth on sources that it has not seen. With `--each`, every project's rows in turn are
+left out of the fit and judged; the files of one project count as one source.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--half", action="store_true")
+    parser.add_argument("--each", action="store_true")
     given = parser.parse_args(argv)
     rows = [
         row
@@ -86,14 +88,41 @@ def main(argv: Sequence[str]) -> int:
         if row.tokens_per_s and row.decided and row.request.lora is None
         and row.request.cluster.gpu.name.startswith("A100")
     ]  # fmt: skip
+    if given.each:
+        return each(rows, given.seconds)
     known = [row for row in rows if any(word in row.source for word in FITTED_HALF)]
     judged = [row for row in rows if row not in known] if given.half else rows
     rates = fit(known if given.half else rows, Rates(), given.seconds)
     print(rates)
-    left = [abs(exp(error) - 1) for error in errors(judged, rates)]
-    print(f"{len(left)} rows judged: median {100 * median(left):.1f} %, "
-          f"90th percentile {100 * percentile(left, 0.9):.1f} %")  # fmt: skip
+    print(judgement("judged", [exp(error) - 1 for error in errors(judged, rates)]))
     return 0
+
+
+def each(rows: Sequence[Row], seconds: float) -> int:
+    """Leave every project out in turn; print the errors of its rows, and of all rows so judged."""
+    left: list[float] = []
+    for name in sorted({project(row) for row in rows}):
+        rates = fit([row for row in rows if project(row) != name], Rates(), seconds)
+        judged = [row for row in rows if project(row) == name]
+        found = [exp(error) - 1 for error in errors(judged, rates)]
+        print(judgement(name, found), flush=True)
+        left += found
+    print(judgement("all", left))
+    return 0
+
+
+def project(row: Row) -> str:
+    """Return the project that a row's source belongs to."""
+    return row.source.split("@")[0].split(" ")[0]
+
+
+def judgement(name: str, found: Sequence[float]) -> str:
+    """Return bias, median and 90th percentile of relative errors in one line."""
+    size = [abs(error) for error in found]
+    return (
+        f"{name}: {len(found)} rows, bias {100 * median(found):+.1f} %, median "
+        f"{100 * median(size):.1f} %, 90th percentile {100 * percentile(size, 0.9):.1f} %"
+    )
 
 
 if __name__ == "__main__":

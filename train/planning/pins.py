@@ -17,6 +17,7 @@ KERNELS = {
     "gradients": ("bf16", "fp32"),
 }
 DEGREES = ("dp", "tp", "pp", "sp")
+LARGEST = 10**12
 
 
 def merge_pins(config: RunConfig, ds: DsConfig) -> dict[str, str]:
@@ -50,9 +51,10 @@ def check_pins(pins: Mapping[str, str]) -> None:
                     f"{did_you_mean(value, named[key])}"
                 )
         elif key in (*DEGREES, "micro_tokens"):
-            if not value.isdecimal() or int(value) < 1:
+            if not value.isdecimal() or not 1 <= int(value) <= LARGEST:
                 raise PlanError(
-                    f"--pin {key} must be a whole number of at least 1, but is '{value}' instead"
+                    f"--pin {key} must be a whole number of at least 1, at most {LARGEST}, "
+                    f"but is '{value}'"
                 )
         else:
             keys = (*named, *DEGREES, "micro_tokens")
