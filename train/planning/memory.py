@@ -16,7 +16,7 @@ GIB = 2**30
 # several groups and several micro-batches alive, and their published peaks and failures fit
 # about 1 GiB a group and a fifth (bench/published.py).
 CONTEXT = 0.6 * GIB
-COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 5.4 * GIB
+COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 6.5 * GIB
 FRAGMENTED, FRAGMENTED_MIXED = 0.04, 0.2
 
 
@@ -35,7 +35,7 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     low = described(request) and request.pins.get("gradients") != "fp32"
     states = states_of(request.shape, plan, size, adapter, low)
     layers, outer = _activations(request, plan, lengths)
-    layers, outer, buffers = _settle(states, layers, outer)
+    layers, outer, buffers = _settle(states, layers, outer, plan.pp > 1)
     mixed = plan.tp * plan.pp > 1
     reserve = 0.0
     if not request.cluster.gpu.is_cpu:
@@ -61,6 +61,7 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
         fused=request.pins.get("kernels") == "fused",
         dense=lengths.mean_square / lengths.mean if _dense(request) else 0.0,
         tp=plan.tp,
+        split=plan.tp if request.pins.get("sequence") == "tensor" else 1,
         sp=plan.sp,
         whole_logits=described(request),
     )
@@ -96,14 +97,22 @@ def _activations(request: Request, plan: Plan, lengths: Lengths) -> tuple[float,
     return last if sum(last) > first else (first, 0.0)
 
 
-def _settle(states: States, layers: float, outer: float) -> tuple[float, float, float]:
+def _settle(
+    states: States, layers: float, outer: float, pipeline: bool
+) -> tuple[float, float, float]:
     """Return layers, outer and buffers at whichever moment of the step needs most.
 
-    Before the backward pass all activations exist; at its end the late gradients do; the update
-    comes when both are gone; loading needs a second copy of the weights for a moment.
+    Before the backward pass all activations exist; at its end the late gradients do (with a
+    pipeline both, because other micro-batches are on their way); the update comes when both are
+    gone; loading needs a second copy of the weights for a moment.
     """
     steady = states.gradients + states.optimizer
     running = layers + outer + states.buffers
+    if pipeline:
+        running, states = (
+            running + states.late,
+            replace(states, buffers=states.buffers + states.late),
+        )
     other = max(states.late + states.buffers, states.step, states.load - steady)
     return (layers, outer, states.buffers) if running >= other else (0.0, 0.0, other)
 

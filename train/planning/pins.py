@@ -10,11 +10,14 @@ from train.planning.dsconfig import DsConfig
 from train.planning.plan import OFFLOAD, RECOMPUTE
 
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-# To describe other people's runs: their kernels, and the type that they add gradients in.
+# To describe other people's runs: their kernels, the type that they add gradients in, and whether
+# the ranks of tensor parallelism divide the tokens of norms among them (Megatron's sequence
+# parallelism).
 KERNELS = {
     "attention": ("dense", "flash"),
     "kernels": ("plain", "fused"),
     "gradients": ("bf16", "fp32"),
+    "sequence": ("whole", "tensor"),
 }
 DEGREES = ("dp", "tp", "pp", "sp")
 LARGEST = 10**12

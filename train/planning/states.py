@@ -88,6 +88,8 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool
         host += weights
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
+    if described and plan.zero == 1 and plan.offload == "none":
+        step = (size + 4.0) * counts.trained / shards
     here = master / shards if plan.offload == "none" else 0.0
     load = all_weights + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
