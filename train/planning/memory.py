@@ -58,7 +58,7 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
     return Setting(
         size=element_size(request),
         adapter=request.lora.r if request.lora else 0,
-        fused=request.pins.get("kernels") == "fused",
+        fused=_fused(request),
         dense=lengths.mean_square / lengths.mean if _dense(request) else 0.0,
         tp=plan.tp,
         split=plan.tp if request.pins.get("sequence") == "tensor" else 1,
@@ -70,6 +70,11 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
 def described(request: Request) -> bool:
     """Whether the pins describe other people's run rather than one of this project's."""
     return bool({"attention", "kernels", "gradients"} & request.pins.keys())
+
+
+def _fused(request: Request) -> bool:
+    """Whether norms and activations are single kernels: ours are not, most published runs' are."""
+    return request.pins.get("kernels", "fused" if described(request) else "plain") == "fused"
 
 
 def _dense(request: Request) -> bool:
