@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from train.planning.activations import layer_bytes
+from train.planning.activations import Setting, layer_bytes
 from train.planning.links import data_group, gather_time, tensor_group
 from train.planning.memory import described, element_size, setting_of
 from train.planning.plan import Plan
 from train.planning.request import Duration, Lengths, Request
+from train.planning.shape import Shape
 from train.planning.states import counts_of
 
 
@@ -28,8 +29,9 @@ class Rates:
     `attention` and `attention_back` the share of the achievable rate in fused attention, forward
     and back, where the first release of FlashAttention was still about, `attention_back_2` where
     it was not: from H100 on (335 TFLOP/s there and back, the second release's paper); `traffic`
-    how often a kept byte crosses the memory bus in a forward and backward pass, `traffic_fused`
-    the same of single-kernel norms; `scores` the crossings of a byte of attention scores;
+    how often a byte that single kernels would keep crosses the memory bus in a forward and
+    backward pass, `eager` how often besides an element of a norm that is written as a dozen
+    operations in fp32; `scores` the crossings of a byte of attention scores;
     `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
     rate that a collective reaches; `begin`, `hop` and `hop_across` seconds of a ring of no bytes,
     once, from GPU to GPU and from host to host (LL128 in NCCL's src/graph/tuning.cc, not fitted);
@@ -47,8 +49,8 @@ class Rates:
     attention: float = 0.67
     attention_back: float = 0.33
     attention_back_2: float = 0.5
-    traffic: float = 19.5
-    traffic_fused: float = 9.2
+    traffic: float = 9.2
+    eager: float = 100.0
     scores: float = 10.0
     overlap: float = 0.6
     nic: float = 0.69
@@ -113,10 +115,7 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     mean = lengths.mean_square / lengths.mean
     scores = shape.attention_flops(mean) / shape.layers * local / plan.tp / rate
     scores /= rates.sustained
-    crossings = rates.traffic_fused if run.fused else rates.traffic
-    kept = layer_bytes(shape, run)
-    plain = kept.none - (5 * shape.heads * mean / plan.tp if run.dense else 0.0)
-    elements = crossings * plain * local / gpu.bandwidth
+    elements = _moved(shape, run, rates) * local / gpu.bandwidth
     forward = products + elements / 3
     attention = scores / rates.attention
     recent = gpu.held < 1
@@ -134,6 +133,15 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     busy = layers * (forward + attention + backward + again) + head
     host = layers * 3 * (rates.launch * KERNELS + HOOKS * (plan.zero == 3))
     return busy + host if request.cluster.gpu.is_cpu else max(busy, host)
+
+
+def _moved(shape: Shape, run: Setting, rates: Rates) -> float:
+    """Return the bytes per token that a layer's elementwise work moves, there and back."""
+    single = layer_bytes(shape, replace(run, fused=True, dense=0.0, sp=1)).none
+    eager = 0.0
+    if not run.fused and shape.norm != "layer":
+        eager = float(run.size * shape.norms * shape.hidden / run.split)
+    return rates.traffic * single + rates.eager * eager
 
 
 def _product(tokens: float, rows: float, columns: float, rate: float, rates: Rates) -> float:
