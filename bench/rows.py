@@ -43,8 +43,8 @@ class Row:
 
     @property
     def layout(self) -> tuple[Any, ...]:
-        """All that a prediction reads of the row, beside shape and cluster."""
-        return (self.plan, *sorted(self.request.pins.items()))
+        """All that a prediction reads of the row, beside the cluster."""
+        return (self.plan, self.request.shape, *sorted(self.request.pins.items()))
 
     @property
     def lengths(self) -> Lengths:
@@ -180,6 +180,7 @@ def kernels(raw: dict[str, str]) -> dict[str, str]:
         "attention": "dense" if dense else "flash",
         "kernels": "fused" if fused else "plain",
         "gradients": "fp32" if "fp32 grad accum" in raw["precision"] else "bf16",
+        "shards": "host" if "groups" in raw["sharding"] else "all",
         "sequence": "tensor" if _splits_norms(raw) else "whole",
     }
 

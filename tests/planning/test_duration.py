@@ -131,3 +131,23 @@ def test_no_gpu_does_what_none_does_and_longer_links_never_help(gpu):
             )
             assert predict(slow, plan, full).time.total >= found.time.total
             assert predict(dim, plan, full).time.total >= found.time.total
+
+
+def test_dividing_states_inside_hosts_saves_traffic_between_them():
+    cluster = cluster_of([(f"n{i}", 8) for i in range(64)], {"nic": "4x100Gb"}, find_gpu("H100"))
+    for zero in (1, 3):
+        plan = Plan(zero, 2048, dp=512)
+        asked = question(64, cluster=cluster, batch_size=512)
+        host = replace(asked, pins={**asked.pins, "shards": "host"})
+        saved = duration(asked, plan, FULL).communication - duration(host, plan, FULL).communication
+        assert saved > 0.1
+
+
+def test_only_norms_written_in_pieces_are_slow():
+    def seconds(name, kernels):
+        pins = {"attention": "flash", "kernels": kernels}
+        asked = question(1, shape=built_in(name), pins=pins)
+        return duration(asked, Plan(3, 12288, dp=8, accumulation=2), FULL).compute
+
+    assert seconds("mpt-7b", "plain") == seconds("mpt-7b", "fused")
+    assert 1.05 < seconds("llama-2-7b", "plain") / seconds("llama-2-7b", "fused") < 1.25

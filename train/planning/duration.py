@@ -8,10 +8,11 @@ source, model and GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log2
 
 from train.planning.activations import Setting, layer_bytes
-from train.planning.links import data_group, gather_time, tensor_group
-from train.planning.memory import described, element_size, setting_of
+from train.planning.links import Group, data_group, gather_time, tensor_group
+from train.planning.memory import described, element_size, setting_of, shard_group
 from train.planning.plan import Plan
 from train.planning.request import Duration, Lengths, Request
 from train.planning.shape import Shape
@@ -35,29 +36,29 @@ class Rates:
     `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
     rate that a collective reaches; `begin`, `hop` and `hop_across` seconds of a ring of no bytes,
     once, from GPU to GPU and from host to host (LL128 in NCCL's src/graph/tuning.cc, not fitted);
-    `blocking` seconds that a collective costs which compute has to wait for; `launch` seconds
-    between two kernels; `step` bytes that the update moves per parameter; `drift` the loss
-    of a step per doubling of hosts, to stragglers; `ragged` the loss of a product one of whose
-    sides is no multiple of 64 elements (128 bytes, NVIDIA's guide to matrix products).
+    `blocking` seconds that a collective costs, per doubling of ranks, which compute has to wait
+    for; `launch` seconds between two kernels; `step` bytes that the update moves per parameter;
+    `drift` the loss of a step per doubling of hosts, to stragglers; `ragged` the loss of a product
+    one of whose sides is no multiple of 64 elements (128 bytes, NVIDIA's guide to matrix products).
     """
 
     sustained: float = 0.915
-    half: float = 75.0
+    half: float = 73.0
     depth: float = 66.0
-    vocabulary: float = 28.0
-    busbar: float = 0.5
-    attention: float = 0.67
+    vocabulary: float = 29.0
+    busbar: float = 0.74
+    attention: float = 0.66
     attention_back: float = 0.33
     attention_back_2: float = 0.5
     traffic: float = 9.2
-    eager: float = 100.0
-    scores: float = 10.0
-    overlap: float = 0.6
-    nic: float = 0.69
+    eager: float = 105.0
+    scores: float = 11.5
+    overlap: float = 0.65
+    nic: float = 0.65
     begin: float = 1.4e-5
     hop: float = 1.9e-6
     hop_across: float = 4e-6
-    blocking: float = 1.6e-4
+    blocking: float = 1.4e-4
     launch: float = 6e-6
     step: float = 24.0
     drift: float = 0.012
@@ -121,6 +122,8 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     recent = gpu.held < 1
     back = 2.5 * scores / (rates.attention_back_2 if recent else rates.attention_back)
     if run.dense:
+        if shape.head_dim % 8:  # 16 bytes: without them there are no tensor cores for such products
+            attention, back = attention / gpu.single, back / gpu.single
         moved = 2 * shape.heads * mean * local / plan.tp / gpu.bandwidth
         attention, back = attention + rates.scores * moved, back + 2 * rates.scores * moved
     trained = 2 if request.lora is None else 1
@@ -184,7 +187,7 @@ def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
         count = 6 if plan.recompute == "full" else 4
         group = tensor_group(plan, cluster)
         once = gather_time(size, group, cluster, rates)
-        found += count * layers * (2 * once + rates.blocking)
+        found += count * layers * (2 * once + rates.blocking * log2(plan.tp))
     if plan.sp > 1:
         width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
         group = data_group(plan, cluster)
@@ -207,26 +210,31 @@ def _boundaries(request: Request, plan: Plan, tokens: float, rates: Rates) -> fl
 def _data(request: Request, plan: Plan, micros: int, work: float, rates: Rates) -> float:
     """Return the seconds of ZeRO's communication that compute does not hide."""
     cluster, size = request.cluster, element_size(request)
-    group = data_group(plan, cluster)
+    group, shards = data_group(plan, cluster), shard_group(request, plan)
     if group.size == 1:
         return 0.0
     adapter = request.lora.r if request.lora else 0
     counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
     layers = request.shape.layers / plan.pp
 
-    def once(elements: float, bytes_each: int, times: float = 1.0) -> float:
-        return gather_time(elements * bytes_each, group, cluster, rates, times)
+    def once(among: Group, elements: float, bytes_each: int, times: float = 1.0) -> float:
+        return gather_time(elements * bytes_each, among, cluster, rates, times)
 
     low = described(request) and request.pins.get("gradients") != "fp32"
     reduced = size if low else 4
-    reduce = 2 * once(counts.trained, reduced)
-    refresh = once(counts.trained, size)
     if plan.zero < 3:
+        reduce, refresh = (
+            2 * once(group, counts.trained, reduced),
+            once(shards, counts.trained, size),
+        )
         rounds = micros if plan.zero == 2 else 1
         hidden = rates.overlap * work * 2 / 3
         return rounds * max(0.0, reduce - hidden) + (refresh if plan.zero else 0.0)
-    gathers = 2 * once(counts.trained + counts.frozen, size, layers)
-    scatter = once(counts.trained, reduced, layers)
+    gathers = 2 * once(shards, counts.trained + counts.frozen, size, layers)
+    scatter = once(shards, counts.trained, reduced, layers)
+    if shards != group:  # what a host's ranks have added up is added up across hosts
+        across = Group(group.hosts, 1, cluster.per_host)
+        scatter += 2 * once(across, counts.trained / shards.size, reduced, layers)
     first = (gathers + scatter) / (2 * layers)
     return micros * (max(0.0, gathers + scatter - rates.overlap * work) + first)
 
@@ -236,7 +244,7 @@ def _update(request: Request, plan: Plan, rates: Rates) -> tuple[float, float]:
     cluster = request.cluster
     adapter = request.lora.r if request.lora else 0
     counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
-    shards = plan.dp * plan.sp if plan.zero else 1
+    shards = shard_group(request, plan).size if plan.zero else 1
     share = counts.trained / shards
     if plan.offload == "none":
         return rates.step * share / cluster.gpu.bandwidth, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from train.planning.activations import Setting, layer_bytes, outer_bytes
+from train.planning.links import Group, data_group
 from train.planning.plan import Plan
 from train.planning.request import Lengths, Memory, Request
 from train.planning.states import States, states_of
@@ -33,7 +34,8 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     size = element_size(request)
     adapter = request.lora.r if request.lora else 0
     low = described(request) and request.pins.get("gradients") != "fp32"
-    states = states_of(request.shape, plan, size, adapter, low)
+    shards = shard_group(request, plan).size
+    states = states_of(request.shape, plan, size, adapter, low, shards)
     layers, outer = _activations(request, plan, lengths)
     layers, outer, buffers = _settle(states, layers, outer, plan.pp > 1)
     mixed = plan.tp * plan.pp > 1
@@ -46,6 +48,13 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
         states.weights, states.gradients, states.optimizer, layers, outer, buffers, reserve
     )
     return Footprint(gpu, _host(request, states, gpu.total))
+
+
+def shard_group(request: Request, plan: Plan) -> Group:
+    """Return the ranks among which ZeRO divides states: all replicas, or those of one host."""
+    group = data_group(plan, request.cluster)
+    inside = request.pins.get("shards") == "host"
+    return replace(group, size=group.local) if inside else group
 
 
 def element_size(request: Request) -> int:

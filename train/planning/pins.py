@@ -10,14 +10,15 @@ from train.planning.dsconfig import DsConfig
 from train.planning.plan import OFFLOAD, RECOMPUTE
 
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-# To describe other people's runs: their kernels, the type that they add gradients in, and whether
-# the ranks of tensor parallelism divide the tokens of norms among them (Megatron's sequence
-# parallelism).
+# To describe other people's runs: their kernels, the type that they add gradients in, whether the
+# ranks of tensor parallelism divide the tokens of norms among them (Megatron's sequence
+# parallelism), and whether ZeRO divides among all replicas or those of a host (hybrid sharding).
 KERNELS = {
     "attention": ("dense", "flash"),
     "kernels": ("plain", "fused"),
     "gradients": ("bf16", "fp32"),
     "sequence": ("whole", "tensor"),
+    "shards": ("all", "host"),
 }
 DEGREES = ("dp", "tp", "pp", "sp")
 LARGEST = 10**12
