@@ -5,7 +5,9 @@
 Throughput is judged on rows whose visible columns decide it (shape, GPUs, layout, micro-batch,
 recomputation, plain bf16 or fp16), memory on rows that print a peak, and layouts that ran out of
 memory on whether they are called so. `noise` is the scatter among rows that share every visible
-column: no predictor that reads only those columns can be closer.
+column: no predictor that reads only those columns can be closer. So for order inside a sweep
+`ceiling` is the correlation of a predictor that knew the middle of all rows with a layout, and
+`clear` counts only pairs that differ by more than two rows of one layout typically do.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from math import log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,33 +64,44 @@ def noise(rows: Sequence[Row]) -> list[float]:
     ]
 
 
-def kendall(pairs: Sequence[tuple[float, float]]) -> tuple[int, int]:
-    """Return concordant and discordant pairs.
+def kendall(pairs: Sequence[tuple[float, float]], floor: float = 0.01) -> tuple[float, int]:
+    """Return the rank correlation of (measured, predicted) pairs, and of how many pairs of them.
 
-    Pairs measured within 1 % of one another do not count, nor do pairs whose columns are the same.
+    Pairs measured within `floor` of one another, in logarithms, do not count, nor do pairs whose
+    prediction is the same.
     """
     same = other = 0
     for (a, b), (c, d) in combinations(pairs, 2):
-        if abs(a / c - 1) > 0.01 and b != d:
+        if abs(log(a / c)) > floor and b != d:
             same, other = same + ((a > c) == (b > d)), other + ((a > c) != (b > d))
-    return same, other
+    return (same - other) / max(1, same + other), same + other
 
 
 def orders(found: Sequence[tuple[Row, Candidate]]) -> list[dict[str, Any]]:
     """Return the rank correlation of predicted and measured speed within every sweep."""
-    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    sweeps: dict[str, list[tuple[Row, Candidate]]] = defaultdict(list)
     for row, candidate in found:
         if row.tokens_per_s:
-            speed = candidate.tokens_per_s / candidate.plan.gpus
-            groups[row.sweep].append((row.tokens_per_s, speed))
+            sweeps[row.sweep].append((row, candidate))
     result = []
-    for key, pairs in groups.items():
-        same, other = kendall(pairs)
-        if len(pairs) >= 5 and same + other:
-            result.append(
-                {"sweep": key[-SHOWN:], "rows": len(pairs), "pairs": same + other,
-                 "tau": (same - other) / (same + other)}
-            )  # fmt: skip
+    for key, members in sweeps.items():
+        pairs = [(row.tokens_per_s or 0.0, c.tokens_per_s / c.plan.gpus) for row, c in members]
+        tau, count = kendall(pairs)
+        if len(members) < 5 or not count:
+            continue
+        layouts: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        for row, _ in members:
+            layouts[row.layout].append(row.tokens_per_s or 0.0)
+        known = [(row.tokens_per_s or 0.0, median(layouts[row.layout])) for row, _ in members]
+        apart = [abs(log(a / b)) for same in layouts.values() for a, b in combinations(same, 2)]
+        floor = max(0.01, median(apart)) if apart else 0.01
+        clear, clear_count = kendall(pairs, floor)
+        ceiling, ceiling_count = kendall(known)
+        result.append(
+            {"sweep": key[-SHOWN:], "rows": len(members), "pairs": count, "tau": tau,
+             "ceiling_pairs": ceiling_count, "ceiling": ceiling, "floor_percent": 100 * floor,
+             "clear_pairs": clear_count, "clear": clear}
+        )  # fmt: skip
     return sorted(result, key=lambda row: -int(row["rows"]))
 
 
@@ -175,7 +189,6 @@ def _summary(
     order: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
     errors, memory, floor = [abs(e) for _, e in speed], [abs(e) for _, e in peaks], noise(rows)
-    pairs = sum(int(row["pairs"]) for row in order)
     return {
         "usable_rows": len(rows),
         "throughput_rows": len(errors),
@@ -185,10 +198,21 @@ def _summary(
         "noise_p90_percent": 100 * percentile(floor, 0.9),
         "memory_rows": len(memory),
         "memory_median_percent": 100 * median(memory),
-        "tau": sum(float(row["tau"]) * int(row["pairs"]) for row in order) / pairs,
+        "tau": _pooled(order, "tau", "pairs"),
+        "tau_ceiling": _pooled(order, "ceiling", "ceiling_pairs"),
+        "tau_clear_pairs": _pooled(order, "clear", "clear_pairs"),
+        "clear_pairs_percent": 100 * _total(order, "clear_pairs") / _total(order, "pairs"),
         "sweeps": len(order),
         "sweeps_tau_median": median(float(row["tau"]) for row in order),
     }
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]], value: str, weight: str) -> float:
+    return sum(float(row[value]) * int(row[weight]) for row in rows) / _total(rows, weight)
+
+
+def _total(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    return sum(int(row[name]) for row in rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from train.config import LoraConfig
 from train.errors import PlanError
@@ -39,6 +40,11 @@ class Row:
     stated: bool
     context: bool
     key: tuple[str, ...]
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """All that a prediction reads of the row, beside the cluster."""
+        return (self.plan, self.request.shape, *sorted(self.request.pins.items()))
 
     @property
     def lengths(self) -> Lengths:
@@ -99,11 +105,16 @@ def _row(raw: dict[str, str]) -> Row:
         series=_joined(raw, _SERIES), request=request, plan=plan,
         tokens_per_s=float(tokens) if tokens else None,
         peak=float(raw["peak_mem_gib"]) * 2**30 if raw["peak_mem_gib"] else None,
-        oom=raw["oom"] == "1", decided=all(said) and "cpu" not in raw["sharding"],
+        oom=raw["oom"] == "1", decided=all(said) and not _hidden(raw),
         stated=_stated(raw),
         context="nvidia-smi" in raw["notes"],
         key=tuple(value for name, value in raw.items() if name not in _MEASURED),
     )  # fmt: skip
+
+
+def _hidden(raw: dict[str, str]) -> bool:
+    """Whether speed depends on what no column shows: how much is padding, a host's processors."""
+    return "cpu" in raw["sharding"] or "unpacked" in raw["notes"]
 
 
 def _stated(raw: dict[str, str]) -> bool:
@@ -163,11 +174,20 @@ def kernels(raw: dict[str, str]) -> dict[str, str]:
         dense = "flash" not in notes
         fused = "rms kernel" in notes
     fused = fused or "torch.compile" in notes or "+compile" in notes
+    if "cumulative step" in notes:  # each row adds to the one before it; compiling comes third
+        fused = "baseline" not in notes and "+packed" not in notes
     return {
         "attention": "dense" if dense else "flash",
         "kernels": "fused" if fused else "plain",
         "gradients": "fp32" if "fp32 grad accum" in raw["precision"] else "bf16",
+        "shards": "host" if "groups" in raw["sharding"] else "all",
+        "sequence": "tensor" if _splits_norms(raw) else "whole",
     }
+
+
+def _splits_norms(raw: dict[str, str]) -> bool:
+    """Whether Megatron's sequence parallelism is named: `cp_sp` or the notes do, as part of tp."""
+    return "megatron-sp" in raw["cp_sp"] or "+ seq-parallel" in raw["notes"]
 
 
 def _cluster(raw: dict[str, str], gpus: int, per_host: int) -> Cluster:

@@ -87,3 +87,10 @@ def test_too_many_gpus_for_the_batch_are_warned_of(batch, said):
 def test_enough_work_is_not_warned_of():
     question = request(batch_size=4096)
     assert scaling_warning(question, choose(question)) is None
+
+
+def test_where_no_one_change_is_enough_two_are_told():
+    asked = request(1, "A10", "llama-3-405b")
+    nearest = with_advice(asked, choose(asked)).nearest
+    assert " x " in nearest or "GPUs and" in nearest
+    assert "smaller model" not in nearest

@@ -78,6 +78,11 @@ def test_sliding_attention_costs_less_beyond_its_window():
         ("layers=3,hiden=4", "did you mean 'hidden'"),
         ("layers=3,hidden=x,heads=1,ffn=1,vocab=1", "hidden must be a whole number"),
         ("layers=3,hidden=128", "lacks heads, ffn, vocab"),
+        ("layers=3,layers=4,hidden=8,heads=1,ffn=1,vocab=1", "gives layers twice"),
+        ("layers=3,hidden=8,heads=100,ffn=1,vocab=1", "cannot be shared by heads=100"),
+        ("layers=3,hidden=8,heads=3,ffn=1,vocab=1", "or head_dim be given"),
+        ("layers=99999999,hidden=8,heads=1,ffn=1,vocab=1", "from 1 to 10000000"),
+        ("layers=3,,hidden=8", "its parts are"),
     ],
 )
 def test_an_unknown_model_is_one_sentence(text, part):
@@ -94,4 +99,14 @@ def test_what_is_not_a_dense_language_model_is_refused(tmp_path):
         shape_of({"model_type": "llama", **GROUPED, "num_key_value_heads": 3})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read as JSON"):
+        find_shape(str(tmp_path))
+
+
+def test_a_plain_mlp_stands_for_gpts_norms(tmp_path):
+    text = "layers=3,hidden=128,heads=4,ffn=512,vocab=1000"
+    assert (find_shape(text).norm, find_shape(text).activation) == ("rms", "silu")
+    plain = find_shape(f"{text},gated=0")
+    assert (plain.norm, plain.activation) == ("layer", "gelu")
+    assert find_shape("layers=3,hidden=128,heads=3,head_dim=64,ffn=512,vocab=99").head_dim == 64
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         find_shape(str(tmp_path))

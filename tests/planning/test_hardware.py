@@ -27,6 +27,12 @@ HOSTS = [("node1", 4), ("node2", 4)]
         ("AMD Instinct MI250X", "MI250X"),
         ("AMD Instinct MI300X", "MI300X"),
         ("mi210", "MI210"),
+        ("NVIDIA A800-SXM4-80GB", "A800-SXM-80GB"),
+        ("NVIDIA H20", "H20"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada"),
+        ("NVIDIA RTX A6000", "RTX-A6000"),
+        ("Tesla V100-SXM2-16GB", "V100-SXM2-16GB"),
+        ("NVIDIA GB300", "GB300"),
     ],
 )
 def test_torchs_device_names_are_known(reported, name):

@@ -86,3 +86,36 @@ def test_an_adapter_over_a_frozen_model_keeps_less_of_each_layer():
     assert frozen.none == full.none - 2 * 2 * 4096 + 2 * 16 * 7
     lora = memory(Plan(2, 4096, dp=1), lora=LoraConfig(16, 32, 0.0)).gpu
     assert lora.optimizer < 1e9
+
+
+DESCRIBED = {"attention": "flash", "kernels": "fused"}
+
+
+def test_sequence_parallelism_of_tensor_ranks_divides_what_they_repeat():
+    plan = Plan(1, 4096, dp=1, tp=8)
+    whole = memory(plan, pins=DESCRIBED).gpu
+    split = memory(plan, pins=DESCRIBED | {"sequence": "tensor"}).gpu
+    assert split.weights == whole.weights
+    assert split.activations < 0.6 * whole.activations
+
+
+def test_states_divided_inside_hosts_do_not_shrink_with_more_hosts():
+    def optimizer(hosts, shards):
+        cluster = cluster_of([(f"n{i}", 8) for i in range(hosts)], {}, find_gpu("H100-SXM"))
+        asked = request(cluster=cluster, pins=DESCRIBED | {"shards": shards})
+        return footprint(asked, Plan(1, 4096, dp=8 * hosts), FULL).gpu.optimizer
+
+    assert optimizer(4, "host") == optimizer(1, "host") == 4 * optimizer(4, "all")
+
+
+def test_a_pipelines_late_gradients_meet_its_other_micro_batches():
+    pins = DESCRIBED | {"gradients": "fp32"}
+    deep = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), pins=pins).gpu
+    low = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), pins=DESCRIBED).gpu
+    assert deep.gradients == pytest.approx(2 * low.gradients)
+    assert deep.buffers > low.gradients  # the gradients in the weights' type exist besides
+
+
+def test_the_update_of_an_undivided_fp16_optimizer_copies_all_gradients():
+    found = memory(Plan(1, 1024, dp=1), pins=DESCRIBED).gpu
+    assert found.buffers == pytest.approx(6 * P)  # one copy as it is, one in fp32

@@ -1,9 +1,10 @@
 """How one optimizer step is laid out: predicted, chosen, explained, told to DeepSpeed."""
 
 from train.planning.advice import pin_cost, scaling_warning, with_advice
+from train.planning.catalog import built_in, built_in_names
 from train.planning.dsconfig import DsConfig, read_ds_config
 from train.planning.explain import compare, explain, log_lines
-from train.planning.families import built_in, built_in_names, find_shape, shape_of
+from train.planning.families import find_shape, shape_of
 from train.planning.hardware import Cluster, Gpu, cluster_of, find_gpu
 from train.planning.pins import merge_pins
 from train.planning.plan import Plan

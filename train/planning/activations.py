@@ -30,7 +30,9 @@ class Setting:
     `size` is the bytes of an element, `adapter` the rank over frozen layers (0: none), `fused`
     says that norms, activations and loss are single kernels, `dense` is the length whose square of
     attention scores is kept (0: never formed), `tp` and `sp` divide the inside and the tokens,
-    `whole_logits` says that the loss forms all logits in fp32, as other people's usually does.
+    `split` the tokens of norms and residuals only (Megatron's sequence parallelism, over the
+    ranks of `tp`), `whole_logits` says that the loss forms all logits in fp32, as other people's
+    usually does.
     """
 
     size: int = 2
@@ -39,6 +41,7 @@ class Setting:
     dense: float = 0.0
     tp: int = 1
     sp: int = 1
+    split: int = 1
     whole_logits: bool = False
 
 
@@ -77,15 +80,16 @@ def layer_bytes(shape: Shape, run: Setting) -> Layer:
     ranks = size * run.adapter * modules
     norms = _norms(shape, run)
     none = norms + (attention + _mlp(shape, run) + ranks) / run.tp
-    products = size * (q + 2 * k + up * f) / run.tp + 2 * size * h
-    selective = size * h + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
+    wide = size * h / run.split
+    products = size * (q + 2 * k + up * f) / run.tp + 2 * wide
+    selective = wide + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
     shared = (size * (k + up * f + q) + sums + fused_qkv) / run.tp
-    freed = float(size * h * (2 if shape.post_norms else 1))
+    freed = wide * (2 if shape.post_norms else 1)
     freed += ((0 if shape.fused_qkv else q + k) + f * (shape.activation == "relu")) * size / run.tp
     return Layer(
         none=none / run.sp,
         selective=selective / run.sp,
-        full=size * h / run.sp,
+        full=wide / run.sp,
         again=(none - shared - freed) / run.sp,
         passing=max(_passing(shape, run)) / run.sp,
         carrying=_passing(shape, run)[0] / run.sp,
@@ -103,7 +107,7 @@ def _norms(shape: Shape, run: Setting) -> float:
         trained = 0 if run.adapter else size
         each = {"gemma": 8, "olmo2": 8, "layer32": 4}.get(shape.norm, 4 + trained)
         kept = float(shape.norms * (each * h + 4))
-    return kept + inputs * size * h
+    return (kept + inputs * size * h) / run.split
 
 
 def _head_norms(shape: Shape, size: int) -> float:
@@ -124,7 +128,7 @@ def _passing(shape: Shape, run: Setting) -> tuple[float, float, float]:
     """Bytes per token of gradients alive at once: in a product, in the activation, in a norm."""
     both = shape.gated or shape.activation != "gelu" or run.adapter > 0
     inner = run.size * shape.ffn / run.tp
-    residual = 0 if shape.parallel else run.size * shape.hidden
+    residual = 0.0 if shape.parallel else run.size * shape.hidden / run.split
     after = 16.0 * shape.hidden if shape.post_norms else 0.0
     return inner + residual, inner * (2 if both else 1) + residual, after
 

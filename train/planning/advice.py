@@ -9,7 +9,7 @@ from train.config import LoraConfig
 from train.planning.hardware import GPUS
 from train.planning.pins import KERNELS
 from train.planning.request import Choice, Request
-from train.planning.search import choose
+from train.planning.search import choose, feasible
 
 GIB = 2**30
 PIN_COST = 0.05
@@ -34,56 +34,88 @@ def nearest(request: Request, choice: Choice) -> str:
         f"nothing fits: the smallest plan needs {need / GIB:.1f} GiB on {where}, "
         f"which has {have / GIB:.1f}"
     )
-    found = [text for text, changed in _changes(request) if _fits(changed)]
+    found = [text for text, changed in _changes(request) if feasible(changed)]
+    found = found or [text for text, changed in _pairs(request) if feasible(changed)]
     return f"{lacking}; {' or '.join(found[:4]) or 'use a smaller model'}"
-
-
-def _fits(request: Request) -> bool:
-    return choose(request).chosen is not None
 
 
 def _changes(request: Request) -> Iterator[tuple[str, Request]]:
     """Yield what could be changed, the smallest of each kind first."""
-    free = {key: value for key, value in request.pins.items() if key in KERNELS}
-    if dict(request.pins) != free:
-        yield "drop the pins", replace(request, pins=free)
+    free = _unpinned(request)
+    if free is not request:
+        yield "drop the pins", free
     more = _more_gpus(request)
     if more is not None:
         yield f"use {more.cluster.gpus} GPUs", more
-    bigger = _bigger_gpu(request)
+    bigger = next(_bigger_gpus(request), None)
     if bigger is not None:
         yield f"use {bigger.cluster.gpu.name}", bigger
     if request.lora is None:
-        yield "train an adapter with --use-lora", replace(request, lora=LoraConfig(16, 32, 0.0))
+        yield "train an adapter with --use-lora", _adapted(request)
     shorter = _shorter(request)
     if shorter is not None:
         yield f"use --block-size {shorter.block_size}", shorter
+
+
+def _pairs(request: Request) -> Iterator[tuple[str, Request]]:
+    """Yield two changes at once, for where no single one is enough."""
+    free = _unpinned(request)
+    adapted = _adapted(free)
+    for start, words in ((free, ""), (adapted, " and train an adapter with --use-lora")):
+        if words and request.lora is not None:
+            return
+        for most in _flavors(start):
+            more = most if feasible(most) else _more_gpus(most)
+            if more is not None:
+                yield f"use {more.cluster.gpus} x {more.cluster.gpu.name}{words}", more
+                break
+        more = _more_gpus(start)
+        if words and more is not None:
+            yield f"use {more.cluster.gpus} GPUs{words}", more
+
+
+def _unpinned(request: Request) -> Request:
+    free = {key: value for key, value in request.pins.items() if key in KERNELS}
+    return replace(request, pins=free) if dict(request.pins) != free else request
+
+
+def _adapted(request: Request) -> Request:
+    return replace(request, lora=request.lora or LoraConfig(16, 32, 0.0))
 
 
 def _more_gpus(request: Request) -> Request | None:
     cluster = request.cluster
     for factor in (2, 4, 8, 16, 32, 64):
         more = replace(request, cluster=replace(cluster, sizes=cluster.sizes * factor))
-        if "dp" not in request.pins and _fits(more):
+        if "dp" not in request.pins and feasible(more):
             return more
     return None
 
 
-def _bigger_gpu(request: Request) -> Request | None:
+def _bigger_gpus(request: Request) -> Iterator[Request]:
+    return (changed for changed in _flavors(request) if feasible(changed))
+
+
+def _flavors(request: Request) -> Iterator[Request]:
+    """Yield the request on larger GPUs: the same vendor's first, the smallest first."""
     cluster = request.cluster
+    here = cluster.gpu.name.startswith("MI")
     larger = [gpu for gpu in GPUS if gpu.memory > 1.05 * cluster.gpu.memory]
-    for gpu in sorted(larger, key=lambda gpu: (gpu.memory, gpu.name)):
-        changed = replace(request, cluster=replace(cluster, gpu=gpu))
-        if not cluster.gpu.is_cpu and _fits(changed):
-            return changed
-    return None
+    if cluster.gpu.is_cpu:
+        return
+    order = {gpu.name: place for place, gpu in enumerate(GPUS)}
+    for gpu in sorted(
+        larger,
+        key=lambda g: (g.name.startswith("MI") != here, round(g.memory / GIB), order[g.name]),
+    ):
+        yield replace(request, cluster=replace(cluster, gpu=gpu))
 
 
 def _shorter(request: Request) -> Request | None:
     block = request.block_size // 2
     while block >= 128:
         changed = replace(request, block_size=block)
-        if _fits(changed):
+        if feasible(changed):
             return changed
         block //= 2
     return None
@@ -91,16 +123,16 @@ def _shorter(request: Request) -> Request | None:
 
 def pin_cost(request: Request, choice: Choice) -> str | None:
     """Return what the pins cost, where that is more than 5 % of a step."""
-    free = {key: value for key, value in request.pins.items() if key in KERNELS}
-    if choice.chosen is None or dict(request.pins) == free:
+    free = _unpinned(request)
+    if choice.chosen is None or free is request:
         return None
-    best = choose(replace(request, pins=free)).chosen
+    best = choose(free).chosen
     if best is None:
         return None
     cost = choice.chosen.time.total / best.time.total - 1
     if cost <= PIN_COST:
         return None
-    pins = ", ".join(f"{k}={v}" for k, v in sorted(request.pins.items()) if k not in free)
+    pins = ", ".join(f"{k}={v}" for k, v in sorted(request.pins.items()) if k not in free.pins)
     return (
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "

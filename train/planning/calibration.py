@@ -9,6 +9,9 @@ from pathlib import Path
 
 from train.planning.hardware import Gpu
 
+# The share of a data sheet's bandwidth that a copy reaches, reads and writes both counted.
+COPIED = 0.88
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -37,7 +40,11 @@ def write_calibration(folder: Path, found: Calibration) -> Path:
 
 
 def calibrated(gpu: Gpu, folder: Path) -> Gpu:
-    """Return the GPU with what was measured on one of its name; a broken file is not used."""
+    """Return the GPU with what was measured on one of its name; a broken file is not used.
+
+    The table's terms are kept: its rate of products is what a whole step holds, its bandwidth the
+    data sheet's.
+    """
     try:
         content = json.loads(path_of(folder, gpu.name).read_text(encoding="utf-8"))
         found = Calibration(**content)
@@ -45,4 +52,6 @@ def calibrated(gpu: Gpu, folder: Path) -> Gpu:
         achievable, bandwidth = float(found.achievable), float(found.bandwidth)
     except (OSError, ValueError, TypeError):
         return gpu
+    if not gpu.is_cpu:
+        achievable, bandwidth = achievable * gpu.held, bandwidth / COPIED
     return replace(gpu, achievable=achievable, bandwidth=bandwidth, link=link)

@@ -28,6 +28,7 @@ Hosts = tuple[Sequence[tuple[str, int]], Mapping[str, str]]
 ReadHosts = Callable[[str | None], Hosts | None]
 Tune = Callable[[Gpu], Gpu]
 KEYS = (*PIN_KEYS, *KERNELS)
+LARGEST = 10**9  # of any count: more samples, tokens or GPUs than anyone has
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,8 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is '{text}'")
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1, at most {LARGEST}, but is '{text}'"
+        )
     return int(text)
 
 

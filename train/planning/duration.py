@@ -8,12 +8,14 @@ source, model and GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log2
 
-from train.planning.activations import layer_bytes
-from train.planning.links import data_group, gather_time, tensor_group
-from train.planning.memory import element_size, setting_of
+from train.planning.activations import Setting, layer_bytes
+from train.planning.links import Group, data_group, gather_time, tensor_group
+from train.planning.memory import described, element_size, setting_of, shard_group
 from train.planning.plan import Plan
 from train.planning.request import Duration, Lengths, Request
+from train.planning.shape import Shape
 from train.planning.states import counts_of
 
 
@@ -25,41 +27,51 @@ class Rates:
     `half` is the number of tokens, `depth` the width, at which a product reaches half of its rate
     along that side; `vocabulary` the bytes moved for one logit, there and back; `busbar` the share
     of a host's inner links that a collective reaches;
-    `attention` and `attention_back` the share of the achievable rate in fused attention; `traffic`
-    how often a kept byte crosses the memory bus in a forward and backward pass, `traffic_fused`
-    the same of single-kernel norms; `scores` the crossings of a byte of attention scores;
+    `attention` and `attention_back` the share of the achievable rate in fused attention, forward
+    and back, where the first release of FlashAttention was still about, `attention_back_2` where
+    it was not: from H100 on (335 TFLOP/s there and back, the second release's paper); `traffic`
+    how often a byte that single kernels would keep crosses the memory bus in a forward and
+    backward pass, `eager` how often besides an element of a norm that is written as a dozen
+    operations in fp32; `scores` the crossings of a byte of attention scores;
     `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
-    rate that a collective reaches; `latency` seconds of a collective per doubling of ranks (a
-    figure of NCCL, not fitted); `blocking` seconds that a collective costs which compute has to
-    wait for; `launch`
-    seconds between two kernels; `step` bytes that the update moves per parameter; `drift` the loss
-    of a step per doubling of hosts, to stragglers.
+    rate that a collective reaches; `begin`, `hop` and `hop_across` seconds of a ring of no bytes,
+    once, from GPU to GPU and from host to host (LL128 in NCCL's src/graph/tuning.cc, not fitted);
+    `blocking` seconds that a collective costs, per doubling of ranks, which compute has to wait
+    for; `launch` seconds between two kernels; `step` bytes that the update moves per parameter;
+    `drift` the loss of a step per doubling of hosts, to stragglers; `ragged` the loss of a product
+    one of whose sides is no multiple of 64 elements (128 bytes, NVIDIA's guide to matrix products).
     """
 
-    sustained: float = 0.905
-    half: float = 19.0
-    depth: float = 45.0
-    vocabulary: float = 32.0
-    busbar: float = 0.71
+    sustained: float = 0.915
+    half: float = 73.0
+    depth: float = 66.0
+    vocabulary: float = 29.0
+    busbar: float = 0.74
     attention: float = 0.66
-    attention_back: float = 0.34
-    traffic: float = 22.0
-    traffic_fused: float = 9.2
-    scores: float = 12.0
-    overlap: float = 0.95
-    nic: float = 0.9
-    latency: float = 1.5e-5
-    blocking: float = 3.7e-4
+    attention_back: float = 0.33
+    attention_back_2: float = 0.5
+    traffic: float = 9.2
+    eager: float = 105.0
+    scores: float = 11.5
+    overlap: float = 0.65
+    nic: float = 0.65
+    begin: float = 1.4e-5
+    hop: float = 1.9e-6
+    hop_across: float = 4e-6
+    blocking: float = 1.4e-4
     launch: float = 6e-6
     step: float = 24.0
     drift: float = 0.012
+    ragged: float = 0.2
 
 
 RATES = Rates()
 # gloo has no streams to overlap with, and goes through the kernel's sockets.
-ON_CPU = {"overlap": 0.0, "latency": 3e-4, "blocking": 1e-3}
+ON_CPU = {"overlap": 0.0, "begin": 2e-4, "hop": 1e-4, "hop_across": 2e-4, "blocking": 1e-3}
 # Kernels of a layer in one pass; seconds that DeepSpeed's ZeRO-3 hooks take for a layer and pass.
 KERNELS = 60
+# Elements of a side of a product that the fastest kernels need whole.
+TILE = 64
 HOOKS = 4e-4
 HOST_ADAM_BYTES = 1.5e11
 
@@ -96,21 +108,22 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     run = setting_of(request, plan, lengths)
     local = tokens / plan.sp
     layers = -(-shape.layers // plan.pp)
+    rate = _rate(request)
     products = sum(
-        _product(local, rows, columns / plan.tp, gpu.achievable, rates)
+        _product(local, rows, columns / plan.tp, rate, rates) * _ragged(rows, columns, plan, rates)
         for rows, columns in shape.linears
     )
     mean = lengths.mean_square / lengths.mean
-    scores = shape.attention_flops(mean) / shape.layers * local / plan.tp / gpu.achievable
+    scores = shape.attention_flops(mean) / shape.layers * local / plan.tp / rate
     scores /= rates.sustained
-    crossings = rates.traffic_fused if run.fused else rates.traffic
-    kept = layer_bytes(shape, run)
-    plain = kept.none - (5 * shape.heads * mean / plan.tp if run.dense else 0.0)
-    elements = crossings * plain * local / gpu.bandwidth
+    elements = _moved(shape, run, rates) * local / gpu.bandwidth
     forward = products + elements / 3
     attention = scores / rates.attention
-    back = 2.5 * scores / rates.attention_back
+    recent = gpu.held < 1
+    back = 2.5 * scores / (rates.attention_back_2 if recent else rates.attention_back)
     if run.dense:
+        if shape.head_dim % 8:  # 16 bytes: without them there are no tensor cores for such products
+            attention, back = attention / gpu.single, back / gpu.single
         moved = 2 * shape.heads * mean * local / plan.tp / gpu.bandwidth
         attention, back = attention + rates.scores * moved, back + 2 * rates.scores * moved
     trained = 2 if request.lora is None else 1
@@ -125,10 +138,32 @@ def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates:
     return busy + host if request.cluster.gpu.is_cpu else max(busy, host)
 
 
+def _moved(shape: Shape, run: Setting, rates: Rates) -> float:
+    """Return the bytes per token that a layer's elementwise work moves, there and back."""
+    single = layer_bytes(shape, replace(run, fused=True, dense=0.0, sp=1)).none
+    eager = 0.0
+    if not run.fused and shape.norm != "layer":
+        eager = float(run.size * shape.norms * shape.hidden / run.split)
+    return rates.traffic * single + rates.eager * eager
+
+
 def _product(tokens: float, rows: float, columns: float, rate: float, rates: Rates) -> float:
     """Return the seconds of one matrix product; every side costs a share of a tile."""
     waste = (1 + rates.half / tokens) * (1 + rates.depth / rows) * (1 + rates.depth / columns)
     return 2 * tokens * rows * columns * waste / (rate * rates.sustained)
+
+
+def _ragged(rows: int, columns: int, plan: Plan, rates: Rates) -> float:
+    """Return how many times longer a product takes whose sides are not whole tiles."""
+    return 1 + rates.ragged * bool(rows % TILE or columns / plan.tp % TILE)
+
+
+def _rate(request: Request) -> float:
+    """Return the FLOP per second of large products: in fp32 they do without tensor cores."""
+    gpu = request.cluster.gpu
+    if request.precision == "bf16" or gpu.is_cpu:
+        return gpu.achievable
+    return gpu.achievable * gpu.single
 
 
 def _head(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
@@ -136,7 +171,7 @@ def _head(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
     shape, gpu = request.shape, request.cluster.gpu
     rows = tokens * request.loss_fraction
     vocab = shape.vocab / plan.tp
-    product = _product(max(rows, 1.0), shape.hidden, vocab, gpu.achievable, rates)
+    product = _product(max(rows, 1.0), shape.hidden, vocab, _rate(request), rates)
     return (
         3 if request.lora is None else 2
     ) * product + rates.vocabulary * rows * vocab / gpu.bandwidth
@@ -151,13 +186,13 @@ def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
     if plan.tp > 1:
         count = 6 if plan.recompute == "full" else 4
         group = tensor_group(plan, cluster)
-        once = gather_time(size, group, cluster, rates, rates.latency)
-        found += count * layers * (2 * once + rates.blocking)
+        once = gather_time(size, group, cluster, rates)
+        found += count * layers * (2 * once + rates.blocking * log2(plan.tp))
     if plan.sp > 1:
         width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
         group = data_group(plan, cluster)
         part = size * width / plan.sp
-        found += 3 * layers * gather_time(part * 2, group, cluster, rates, rates.latency)
+        found += 3 * layers * gather_time(part * 2, group, cluster, rates)
     return found
 
 
@@ -169,31 +204,37 @@ def _boundaries(request: Request, plan: Plan, tokens: float, rates: Rates) -> fl
     size = element_size(request) * tokens / plan.sp * request.shape.hidden
     across = plan.gpus // plan.pp >= cluster.per_host
     rate = cluster.nic * rates.nic / cluster.per_host if across else cluster.gpu.link
-    return 2 * (size / plan.tp / rate + rates.latency)
+    return 2 * (size / plan.tp / rate + rates.begin + rates.hop_across)
 
 
 def _data(request: Request, plan: Plan, micros: int, work: float, rates: Rates) -> float:
     """Return the seconds of ZeRO's communication that compute does not hide."""
     cluster, size = request.cluster, element_size(request)
-    group = data_group(plan, cluster)
+    group, shards = data_group(plan, cluster), shard_group(request, plan)
     if group.size == 1:
         return 0.0
     adapter = request.lora.r if request.lora else 0
     counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
     layers = request.shape.layers / plan.pp
 
-    def once(elements: float, bytes_each: int, times: float = 1.0) -> float:
-        latency = rates.latency * times
-        return gather_time(elements * bytes_each, group, cluster, rates, latency)
+    def once(among: Group, elements: float, bytes_each: int, times: float = 1.0) -> float:
+        return gather_time(elements * bytes_each, among, cluster, rates, times)
 
-    reduce = 2 * once(counts.trained, 4)
-    refresh = once(counts.trained, size)
+    low = described(request) and request.pins.get("gradients") != "fp32"
+    reduced = size if low else 4
     if plan.zero < 3:
+        reduce, refresh = (
+            2 * once(group, counts.trained, reduced),
+            once(shards, counts.trained, size),
+        )
         rounds = micros if plan.zero == 2 else 1
         hidden = rates.overlap * work * 2 / 3
         return rounds * max(0.0, reduce - hidden) + (refresh if plan.zero else 0.0)
-    gathers = 2 * once(counts.trained + counts.frozen, size, layers)
-    scatter = once(counts.trained, 4, layers)
+    gathers = 2 * once(shards, counts.trained + counts.frozen, size, layers)
+    scatter = once(shards, counts.trained, reduced, layers)
+    if shards != group:  # what a host's ranks have added up is added up across hosts
+        across = Group(group.hosts, 1, cluster.per_host)
+        scatter += 2 * once(across, counts.trained / shards.size, reduced, layers)
     first = (gathers + scatter) / (2 * layers)
     return micros * (max(0.0, gathers + scatter - rates.overlap * work) + first)
 
@@ -203,7 +244,7 @@ def _update(request: Request, plan: Plan, rates: Rates) -> tuple[float, float]:
     cluster = request.cluster
     adapter = request.lora.r if request.lora else 0
     counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
-    shards = plan.dp * plan.sp if plan.zero else 1
+    shards = shard_group(request, plan).size if plan.zero else 1
     share = counts.trained / shards
     if plan.offload == "none":
         return rates.step * share / cluster.gpu.bandwidth, 0.0

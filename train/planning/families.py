@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import ModelError, PlanError, did_you_mean
+from train.planning.catalog import built_in
 from train.planning.shape import Shape
 
 _NAMES = {
@@ -56,59 +57,8 @@ _BIAS_SWITCHES = {
 }
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
-_MPT: dict[str, Any] = {"gated": False, "tied": True, "norm": "layer", "activation": "gelu"}
-_GEMMA_1: dict[str, Any] = {"tied": True, "norm": "gemma", "activation": "gelu"}
-_GEMMA_2: dict[str, Any] = {**_GEMMA_1, "norms": 4, "post_norms": 2}
-
-_BUILT_IN = {
-    "mistral-7b": Shape("mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768),
-    "mistral-7b-v0.1": Shape("mistral-7b-v0.1", 32, 4096, 32, 8, 128, 14336, 32000, window=4096),
-    "llama-2-7b": Shape("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000),
-    "llama-2-13b": Shape("llama-2-13b", 40, 5120, 40, 40, 128, 13824, 32000),
-    "llama-2-70b": Shape("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000),
-    "llama-3-8b": Shape("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256),
-    "llama-3-70b": Shape("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256),
-    "llama-3-405b": Shape("llama-3-405b", 126, 16384, 128, 8, 128, 53248, 128256),
-    "llama-3.2-1b": Shape("llama-3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, tied=True),
-    "llama-3.2-3b": Shape("llama-3.2-3b", 28, 3072, 24, 8, 128, 8192, 128256, tied=True),
-    "qwen2.5-0.5b": Shape(
-        "qwen2.5-0.5b", 24, 896, 14, 2, 64, 4864, 151936, tied=True, bias_qkv=True
-    ),
-    "qwen2.5-7b": Shape("qwen2.5-7b", 28, 3584, 28, 4, 128, 18944, 152064, bias_qkv=True),
-    "qwen2.5-14b": Shape("qwen2.5-14b", 48, 5120, 40, 8, 128, 13824, 152064, bias_qkv=True),
-    "qwen2.5-32b": Shape("qwen2.5-32b", 64, 5120, 40, 8, 128, 27648, 152064, bias_qkv=True),
-    "qwen2.5-72b": Shape("qwen2.5-72b", 80, 8192, 64, 8, 128, 29568, 152064, bias_qkv=True),
-    "qwen3-8b": Shape("qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, qk_norm=256),
-    "gemma-7b": Shape("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, **_GEMMA_1),
-    "gemma-2-9b": Shape("gemma-2-9b", 42, 3584, 16, 8, 256, 14336, 256000, **_GEMMA_2),
-    "phi-3-mini": Shape("phi-3-mini", 32, 3072, 32, 32, 96, 8192, 32064),
-    "phi-4": Shape("phi-4", 40, 5120, 40, 10, 128, 17920, 100352),
-    "gpt-neox-20b": Shape(
-        "gpt-neox-20b", 44, 6144, 64, 64, 96, 24576, 50432, gated=False, norm_bias=True,
-        bias_qkv=True, bias_out=True, bias_mlp=True, norm="layer", activation="gelu",
-        fused_qkv=True, partial_rotary=True, parallel=True,
-    ),
-    "mpt-7b": Shape("mpt-7b", 32, 4096, 32, 32, 128, 16384, 50432, **_MPT),
-    "mpt-30b": Shape("mpt-30b", 48, 7168, 64, 64, 112, 28672, 50432, **_MPT),
-}  # fmt: skip
-
-
-def built_in(name: str) -> Shape:
-    """Return a shape by its built-in name.
-
-    Raises:
-        PlanError: an unknown name.
-    """
-    shape = _BUILT_IN.get(name.lower())
-    if shape is None:
-        hint = did_you_mean(name.lower(), _BUILT_IN) or f"; known are {', '.join(_BUILT_IN)}"
-        raise PlanError(f"there is no built-in model '{name}'{hint}")
-    return shape
-
-
-def built_in_names() -> tuple[str, ...]:
-    """The names that `built_in` knows."""
-    return tuple(_BUILT_IN)
+# No part of a written model is larger: beyond it, figures stop meaning anything.
+_LARGEST = 10**7
 
 
 def find_shape(text: str) -> Shape:
@@ -121,7 +71,10 @@ def find_shape(text: str) -> Shape:
     if "=" in text and not Path(text).exists():
         return written(text)
     path = Path(text)
-    path = path / "config.json" if path.is_dir() else path
+    if text and path.is_dir():
+        path = path / "config.json"
+        if not path.is_file():
+            raise ModelError(f"the folder {text} has no config.json: name a model's folder")
     if not path.is_file():
         return built_in(text)
     try:
@@ -136,6 +89,9 @@ def find_shape(text: str) -> Shape:
 def written(text: str) -> Shape:
     """Read `layers=32,hidden=4096,heads=32,kv_heads=8,ffn=14336,vocab=32768[,gated=0][,tied=1]`.
 
+    A gated MLP stands for the Llama layout (RMS norms, SiLU), a plain one for GPT's (layer norms,
+    GELU).
+
     Raises:
         PlanError: a missing, unknown or malformed part.
     """
@@ -145,23 +101,42 @@ def written(text: str) -> Shape:
     for part in text.split(","):
         key, _, value = part.partition("=")
         if key not in need + may:
-            raise PlanError(f"a model has no '{key}'{did_you_mean(key, need + may)}")
+            hint = did_you_mean(key, need + may) or f"; its parts are {', '.join(need + may)}"
+            raise PlanError(f"a model has no '{key}'{hint}")
+        if key in found:
+            raise PlanError(f"the model '{text}' gives {key} twice: keep one")
         low = 0 if key in ("gated", "tied", "bias", "positions") else 1
-        if not value.isdecimal() or int(value) < low:
-            raise PlanError(f"{key} must be a whole number of at least {low}, but is '{value}'")
+        if not value.isdecimal() or not low <= int(value) <= _LARGEST:
+            raise PlanError(
+                f"{key} must be a whole number from {low} to {_LARGEST}, but is '{value}'"
+            )
         found[key] = int(value)
     missing = [key for key in need if key not in found]
     if missing:
-        raise PlanError(f"the model '{text}' lacks {', '.join(missing)}: write for example {need}")
-    heads, bias = found["heads"], bool(found.get("bias", 0))
+        raise PlanError(
+            f"the model '{text}' lacks {', '.join(missing)}: write for example "
+            "layers=32,hidden=4096,heads=32,ffn=14336,vocab=32768"
+        )
+    heads, bias, gated = found["heads"], bool(found.get("bias", 0)), bool(found.get("gated", 1))
     return _checked(Shape(
         name=text, layers=found["layers"], hidden=found["hidden"], heads=heads,
         kv_heads=found.get("kv_heads", heads), ffn=found["ffn"], vocab=found["vocab"],
-        head_dim=found.get("head_dim", found["hidden"] // heads),
-        gated=bool(found.get("gated", 1)), tied=bool(found.get("tied", 0)),
-        window=found.get("window"), positions=found.get("positions", 0),
+        head_dim=found.get("head_dim") or _head_dim(found["hidden"], heads),
+        gated=gated, norm="rms" if gated else "layer", activation="silu" if gated else "gelu",
+        tied=bool(found.get("tied", 0)), window=found.get("window"),
+        positions=found.get("positions", 0),
         bias_qkv=bias, bias_out=bias, bias_mlp=bias, norm_bias=bias,
-    ), found["heads"])  # fmt: skip
+    ), heads)  # fmt: skip
+
+
+def _head_dim(hidden: int, heads: int) -> int:
+    """Return the width of a head where it is not given: heads share the hidden width evenly."""
+    if hidden % heads:
+        raise PlanError(
+            f"hidden={hidden} cannot be shared by heads={heads}: one must divide the other, "
+            "or head_dim be given"
+        )
+    return hidden // heads
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log2
 from typing import Protocol
 
 from train.planning.hardware import Cluster
@@ -11,7 +10,7 @@ from train.planning.plan import Plan
 
 
 class Shares(Protocol):
-    """Shares of a link's rate that a collective reaches: inside a host, and through its NICs."""
+    """What a collective reaches of a link's rate, and its seconds besides: once, and per hop."""
 
     @property
     def busbar(self) -> float:
@@ -20,6 +19,18 @@ class Shares(Protocol):
     @property
     def nic(self) -> float:
         """Through a NIC."""
+
+    @property
+    def begin(self) -> float:
+        """Seconds of a collective of no bytes."""
+
+    @property
+    def hop(self) -> float:
+        """Seconds from one GPU to the next inside a host."""
+
+    @property
+    def hop_across(self) -> float:
+        """Seconds from one host to the next."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,13 @@ def tensor_group(plan: Plan, cluster: Cluster) -> Group:
 
 
 def gather_time(
-    size: float, group: Group, cluster: Cluster, shares: Shares, latency: float
+    size: float, group: Group, cluster: Cluster, shares: Shares, times: float = 1.0
 ) -> float:
-    """Return the seconds of an all-gather, or a reduce-scatter, of `size` bytes in all.
+    """Return the seconds of all-gathers, or reduce-scatters, of `size` bytes in all, in `times`.
 
     Every host receives what it has not got through its NICs, which its groups share; every GPU
-    passes all of it on inside the host. The slower of the two decides. `latency` is the seconds
-    of a doubling of ranks.
+    passes all of it on inside the host. The slower of the two decides. Besides, each of the
+    `times` goes round a ring of all ranks, which is the one way that NCCL has for these two.
     """
     if group.size == 1:
         return 0.0
@@ -65,4 +76,6 @@ def gather_time(
     if group.hosts > 1:
         missing = size * (group.hosts - 1) / group.hosts * group.beside
         across = missing / (cluster.nic * shares.nic)
-    return max(inside, across) + latency * log2(group.size)
+    hosts = group.hosts if group.hosts > 1 else 0
+    ring = (group.size - hosts) * shares.hop + hosts * shares.hop_across
+    return max(inside, across) + times * (shares.begin + ring)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from train.planning.activations import Setting, layer_bytes, outer_bytes
+from train.planning.links import Group, data_group
 from train.planning.plan import Plan
 from train.planning.request import Lengths, Memory, Request
 from train.planning.states import States, states_of
@@ -16,7 +17,7 @@ GIB = 2**30
 # several groups and several micro-batches alive, and their published peaks and failures fit
 # about 1 GiB a group and a fifth (bench/published.py).
 CONTEXT = 0.6 * GIB
-COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 5.4 * GIB
+COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 6.5 * GIB
 FRAGMENTED, FRAGMENTED_MIXED = 0.04, 0.2
 
 
@@ -33,9 +34,10 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     size = element_size(request)
     adapter = request.lora.r if request.lora else 0
     low = described(request) and request.pins.get("gradients") != "fp32"
-    states = states_of(request.shape, plan, size, adapter, low)
+    shards = shard_group(request, plan).size
+    states = states_of(request.shape, plan, size, adapter, low, shards)
     layers, outer = _activations(request, plan, lengths)
-    layers, outer, buffers = _settle(states, layers, outer)
+    layers, outer, buffers = _settle(states, layers, outer, plan.pp > 1)
     mixed = plan.tp * plan.pp > 1
     reserve = 0.0
     if not request.cluster.gpu.is_cpu:
@@ -48,6 +50,13 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     return Footprint(gpu, _host(request, states, gpu.total))
 
 
+def shard_group(request: Request, plan: Plan) -> Group:
+    """Return the ranks among which ZeRO divides states: all replicas, or those of one host."""
+    group = data_group(plan, request.cluster)
+    inside = request.pins.get("shards") == "host"
+    return replace(group, size=group.local) if inside else group
+
+
 def element_size(request: Request) -> int:
     """Bytes of a weight's element."""
     return 2 if request.precision == "bf16" else 4
@@ -58,9 +67,10 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
     return Setting(
         size=element_size(request),
         adapter=request.lora.r if request.lora else 0,
-        fused=request.pins.get("kernels") == "fused",
+        fused=_fused(request),
         dense=lengths.mean_square / lengths.mean if _dense(request) else 0.0,
         tp=plan.tp,
+        split=plan.tp if request.pins.get("sequence") == "tensor" else 1,
         sp=plan.sp,
         whole_logits=described(request),
     )
@@ -69,6 +79,11 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
 def described(request: Request) -> bool:
     """Whether the pins describe other people's run rather than one of this project's."""
     return bool({"attention", "kernels", "gradients"} & request.pins.keys())
+
+
+def _fused(request: Request) -> bool:
+    """Whether norms and activations are single kernels: ours are not, most published runs' are."""
+    return request.pins.get("kernels", "fused" if described(request) else "plain") == "fused"
 
 
 def _dense(request: Request) -> bool:
@@ -96,14 +111,22 @@ def _activations(request: Request, plan: Plan, lengths: Lengths) -> tuple[float,
     return last if sum(last) > first else (first, 0.0)
 
 
-def _settle(states: States, layers: float, outer: float) -> tuple[float, float, float]:
+def _settle(
+    states: States, layers: float, outer: float, pipeline: bool
+) -> tuple[float, float, float]:
     """Return layers, outer and buffers at whichever moment of the step needs most.
 
-    Before the backward pass all activations exist; at its end the late gradients do; the update
-    comes when both are gone; loading needs a second copy of the weights for a moment.
+    Before the backward pass all activations exist; at its end the late gradients do (with a
+    pipeline both, because other micro-batches are on their way); the update comes when both are
+    gone; loading needs a second copy of the weights for a moment.
     """
     steady = states.gradients + states.optimizer
     running = layers + outer + states.buffers
+    if pipeline:
+        running, states = (
+            running + states.late,
+            replace(states, buffers=states.buffers + states.late),
+        )
     other = max(states.late + states.buffers, states.step, states.load - steady)
     return (layers, outer, states.buffers) if running >= other else (0.0, 0.0, other)
 

@@ -10,13 +10,18 @@ from train.planning.dsconfig import DsConfig
 from train.planning.plan import OFFLOAD, RECOMPUTE
 
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-# To describe other people's runs: their kernels, and the type that they add gradients in.
+# To describe other people's runs: their kernels, the type that they add gradients in, whether the
+# ranks of tensor parallelism divide the tokens of norms among them (Megatron's sequence
+# parallelism), and whether ZeRO divides among all replicas or those of a host (hybrid sharding).
 KERNELS = {
     "attention": ("dense", "flash"),
     "kernels": ("plain", "fused"),
     "gradients": ("bf16", "fp32"),
+    "sequence": ("whole", "tensor"),
+    "shards": ("all", "host"),
 }
 DEGREES = ("dp", "tp", "pp", "sp")
+LARGEST = 10**12
 
 
 def merge_pins(config: RunConfig, ds: DsConfig) -> dict[str, str]:
@@ -50,9 +55,10 @@ def check_pins(pins: Mapping[str, str]) -> None:
                     f"{did_you_mean(value, named[key])}"
                 )
         elif key in (*DEGREES, "micro_tokens"):
-            if not value.isdecimal() or int(value) < 1:
+            if not value.isdecimal() or not 1 <= int(value) <= LARGEST:
                 raise PlanError(
-                    f"--pin {key} must be a whole number of at least 1, but is '{value}' instead"
+                    f"--pin {key} must be a whole number of at least 1, at most {LARGEST}, "
+                    f"but is '{value}'"
                 )
         else:
             keys = (*named, *DEGREES, "micro_tokens")

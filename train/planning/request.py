@@ -70,8 +70,8 @@ class Memory:
     @property
     def total(self) -> float:
         """All of it."""
-        values: dict[str, float] = asdict(self)
-        return sum(values.values())
+        states = self.weights + self.gradients + self.optimizer
+        return states + self.activations + self.logits + self.buffers + self.reserve
 
 
 @dataclass(frozen=True)

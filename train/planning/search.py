@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from math import log
 
 from train.errors import PlanError
@@ -29,6 +30,14 @@ def choose(request: Request) -> Choice:
     chosen = ranked[0] if ranked[0].fits else None
     rejected = Counter(candidate.reason for candidate in ranked if not candidate.fits)
     return Choice(ranked, chosen, None, dict(sorted(rejected.items())))
+
+
+def feasible(request: Request) -> bool:
+    """Whether any legal plan fits: the smallest micro-batches need least."""
+    lengths = lengths_of(request.lengths, request.block_size)
+    pins = {"micro_tokens": str(lengths.longest)} | dict(request.pins)
+    least = replace(request, pins=pins)
+    return any(predict(least, plan, lengths).fits for plan in legal(least, lengths))
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float, float, str]:

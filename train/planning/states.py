@@ -58,16 +58,19 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
     return Counts(shape.adapter_parameters(adapter) / (tp * pp), whole, small)
 
 
-def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool = False) -> States:
+def states_of(
+    shape: Shape, plan: Plan, size: int, adapter: int, described: bool = False, shards: int = 0
+) -> States:
     """Return the bytes of a plan's states.
 
     Args:
         size: bytes of a weight's element.
         described: other people's run, whose gradients before ZeRO-3 have the weights' type, and
             whose buckets DeepSpeed's own size.
+        shards: the ranks among which states are divided; 0: all replicas.
     """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
-    shards = plan.dp * plan.sp
+    shards = shards or plan.dp * plan.sp
     all_weights = size * (counts.trained + counts.frozen)
     if plan.zero == 3:
         kept = min(1.0, counts.small / (counts.trained + counts.frozen))
@@ -88,6 +91,8 @@ def states_of(shape: Shape, plan: Plan, size: int, adapter: int, described: bool
         host += weights
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
+    if described and plan.zero == 1 and plan.offload == "none":
+        step = (size + 4.0) * counts.trained / shards
     here = master / shards if plan.offload == "none" else 0.0
     load = all_weights + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
