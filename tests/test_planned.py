@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from train.planned import layout
+from train.engine.gang import Device
+from train.planned import cluster, layout
+from train.planning.calibration import Calibration, write_calibration
 
 
 @pytest.mark.parametrize(
@@ -13,3 +17,18 @@ from train.planned import layout
 )
 def test_the_layout_found_is_told(nodes: list[int], words: str) -> None:
     assert layout(nodes) == words
+
+
+def test_ranks_that_share_a_core_are_predicted_to_be_slower_for_it() -> None:
+    alone = cluster([Device(0, "cpu", 1 << 30)] * 2)
+    crowded = cluster([Device(0, "cpu", 1 << 30, share=0.25)] * 8)
+    assert crowded.gpu.achievable == alone.gpu.achievable / 4
+    assert crowded.gpu.memory == alone.gpu.memory
+    assert (alone.gpus, crowded.gpus) == (2, 8)
+
+
+def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) -> None:
+    devices = [Device(0, "cpu", 1 << 30, share=0.5)] * 2
+    write_calibration(tmp_path / "calibration", Calibration("cpu", 4e10, 2e9, 3e8))
+    found = cluster(devices, tmp_path).gpu
+    assert (found.achievable, found.bandwidth, found.link) == (2e10, 1e9, 3e8)

@@ -31,7 +31,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.hop(3, f"Joining the ranks, {world.size} in all")
     gang = training.connect(world, env)
     console.hop(4, "Planning")
-    planned = training.plan(source, data, gang, console)
+    planned = training.plan(source, data, gang, console, cache)
     if config.dry_run:
         return
     out = training.open_outputs(source, planned, gang, env, stop)

@@ -30,6 +30,7 @@ from train.planning import (
     scaling_warning,
     with_advice,
 )
+from train.planning.calibration import calibrated
 from train.planning.hardware import GIB
 from train.planning.plan import Plan
 
@@ -48,8 +49,13 @@ class Planned:
         return self.chosen.plan
 
 
-def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned:
+def plan(
+    source: Source, data: Dataset, gang: Gang, console: Console, cache: Path | None = None
+) -> Planned:
     """Choose a plan on rank 0, tell everyone, and print it with what the user should know of it.
+
+    Args:
+        cache: the user's cache folder, where `anyrank plan --calibrate` keeps what it measured.
 
     Raises:
         PlanError: nothing that the pins allow fits.
@@ -58,7 +64,7 @@ def plan(source: Source, data: Dataset, gang: Gang, console: Console) -> Planned
     check_vocabulary(source, data)
     devices = gang.devices()
     console.say(layout([device.node for device in devices]))
-    request = _request(source, data, _cluster(devices))
+    request = _request(source, data, cluster(devices, cache))
     names = {device.name for device in devices}
     choice, lines = gang.from_main(lambda: _choose(request, source.config.output.run_dir, names))
     for line in lines:
@@ -107,10 +113,16 @@ def _choose(
     return choice, (*log_lines(choice), *(remark for remark in remarks if remark))
 
 
-def _cluster(devices: Sequence[Device]) -> Cluster:
+def cluster(devices: Sequence[Device], cache: Path | None = None) -> Cluster:
+    """Return what the planner knows of the devices that were found, or has measured before."""
     hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
     smallest = min(devices, key=lambda device: device.memory)
-    return cluster_of(hosts, {}, find_gpu(smallest.name, smallest.memory))
+    gpu, share = find_gpu(smallest.name, smallest.memory), min(one.share for one in devices)
+    if cache is not None:
+        gpu = calibrated(gpu, cache / "calibration")
+    rates = {"bandwidth": gpu.bandwidth, "peak": gpu.peak, "achievable": gpu.achievable}
+    slowed = replace(gpu, **{name: rate * share for name, rate in rates.items()})
+    return cluster_of(hosts, {}, slowed)
 
 
 def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:

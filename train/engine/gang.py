@@ -22,11 +22,15 @@ SETUP_TIMEOUT = timedelta(minutes=60)
 
 @dataclass(frozen=True)
 class Device:
-    """One rank's device: the index of its host, the name that torch gives it, bytes of memory."""
+    """One rank's device: the index of its host, the name that torch gives it, bytes of memory.
+
+    `share`: of a processor's core, where more CPU ranks than cores are on the host.
+    """
 
     node: int
     name: str
     memory: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ class Gang:
             own = Device(self.world.node, properties.name, properties.total_memory)
         else:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            own = Device(self.world.node, "cpu", memory // self.world.local_size)
+            ranks = self.world.local_size
+            share = min(1.0, len(os.sched_getaffinity(0)) / ranks)
+            own = Device(self.world.node, "cpu", memory // ranks, share)
         return tuple(self.gather(own))
 
     def barrier(self) -> None:
