@@ -143,15 +143,21 @@ def outcomes(found: Sequence[tuple[Row, Candidate]]) -> dict[str, float]:
     }
 
 
+def speeds(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """Return the relative error of every throughput that the columns decide."""
+    return [
+        (row, predict(row.request, row.plan, row.lengths).tokens_per_s / row.plan.gpus
+         / row.tokens_per_s - 1)
+        for row in rows
+        if row.tokens_per_s and row.decided
+    ]  # fmt: skip
+
+
 def main(argv: Sequence[str]) -> int:
     """Predict every usable row; print errors, order and outcomes; write the results."""
     rows = read(Path(argv[0]))
     found = [(row, predict(row.request, row.plan, row.lengths)) for row in rows]
-    speed = [
-        (row, candidate.tokens_per_s / candidate.plan.gpus / row.tokens_per_s - 1)
-        for row, candidate in found
-        if row.tokens_per_s and row.decided
-    ]
+    speed, careful = speeds(rows), speeds(read(Path(argv[0]), cautioned=True))
     peaks = [
         (row, memory_error(row, candidate)) for row, candidate in found if row.peak and row.stated
     ]
@@ -160,6 +166,9 @@ def main(argv: Sequence[str]) -> int:
         + errors_by(speed, "gpu", lambda row: row.request.cluster.gpu.name)
         + errors_by(speed, "zero", lambda row: f"zero {row.plan.zero}")
         + errors_by(speed, "gpus", lambda row: f"{row.plan.gpus} GPUs"),
+        "cautioned, never fitted": errors_by(
+            careful, "source", lambda row: f"{row.source} {row.request.cluster.gpu.name}"
+        ),
         "memory": errors_by(peaks, "source", lambda row: row.source),
         "order": orders(found),
         "scaling": scaling(found),

@@ -53,15 +53,19 @@ class Row:
         return Lengths(length, float(length) ** 2, length)
 
 
-def read(path: Path) -> list[Row]:
-    """Return the usable rows: a known shape, GPU and layout, no 8-bit or 4-bit arithmetic."""
+def read(path: Path, cautioned: bool = False) -> list[Row]:
+    """Return the usable rows: a known shape, GPU and layout, no 8-bit or 4-bit arithmetic.
+
+    With `cautioned`, those that bear a caution instead: they are never fitted.
+    """
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for raw in csv.DictReader(file) for row in _usable(raw)]
+        rows = [raw for raw in csv.DictReader(file) if bool(raw["caution"]) == cautioned]
+    return [row for raw in rows for row in _usable(raw)]
 
 
 def _usable(raw: dict[str, str]) -> Iterator[Row]:
     need = ("n_layers", "hidden", "seq_len", "n_gpus", "micro_batch")
-    if raw["caution"] or any(not raw[name] for name in need):
+    if any(not raw[name] for name in need):
         return
     if any(word in raw["precision"].lower() for word in FP8) or raw["kind"] == "qlora":
         return

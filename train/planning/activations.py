@@ -152,7 +152,9 @@ def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> floa
         logits = (size + 4.0) * vocab * rows if run.fused else (size + 12.0) * shape.vocab * rows
         return max(saved + logits, going_back)
     if run.fused:
-        return max(saved + size * h * rows + 2.0 * size * min(rows, LOSS_ROWS) * vocab, going_back)
+        # The slice's logits and their gradient; the gradients of input and weight exist at once.
+        slices = 2.0 * size * min(rows, LOSS_ROWS) * vocab
+        return max(saved + size * h * rows + slices + trained * vocab * h, going_back)
     logits = size * vocab * rows
     copies = 2 if rows <= LOSS_ROWS else 3
     loss = saved + logits + 4.0 * copies * vocab * min(rows, LOSS_ROWS)

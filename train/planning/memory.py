@@ -82,8 +82,10 @@ def described(request: Request) -> bool:
 
 
 def _fused(request: Request) -> bool:
-    """Whether norms and activations are single kernels: ours are not, most published runs' are."""
-    return request.pins.get("kernels", "fused" if described(request) else "plain") == "fused"
+    """Whether norms, activations and loss are single kernels: most published runs' are."""
+    if not described(request):
+        return request.fused
+    return request.pins.get("kernels", "fused") == "fused"
 
 
 def _dense(request: Request) -> bool:

@@ -41,7 +41,8 @@ class Request:
     """One question: this model, on this cluster, with this batch; `pins` fix parts of the plan.
 
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
-    that carry loss.
+    that carry loss; `fused` says that norms, gated products and the loss are single kernels
+    (Liger's, on GPUs that have them).
     """
 
     shape: Shape
@@ -52,6 +53,7 @@ class Request:
     lora: LoraConfig | None = None
     lengths: Sequence[int] | Mapping[int, int] | None = None
     loss_fraction: float = 1.0
+    fused: bool = False
     pins: Mapping[str, str] = field(default_factory=dict)
 
 
