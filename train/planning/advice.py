@@ -32,7 +32,7 @@ def nearest(request: Request, choice: Choice) -> str:
     where = "each host" if least.reason == "host memory" else f"each {request.cluster.gpu.name}"
     lacking = (
         f"nothing fits: the smallest plan needs {need / GIB:.1f} GiB on {where}, "
-        f"which has {have / GIB:.1f}"
+        f"which has {have / GIB:.1f}, and a twentieth stays free"
     )
     found = [text for text, changed in _changes(request) if feasible(changed)]
     found = found or [text for text, changed in _pairs(request) if feasible(changed)]
