@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from train.console import Console
+from train.data.model_folder import read_model_config
 from train.data.store import Dataset
 from train.engine.gang import Device, Gang
+from train.engine.kernels import usable
 from train.errors import ModelError, PlanError
 from train.hops import Source
 from train.launch import exhaustion
@@ -127,6 +129,7 @@ def cluster(devices: Sequence[Device], cache: Path | None = None) -> Cluster:
 
 def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:
     config = source.config
+    model_type = str(read_model_config(source.model).get("model_type"))
     lengths, counts = np.unique(data.train.lengths, return_counts=True)
     return Request(
         shape=source.shape,
@@ -137,5 +140,6 @@ def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:
         lora=config.model.lora,
         lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
         loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
+        fused=usable(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
         pins=source.pins,
     )
