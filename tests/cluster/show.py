@@ -1,7 +1,7 @@
 """python -m tests.cluster.show: make docs/cluster.md's terminal blocks anew, on eight real hosts.
 
 Needs root and tmux: each command runs in a terminal, and what stands there at its end is printed
-as Markdown. In the run, node2 is killed when step 25 has been made.
+as Markdown, the home folder as ~. In the run, node2 is killed when step 25 has been made.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Terminal:
             text = self.tmux("capture-pane", "-p", "-J", "-S", "-5000")
         finally:
             self.tmux("kill-window")
-        lines = [line.rstrip() for line in text.rstrip().splitlines()]
+        text = text.rstrip().replace(str(Path.home()), "~")
+        lines = [line.rstrip() for line in text.splitlines()]
         return "\n".join([f"$ {command}", *lines])
 
     def tmux(self, *words: str) -> str:
@@ -90,7 +91,7 @@ def hosts() -> Iterator[Terminal]:
     with tempfile.TemporaryDirectory(prefix="anyrank-show-") as name:
         folder = Path(name)
         env = {
-            **os.environ, "LAB": name, "XDG_CONFIG_HOME": name, "TERM": "xterm-256color",
+            "HOME": str(Path.home()), "LANG": "C.UTF-8", "LAB": name, "XDG_CONFIG_HOME": name,
             "PATH": f"{name}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip

@@ -28,10 +28,29 @@ def test_on_a_terminal_it_takes_the_place_of_the_progress_bar(
         screen.hold("err", "\r 60%|###")
         screen.release(0.0)
         screen.say("host b is lost")
-        assert os.read(outer, 1000) == b"\r 60%|###\r\x1b[K[launch] host b is lost\r\n"
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += os.read(outer, 1000)
+        assert shown == b"\r 60%|###\r\x1b[K[launch] host b is lost\r\n"
     os.close(outer)
 
 
 def test_what_the_launcher_says_is_kept_beside_the_run(tmp_path: Path) -> None:
     Screen(tmp_path / "launch.log").say("starting again")
     assert (tmp_path / "launch.log").read_text().endswith(" starting again\n")
+
+
+def test_the_echo_of_what_has_been_told_goes_to_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen(tmp_path / "launch.log")
+    screen.expect_echo(True)
+    for data in ("step 1\nTraceback (most recent call last):\n  File", "\nConnectionError\n"):
+        screen.hold("out", data)
+    screen.release(0.0)
+    assert capfd.readouterr().out == "step 1\n"
+    assert "File\nConnectionError\n" in (tmp_path / "launch.log").read_text()
+    screen.expect_echo(False)
+    screen.hold("out", "Traceback (most recent call last)\n")
+    screen.release(0.0)
+    assert capfd.readouterr().out == "Traceback (most recent call last)\n"

@@ -52,6 +52,7 @@ class Attempt:
     def run(self, starts: Sequence[Start], master: str | None, cwd: Path) -> Outcome:
         """Start the ranks and return what became of them; none is left when this returns."""
         size = terminal.own_size()
+        self.screen.expect_echo(False)
         for link, start in zip(self.links, starts, strict=True):
             shared = {"terminal": size, "cwd": str(cwd), "master": master}
             link.send("start", argv=start.argv, env=dict(start.env), **shared)
@@ -134,6 +135,7 @@ class Attempt:
         """Note a host that is gone."""
         link.closed = True
         self.lost.append(link.name)
+        self.screen.expect_echo(True)
         self.screen.say(f"host {link.name} is lost: {why}")
         self.close_soon()
 

@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 
 DELAY = 0.5  # seconds
+TRACEBACK = "Traceback (most recent call last)"
 CLEARED = "\r\x1b[K"  # back to the line's beginning, and all of it erased
 
 
@@ -22,6 +23,8 @@ class Screen:
         self.log = log
         self.held: deque[tuple[float, str, str]] = deque()
         self.whole = True  # the last line that was printed has ended
+        self.echoes = False  # what fails now fails for a reason that has been told
+        self.echoing = False
 
     def hold(self, stream: str, data: str) -> None:
         """Take a chunk of the ranks' output, `out` or `err`."""
@@ -32,8 +35,24 @@ class Screen:
         now = time.monotonic()
         while self.held and now - self.held[0][0] >= age:
             _, stream, data = self.held.popleft()
+            data = self.without_echo(data) if self.echoes else data
             _print(stream, data)
             self.whole = data.endswith(("\n", "\r")) if data else self.whole
+
+    def expect_echo(self, echoes: bool) -> None:
+        """Say whether a traceback is only the echo of what has been told: the log has it then."""
+        self.echoes, self.echoing = echoes, False
+
+    def without_echo(self, data: str) -> str:
+        """Return a chunk up to a traceback; the rest, and all that follows, goes to the log."""
+        place = 0 if self.echoing else data.find(TRACEBACK)
+        if place < 0:
+            return data
+        self.echoing = True
+        if self.log is not None and self.log.parent.is_dir():
+            with self.log.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(data[place:])
+        return data[:place]
 
     def say(self, text: str) -> None:
         """Print a line of the launcher's own, at once; on a terminal it takes a bar's place."""
