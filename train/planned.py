@@ -122,8 +122,12 @@ def cluster(devices: Sequence[Device], cache: Path | None = None) -> Cluster:
     gpu, share = find_gpu(smallest.name, smallest.memory), min(one.share for one in devices)
     if cache is not None:
         gpu = calibrated(gpu, cache / "calibration")
-    rates = {"bandwidth": gpu.bandwidth, "peak": gpu.peak, "achievable": gpu.achievable}
-    slowed = replace(gpu, **{name: rate * share for name, rate in rates.items()})
+    slowed = replace(
+        gpu,
+        bandwidth=gpu.bandwidth * share,
+        peak=gpu.peak * share,
+        achievable=gpu.achievable * share,
+    )
     return cluster_of(hosts, {}, slowed)
 
 
