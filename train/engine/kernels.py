@@ -29,7 +29,7 @@ GATES = {
     "gelu_pytorch_tanh": ("GeGLU", "LigerGELUMulFunction"),
 }
 DEVICES = ("cuda",)
-HINT = "Liger kernels are not installed: `pip install 'anyrank[kernels]'` for faster steps"
+HINT = "Liger kernels are not installed: `pip install 'liger-kernel>=0.8.5,<0.9'` for faster steps"
 # Rows of logits that exist at a time in the fused head, about: Liger rounds to a power of 2.
 ROWS = 1024
 
