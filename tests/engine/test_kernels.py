@@ -110,8 +110,8 @@ def test_a_cpu_and_an_unknown_model_keep_the_plain_modules():
 def test_on_a_gpu_without_liger_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    hint = "Liger kernels are not installed: `pip install 'anyrank[kernels]'` for faster steps"
-    assert kernels.fuse(model, torch.device("cuda"), True) == (None, (hint,))
+    assert kernels.fuse(model, torch.device("cuda"), True) == (None, (kernels.HINT,))
+    assert "pip install 'liger-kernel" in kernels.HINT
 
 
 @pytest.mark.parametrize(
