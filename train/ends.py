@@ -11,10 +11,10 @@ import traceback
 from collections.abc import MutableMapping
 from typing import NoReturn
 
+from train.checkpoints import spoken
 from train.config import World
 from train.errors import AnyrankError, OutOfMemoryError, StopRequested
 from train.launch import probe, rank
-from train.planning.hardware import GIB
 from train.stopping import Stopping
 
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
@@ -81,7 +81,7 @@ def _named(error: BaseException) -> AnyrankError | None:
     asked = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(error))
     if asked is not None:
         return OutOfMemoryError(
-            f"out of host memory: {int(asked[1]) / GIB:.2f} GiB were asked for, but "
-            f"{probe.allocatable() / GIB:.2f} GiB are available on {socket.gethostname()}"
+            f"out of host memory: {spoken(int(asked[1]))} were asked for, but "
+            f"{spoken(probe.allocatable())} are available on {socket.gethostname()}"
         )
     return None
