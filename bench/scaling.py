@@ -3,7 +3,8 @@
     python bench/scaling.py [--rounds R] [--steps N]
 
 Here: the same steps (same batch, so each rank has half the work at two ranks) by DeepSpeed's
-launcher with one thread a rank, in turns; the best median of each. There: InternLM-7B on A100s with
+launcher with one thread a rank, in turns; the best median of each. Two lone ranks at once, which
+exchange nothing, show what the machine itself allows. There: InternLM-7B on A100s with
 the batch growing with the GPUs, as InternEvo published it, and Mistral-7B with one batch for all.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from bench import record
 
+BATCH = 32
 COUNTS = (8, 16, 32, 64, 128, 256, 512)
 # InternLM/InternEvo, doc/en/train_performance.md: tokens/s and GPU, 2,048 tokens a sequence, A100
 # 80 GB, 4 x 100 Gb RoCE a host: ZeRO-1 over all ranks, and inside each host.
@@ -50,37 +52,69 @@ def main() -> int:
     print(record.table(rows))
     weak, strong = predicted_weak(), predicted_strong()
     print(record.table(weak), record.table(strong), sep="\n\n")
-    summary = {"speed_up": rows[-1]["speed_up"], "published": PUBLISHED, "weak": weak}
+    speed_up, machine = rows[len(given.ranks) - 1]["speed_up"], rows[-1]["speed_up"]
+    print(
+        f"{given.ranks[-1]} ranks: {speed_up:.2f}x, {speed_up / machine:.0%} of the machine's own"
+    )
+    summary = {"speed_up": speed_up, "machine": machine, "published": PUBLISHED, "weak": weak}
     print(f"written to {record.write('scaling', rows, summary | {'strong': strong})}")
     print(f"drawn to {draw(weak, strong)}")
     return 0
 
 
 def measured(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every rank count in turns; return a row for each."""
-    from bench.peers import SHAPES, free_port
-    from bench.rig import preset_data, random_model
+    """Run every rank count in turns, and two lone ranks at once; return a row for each."""
+    from bench.peers import SHAPES
+    from bench.rig import random_model
 
-    found: dict[int, list[float]] = {ranks: [] for ranks in given.ranks}
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_model(Path(folder) / "model", "fp32", **SHAPES["small"])
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        random_model(folder / "model", "fp32", **SHAPES["small"])
         for _ in range(given.rounds):
             for ranks in given.ranks:
-                out = Path(folder) / "seconds.json"
-                task = {"model": str(model), "data": str(preset_data()), "out": str(out)}
-                runner = Path(sys.executable).with_name("deepspeed")
-                words = [str(runner), "--num_gpus", str(ranks), "--master_port", str(free_port())]
-                words += [__file__, "--steps", str(given.steps), "--worker", json.dumps(task)]
-                env = os.environ | {"OMP_NUM_THREADS": "1"}
-                done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(done.stdout[-2000:] + done.stderr[-3000:])
-                found[ranks].append(median(json.loads(out.read_text())))
-    first = min(found[given.ranks[0]])
-    return [
+                one = Start(folder, given.steps, ranks, BATCH)
+                found.setdefault(f"{ranks}", []).append(one.seconds())
+            alone = Start(folder, given.steps, 1, BATCH // 2).seconds()
+            both = [Start(folder, given.steps, 1, BATCH // 2) for _ in range(2)]
+            found.setdefault("1, half the batch", []).append(alone)
+            found.setdefault("two of these at once", []).append(max(s.seconds() for s in both))
+    first = min(found[f"{given.ranks[0]}"])
+    half = min(found["1, half the batch"])
+    rows = [
         {"ranks": ranks, "seconds": min(seconds), "speed_up": first / min(seconds)}
         for ranks, seconds in found.items()
     ]
+    rows[-2]["speed_up"] = 1.0
+    rows[-1]["speed_up"] = 2 * half / rows[-1]["seconds"]
+    return rows
+
+
+class Start:
+    """A training under DeepSpeed's launcher, of `batch` samples a step."""
+
+    def __init__(self, folder: Path, steps: int, ranks: int, batch: int) -> None:
+        from bench.peers import free_port
+        from bench.rig import preset_data
+
+        port = free_port()
+        self.out = folder / f"seconds-{port}.json"
+        task = {"model": str(folder / "model"), "data": str(preset_data()), "batch": str(batch),
+                "out": str(self.out)}  # fmt: skip
+        runner = Path(sys.executable).with_name("deepspeed")
+        words = [str(runner), "--num_gpus", str(ranks), "--master_port", str(port)]
+        words += [__file__, "--steps", str(steps), "--worker", json.dumps(task)]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def seconds(self) -> float:
+        """Wait for the end; return the median step's seconds."""
+        said, _ = self.process.communicate()
+        if self.process.returncode:
+            raise SystemExit(said[-4000:])
+        return median(json.loads(self.out.read_text()))
 
 
 def work(steps: int, task: dict[str, str]) -> None:
@@ -91,8 +125,8 @@ def work(steps: int, task: dict[str, str]) -> None:
 
     gang = join()
     words = f"--model-name-or-path {task['model']} --dataset-name-or-path {task['data']} "
-    words += f"--batch-size 32 --block-size 512 --max-steps {steps} --precision fp32 --lr 1e-5 "
-    words += "--ds-config ds_configs/auto.json "
+    words += f"--batch-size {task['batch']} --block-size 512 --max-steps {steps} "
+    words += "--precision fp32 --lr 1e-5 --ds-config ds_configs/auto.json "
     words += "--pin zero=1 recompute=none offload=none micro_tokens=4096"
     run = rig(gang, words.split())
     engine = run.engine()

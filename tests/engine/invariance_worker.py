@@ -1,4 +1,4 @@
-"""Trains each named variant on the ranks that DeepSpeed's launcher started, and writes its steps.
+"""Trains each named variant on the ranks that were started, and writes its steps.
 
 deepspeed --num_gpus N tests/engine/invariance_worker.py MODEL DATA OUT VARIANT…
 """
@@ -9,9 +9,11 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from train import hops, training
 from train.config import World, parse_args
@@ -55,13 +57,18 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     return [dataclasses.asdict(record) for record in records]
 
 
+def train(gang: Gang, variants: Sequence[str], model: str, data: str, out: Path) -> None:
+    """Train each variant; rank 0 writes the steps of all to out/ranks<N>.json."""
+    found = {name: steps(gang, name, model, data, out) for name in variants}
+    if gang.world.is_main:
+        (out / f"ranks{gang.world.size}.json").write_text(json.dumps(found))
+
+
 def main() -> None:
     local = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     model, data, out, *variants = local
     gang = training.connect(World.from_env(os.environ), os.environ)
-    found = {name: steps(gang, name, model, data, Path(out)) for name in variants}
-    if gang.world.is_main:
-        (Path(out) / f"ranks{gang.world.size}.json").write_text(json.dumps(found))
+    train(gang, variants, model, data, Path(out))
     gang.close()
 
 
