@@ -23,6 +23,7 @@ def test_a_folder_that_was_there_stays_as_it_was(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_meanwhile_is_no_error(tmp_path: Path) -> None:
     with shared_token(tmp_path / "r") as token:
         shutil.rmtree(token.parent)
+    assert not token.parent.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
