@@ -4,6 +4,7 @@ import pytest
 
 from train.engine.gang import Device
 from train.planned import cluster, layout
+from train.planning import unlisted
 from train.planning.calibration import Calibration, write_calibration
 
 
@@ -20,15 +21,30 @@ def test_the_layout_found_is_told(nodes: list[int], words: str) -> None:
 
 
 def test_ranks_that_share_a_core_are_predicted_to_be_slower_for_it() -> None:
-    alone = cluster([Device(0, "cpu", 1 << 30)] * 2)
-    crowded = cluster([Device(0, "cpu", 1 << 30, share=0.25)] * 8)
+    alone = cluster([Device(0, "cpu", 1 << 30, 2 << 30)] * 2)
+    crowded = cluster([Device(0, "cpu", 1 << 30, 8 << 30, share=0.25)] * 8)
     assert crowded.gpu.achievable == alone.gpu.achievable / 4
     assert crowded.gpu.memory == alone.gpu.memory
     assert (alone.gpus, crowded.gpus) == (2, 8)
 
 
+def test_the_smallest_hosts_own_memory_is_planned_with_not_a_guess() -> None:
+    devices = [
+        Device(node, "NVIDIA A100-SXM4-80GB", 79 << 30, (64 << 30) - node) for node in (0, 1)
+    ]
+    assert cluster(devices).host_memory == (64 << 30) - 1
+
+
+def test_a_gpu_that_the_table_lacks_is_planned_for_and_told() -> None:
+    gpu = cluster([Device(0, "GPU of Tomorrow", 30 << 30, 64 << 30)]).gpu
+    assert (gpu.name, gpu.memory, gpu.listed) == ("GPU of Tomorrow", 30 << 30, False)
+    assert "the table has no 'GPU of Tomorrow'" in str(unlisted(gpu))
+    assert unlisted(cluster([Device(0, "Tesla T4", 14 << 30, 64 << 30)]).gpu) is None
+    assert unlisted(cluster([Device(0, "cpu", 1 << 30, 1 << 30)]).gpu) is None
+
+
 def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) -> None:
-    devices = [Device(0, "cpu", 1 << 30, share=0.5)] * 2
+    devices = [Device(0, "cpu", 1 << 30, 2 << 30, share=0.5)] * 2
     write_calibration(tmp_path / "calibration", Calibration("cpu", 4e10, 2e9, 3e8))
     found = cluster(devices, tmp_path).gpu
     assert (found.achievable, found.bandwidth, found.link) == (2e10, 1e9, 3e8)

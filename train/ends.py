@@ -14,7 +14,7 @@ from typing import NoReturn
 from train.checkpoints import spoken
 from train.config import World
 from train.errors import AnyrankError, OutOfMemoryError, StopRequested
-from train.launch import probe, rank
+from train.launch import memory, rank
 from train.stopping import Stopping
 
 MAIN_SPEAKS_FIRST = 3.0  # seconds in which the launcher, seeing rank 0 gone, silences the others
@@ -82,6 +82,6 @@ def _named(error: BaseException) -> AnyrankError | None:
     if asked is not None:
         return OutOfMemoryError(
             f"out of host memory: {spoken(int(asked[1]))} were asked for, but "
-            f"{spoken(probe.allocatable())} are available on {socket.gethostname()}"
+            f"{spoken(memory.allocatable())} are available on {socket.gethostname()}"
         )
     return None

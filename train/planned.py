@@ -30,6 +30,7 @@ from train.planning import (
     pin_cost,
     render,
     scaling_warning,
+    unlisted,
     with_advice,
 )
 from train.planning.calibration import calibrated
@@ -111,7 +112,12 @@ def _choose(
         request = replace(request, cluster=replace(request.cluster, gpu=gpu))
         learned = f"A plan of this run ran out of memory: planning below {memory / GIB:.2f} GiB"
     choice = with_advice(request, choose(request))
-    remarks = (learned, pin_cost(request, choice), scaling_warning(request, choice))
+    remarks = (
+        learned,
+        unlisted(request.cluster.gpu),
+        pin_cost(request, choice),
+        scaling_warning(request, choice),
+    )
     return choice, (*log_lines(choice), *(remark for remark in remarks if remark))
 
 
@@ -122,13 +128,8 @@ def cluster(devices: Sequence[Device], cache: Path | None = None) -> Cluster:
     gpu, share = find_gpu(smallest.name, smallest.memory), min(one.share for one in devices)
     if cache is not None:
         gpu = calibrated(gpu, cache / "calibration")
-    slowed = replace(
-        gpu,
-        bandwidth=gpu.bandwidth * share,
-        peak=gpu.peak * share,
-        achievable=gpu.achievable * share,
-    )
-    return cluster_of(hosts, {}, slowed)
+    found = cluster_of(hosts, {}, gpu.shared(share))
+    return replace(found, host_memory=float(min(device.host_memory for device in devices)))
 
 
 def _request(source: Source, data: Dataset, cluster: Cluster) -> Request:

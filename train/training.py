@@ -172,7 +172,7 @@ def save_folder(source: Source, out: Outputs) -> Path:
 
 
 def _mfu(source: Source, cluster: Cluster, share: Share, seconds: float) -> float | None:
-    if cluster.gpu.is_cpu:
+    if not cluster.gpu.listed:  # a processor, or a device whose peak is not known
         return None
     lora = source.config.model.lora
     flops = step_flops(source.shape, share.lengths.tolist(), lora.r if lora else None)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.launches import difference
+from tests.chaos.launches import difference, environment, parent
 from tests.cluster.conftest import ROOT, Lab, finish, left_of
 from tests.cluster.curves import check_curve, records, wait_for_step, went_on
 
@@ -99,6 +100,51 @@ def test_a_training_outlives_a_host_that_dies_and_one_that_is_cut_off_and_return
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def process_of(rank: int, run_dir: Path) -> int:
+    """The process of a rank; what it has started itself has a rank for its parent."""
+    named = {
+        pid: environment(pid).get("RANK")
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        for pid in [int(path.parent.name)]
+        if str(run_dir) in command_line(path)
+    }
+    (found,) = [
+        pid for pid, own in named.items() if own == str(rank) and named.get(parent(pid)) is None
+    ]
+    return found
+
+
+def command_line(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_a_training_with_a_stopped_rank_shows_every_stack_and_goes_on(
+    lab: Lab, hosts: Path, words: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = hosts.parent / "run"
+    argv = [ROOT / "launch.sh", "4", "--hostfile", hosts, "--run-dir", run_dir, *words]
+    process = lab.start(argv)
+    try:
+        wait_for_step(run_dir, 13, 200)
+        since = time.time()
+        os.kill(process_of(2, run_dir), signal.SIGSTOP)
+        out = finish(process)
+    finally:
+        process.kill()
+    assert "the run hangs: no step for" in out
+    assert "rank 2: stopped by a signal" in out and "in all_reduce" in out
+    check_curve(run_dir, STEPS)
+    gap, found = went_on(run_dir, since), difference(run_dir, whole)
+    with capsys.disabled():
+        print(f"\n\n4 ranks, one stopped: paused {gap:.0f} s; {found:.1e}")
+    assert found <= 1e-6
+    assert gap < 90
+    assert left_of(run_dir) == []
 
 
 def imported() -> int:

@@ -4,21 +4,21 @@ import pytest
 
 from train.launch.everywhere import Answer
 from train.launch.hostfile import Host
-from train.launch.preflight import Need, differences, failures, fault
+from train.launch.need import Need
+from train.launch.preflight import differences, failures, fault
 
 FACTS: dict[str, Any] = {
     "host": "a", "python": "3.11.7", "executable": "/v/python", "code": "c0de", "device": "cpu",
     "packages": {"torch": "2.13.0"}, "gpus": [], "restricted": False, "fault": "", "time": 100.0,
     "memory": {"total": 64e9, "available": 60e9}, "shm": 8e9, "disk": 500e9, "files": 65536,
-    "locked": -1, "infiniband": False, "shared": True,
+    "locked": -1, "infiniband": False, "shared": True, "devices": [],
 }  # fmt: skip
 HOST = Host("a", 2)
-IDLE = Answer(HOST, {"gauges": [{"used": 1e6}], "jobs": []})
 NEED = Need(disk=10e9, memory=0.0)
 
 
 def found(**changed: Any) -> list[str]:
-    return failures(Answer(HOST, {**FACTS, **changed}, heard=100.5), IDLE, NEED)
+    return failures(Answer(HOST, {**FACTS, **changed}, heard=100.5), NEED)
 
 
 def test_a_host_that_is_well_has_no_failure() -> None:
@@ -44,11 +44,11 @@ def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) ->
 
 
 def test_memory_and_busy_gpus_are_compared_with_what_the_run_needs() -> None:
-    facts = {**FACTS, "device": "nvidia", "gpus": [0, 1]}
-    busy = Answer(HOST, {"gauges": [{"used": 30e9}, {"used": 1e6}], "jobs": []})
-    short, used = failures(Answer(HOST, facts, heard=100.0), busy, Need(1e9, 70e9))
+    devices = [{"used": 30e9}, {"used": 1e6}, {"used": 50e9}]  # the third is not asked for
+    facts = {**FACTS, "device": "nvidia", "gpus": [0, 1, 2], "devices": devices}
+    used, short = failures(Answer(HOST, facts, heard=100.0), Need(1e9, 70e9))
     assert "60.0 GB of memory are free, but 70.0 GB" in short
-    assert "1 of its GPUs are in use" in used
+    assert "1 of its GPUs are in use (30 GB)" in used
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from train.config import World
 from train.errors import ConfigError
+from train.launch.memory import memory
 from train.launch.probe import interface_variables
 
 T = TypeVar("T")
@@ -24,12 +25,14 @@ SETUP_TIMEOUT = timedelta(minutes=60)
 class Device:
     """One rank's device: the index of its host, the name that torch gives it, bytes of memory.
 
-    `share`: of a processor's core, where more CPU ranks than cores are on the host.
+    `host_memory`: of its host, all together; `share`: of a processor's core, where more CPU ranks
+    than cores are on the host.
     """
 
     node: int
     name: str
     memory: int
+    host_memory: int
     share: float = 1.0
 
 
@@ -75,14 +78,14 @@ class Gang:
 
     def devices(self) -> tuple[Device, ...]:
         """Describe every rank's device, in rank order."""
+        host = memory()["total"]
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
-            own = Device(self.world.node, properties.name, properties.total_memory)
+            own = Device(self.world.node, properties.name, properties.total_memory, host)
         else:
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             ranks = self.world.local_size
             share = min(1.0, len(os.sched_getaffinity(0)) / ranks)
-            own = Device(self.world.node, "cpu", memory // ranks, share)
+            own = Device(self.world.node, "cpu", host // ranks, host, share)
         return tuple(self.gather(own))
 
     def barrier(self) -> None:

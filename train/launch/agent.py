@@ -27,7 +27,8 @@ from typing import Any
 
 from train.errors import OutOfMemoryError
 from train.launch import process, rank, terminal, wire
-from train.launch.probe import interface_variables, look, oom_kills
+from train.launch.memory import oom_kills
+from train.launch.probe import interface_variables, look
 from train.launch.sharing import sees
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>

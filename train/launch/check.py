@@ -5,78 +5,67 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.errors import ConfigError
-from train.launch import everywhere, flavor, hostfile, network, preflight
+from train.config import RunConfig, parse_args
+from train.errors import ModelError, PlanError
+from train.launch import everywhere, flavor, hostfile, network, preflight, request
 from train.launch.everywhere import Answer
 from train.launch.hostfile import Host, Hostfile
+from train.launch.need import Need, need_of
+from train.launch.plan import calibrations
 from train.launch.request import ROOT
 from train.launch.sharing import shared_token
 
 USAGE = """\
-anyrank check [N] [--hostfile F] [--run-dir D] [--disk GB] [--memory GB]
-  --run-dir D    the folder of the runs, which all hosts must share (default: runs)
-  --disk GB      free space that the run will need there (default: 10)
-  --memory GB    memory that the run will need on each host (anyrank plan says how much)"""
+anyrank check [N] [--hostfile F] [the run's own arguments]
+
+Write what ./launch.sh would be given: then disk and memory are compared with the run's plan, and
+the run folder is the one that all hosts must share (default: runs)."""
 PROBE = "train.launch.probe"
 _PATIENCE = 30.0  # seconds for a host to answer
-_GB = 1e9
 
 
 def command(argv: Sequence[str]) -> int:
     """Examine the hosts; return 0 if all is well, else 1.
 
     Raises:
-        UserError: an unknown word, or a hostfile that cannot be read.
+        UserError: an argument of the run is wrong, or the hostfile cannot be read.
     """
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    asked = arguments(argv)
-    path = asked.get("hostfile") or flavor.current(flavor.memory_file(os.environ, ROOT))
-    hosts = hostfile.read(path) if path else Hostfile((Host("localhost", 1),))
-    if "gpus" in asked:
-        hosts = hostfile.fill(hosts, int(asked["gpus"]))
-    need = preflight.Need(float(asked.get("disk", 10)) * _GB, float(asked.get("memory", 0)) * _GB)
-    failures = examine(hosts, Path(asked.get("run-dir", "runs")), need)
+    asked = request.parse(argv)
+    path = asked.hostfile or flavor.current(flavor.memory_file(os.environ, ROOT))
+    hosts = hostfile.read(path) if path else Hostfile((Host("localhost", asked.gpus or 1),))
+    if asked.gpus is not None:
+        hosts = hostfile.fill(hosts, asked.gpus)
+    config, _ = request.check(asked, time.time())
+    folder = Path(parse_args(asked.args).output.run_dir or "runs")
+    failures = examine(hosts, folder, config)
     print("\n".join(f"[fail] {failure}" for failure in failures) or "All is well.")
     return 1 if failures else 0
 
 
-def arguments(argv: Sequence[str]) -> dict[str, str]:
-    """Return the words by name.
-
-    Raises:
-        ConfigError: an unknown word, or one without its value.
-    """
-    words, found = list(argv), {}
-    if words and words[0].isdecimal():
-        found["gpus"] = words.pop(0)
-    while words:
-        word, value = words.pop(0), words.pop(0) if words else ""
-        name = word.removeprefix("--")
-        if name not in ("hostfile", "run-dir", "disk", "memory") or not value:
-            raise ConfigError(f"anyrank check does not know '{word} {value}'; see --help")
-        if name in ("disk", "memory") and not value.replace(".", "", 1).isdecimal():
-            raise ConfigError(f"--{name} must be a number of GB, but is '{value}' instead")
-        found[name] = value
-    return found
-
-
-def examine(hosts: Hostfile, folder: Path, need: preflight.Need) -> list[str]:
+def examine(hosts: Hostfile, folder: Path, config: RunConfig) -> list[str]:
     """Ask all hosts at the same time, print a line for each, and return every failure."""
     with shared_token(folder) as token:
         words = ("look", str(folder.resolve()), token.name)
         answers = everywhere.ask(hosts.hosts, PROBE, words, Path.cwd(), _PATIENCE)
-    gauges = everywhere.ask(hosts.hosts, "train.launch.gauge", (), Path.cwd(), _PATIENCE)
-    failures = []
-    for answer, gauge in zip(answers, gauges, strict=True):
-        found = preflight.failures(answer, gauge, need)
+    failures: list[str] = []
+    try:
+        need = need_of(config, answers, calibrations())
+    except (ModelError, PlanError) as error:
+        need, failures = Need(0.0, 0.0), [str(error)]
+    for answer in answers:
+        found = preflight.failures(answer, need)
         noun = "failure" if len(found) == 1 else "failures"
         print(f"{answer.host.name:<20} {f'{len(found)} {noun}' if found else 'ok'}")
         failures += found
+    if need.words:
+        print(need.words)
     known = [answer.facts for answer in answers if answer.facts is not None]
     failures += preflight.differences(known) if known else ()
     return failures + reach(answers)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from train.launch.probe import memory
+from train.launch.memory import memory
 
 _QUERY = "name,memory.used,memory.total,utilization.gpu,power.draw"
 _PATIENCE = 4.0  # seconds
@@ -37,7 +37,12 @@ class Gauge:
 
 def read(env: Mapping[str, str], root: Path = Path("/")) -> tuple[Gauge, ...]:
     """Return a gauge for every GPU of this host, or one for its processors."""
-    return nvidia(env, root) or amd(root) or (processors(),)
+    return gpus(env, root) or (processors(),)
+
+
+def gpus(env: Mapping[str, str], root: Path = Path("/")) -> tuple[Gauge, ...]:
+    """Return a gauge for every GPU of this host, in the order of their numbers."""
+    return nvidia(env, root) or amd(root)
 
 
 def nvidia(env: Mapping[str, str], root: Path) -> tuple[Gauge, ...]:
@@ -57,7 +62,8 @@ def nvidia(env: Mapping[str, str], root: Path) -> tuple[Gauge, ...]:
 def amd(root: Path) -> tuple[Gauge, ...]:
     """Read the files that the amdgpu driver keeps for every die."""
     found = []
-    for total in sorted(root.glob("sys/class/drm/card*/device/mem_info_vram_total")):
+    totals = root.glob("sys/class/drm/card*/device/mem_info_vram_total")
+    for total in sorted(totals, key=lambda path: (len(str(path)), path)):  # card10 after card9
         card = total.parent
         name = _text(card / "product_name") or "AMD GPU"
         busy, power = _number(card / "gpu_busy_percent"), None

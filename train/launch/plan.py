@@ -24,7 +24,7 @@ def command(argv: Sequence[str]) -> int:
         UserError: an argument, pin, GPU, model or hostfile that cannot be.
         FaultError: measuring failed.
     """
-    folder = _cache()
+    folder = calibrations()
     words = [word for word in argv if word != "--calibrate"]
     if len(words) < len(argv):
         measure(folder)
@@ -53,7 +53,8 @@ def measure(folder: Path) -> None:
         raise FaultError(f"measuring failed with exit code {done.returncode}: see above")
 
 
-def _cache() -> Path:
+def calibrations() -> Path:
+    """Return the folder of what this user has measured."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base, "anyrank", "calibration")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from train.launch.everywhere import Answer
 from train.launch.hostfile import Host
+from train.launch.need import Need
 
 Facts = Mapping[str, Any]
 _SKEW = 5.0  # seconds that hosts' clocks may differ
@@ -16,14 +16,6 @@ _SHM = 80e6  # bytes of /dev/shm for each rank
 _BUSY = 1e9  # bytes in use on a GPU that nobody uses: less than this
 _GB = 1e9
 UNSHARED = "it does not see the run folder: mount it there, or name a shared one with --run-dir"
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a run will need of each host, in bytes: free disk, and memory (0: not known)."""
-
-    disk: float
-    memory: float
 
 
 def fault(host: Host, facts: Facts | None, trouble: str) -> str:
@@ -43,13 +35,13 @@ def fault(host: Host, facts: Facts | None, trouble: str) -> str:
     return ""
 
 
-def failures(answer: Answer, gauge: Answer, need: Need) -> list[str]:
+def failures(answer: Answer, need: Need) -> list[str]:
     """Return what is wrong with one host, a sentence each."""
     facts, host = answer.facts, answer.host
     if facts is None:
         return [fault(host, None, answer.trouble)]
     found = [fault(host, facts, "")] if fault(host, facts, "") else []
-    return found + [f"{host.name}: {text}" for text in _shortages(answer, facts, gauge, need)]
+    return found + [f"{host.name}: {text}" for text in _shortages(answer, facts, need)]
 
 
 def limits(host: Host, facts: Facts, heard: float) -> Iterator[str]:
@@ -70,9 +62,16 @@ def limits(host: Host, facts: Facts, heard: float) -> Iterator[str]:
         yield f"only {facts['files']} files may be open: run 'ulimit -n 65536'"
     if facts["infiniband"] and facts["locked"] != -1:
         yield "memory for InfiniBand may not be locked: run 'ulimit -l unlimited'"
+    busy = [one for one in facts["devices"][: host.slots] if one["used"] > _BUSY]
+    if busy:
+        used = sum(one["used"] for one in busy) / _GB
+        yield (
+            f"{len(busy)} of its GPUs are in use ({used:.0f} GB): see 'nvidia-smi' or 'rocm-smi' "
+            "there"
+        )
 
 
-def _shortages(answer: Answer, facts: Facts, gauge: Answer, need: Need) -> Iterator[str]:
+def _shortages(answer: Answer, facts: Facts, need: Need) -> Iterator[str]:
     yield from limits(answer.host, facts, answer.heard)
     if facts["disk"] < need.disk:
         yield (
@@ -85,10 +84,6 @@ def _shortages(answer: Answer, facts: Facts, gauge: Answer, need: Need) -> Itera
             f"{available / _GB:.1f} GB of memory are free, but {need.memory / _GB:.1f} GB are "
             "needed: end what uses it, or plan with --pin offload=none"
         )
-    if facts["device"] != "cpu" and gauge.facts is not None:
-        busy = [one for one in gauge.facts["gauges"] if one["used"] > _BUSY]
-        if busy:
-            yield f"{len(busy)} of its GPUs are in use: see 'nvidia-smi' or 'rocm-smi' there"
 
 
 def differences(facts: Sequence[Facts]) -> tuple[str, ...]:

@@ -22,12 +22,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from train.errors import ConfigError
-from train.launch import devices, network
+from train.launch import devices, gauge, network
+from train.launch.memory import memory
 from train.launch.sharing import sees
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +42,9 @@ def look(env: Mapping[str, str], folder: Path = ROOT) -> dict[str, Any]:
     try:
         found = devices.find(env)
         ids, kind, fault = list(found.ids), found.kind, ""
+        cards = gauge.gpus(env) if ids else ()
     except ConfigError as error:
-        ids, kind, fault = [], "cpu", str(error)
+        ids, kind, fault, cards = [], "cpu", str(error), ()
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
@@ -50,6 +53,7 @@ def look(env: Mapping[str, str], folder: Path = ROOT) -> dict[str, Any]:
         "code": code_digest(ROOT),
         "device": kind,
         "gpus": ids,
+        "devices": [asdict(cards[number]) for number in ids if number < len(cards)],
         "restricted": bool(env.get("CUDA_VISIBLE_DEVICES")) and kind != "cpu",
         "fault": fault,
         "time": time.time(),
@@ -78,44 +82,6 @@ def code_digest(root: Path) -> str:
     for path in sorted((root / "train").rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
-
-
-def memory() -> dict[str, int]:
-    """Return the host's memory, total and available, in bytes."""
-    found = dict.fromkeys(("MemTotal", "MemAvailable"), 0)
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key in found:
-            found[key] = int(value.split()[0]) * 1024
-    return {"total": found["MemTotal"], "available": found["MemAvailable"]}
-
-
-def allocatable() -> int:
-    """Return how many bytes this process could still have: the host's memory, or its own limits."""
-    held = {
-        key: int(value.split()[0]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        for key, _, value in [line.partition(":")]
-        if key in ("VmSize", "VmData")
-    }
-    found = [memory()["available"]]
-    for kind, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        most = resource.getrlimit(kind)[0]
-        if most != resource.RLIM_INFINITY:
-            found.append(max(0, most - held[key]))
-    return min(found)
-
-
-def oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory, here and in our group."""
-    found = 0
-    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
-        try:
-            words = [line.split() for line in path.read_text().splitlines()]
-        except OSError:
-            continue
-        found += sum(int(value) for key, value in words if key == "oom_kill")
-    return found
 
 
 def interface_towards(address: str) -> str | None:

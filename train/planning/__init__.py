@@ -1,6 +1,6 @@
 """How one optimizer step is laid out: predicted, chosen, explained, told to DeepSpeed."""
 
-from train.planning.advice import pin_cost, scaling_warning, with_advice
+from train.planning.advice import pin_cost, scaling_warning, unlisted, with_advice
 from train.planning.catalog import built_in, built_in_names
 from train.planning.dsconfig import DsConfig, read_ds_config
 from train.planning.explain import compare, explain, log_lines
@@ -17,5 +17,5 @@ __all__ = [
     "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "Request", "Shape", "built_in",
     "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape",
     "log_lines", "merge_pins", "pin_cost", "read_ds_config", "render", "scaling_warning",
-    "shape_of", "with_advice",
+    "shape_of", "unlisted", "with_advice",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from train.config import LoraConfig
-from train.planning.hardware import GPUS
+from train.planning.hardware import GPUS, Gpu
 from train.planning.pins import KERNELS
 from train.planning.request import Choice, Request
 from train.planning.search import choose, feasible
@@ -137,6 +137,16 @@ def pin_cost(request: Request, choice: Choice) -> str | None:
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
         f"micro_tokens={best.plan.micro_tokens} would be chosen"
+    )
+
+
+def unlisted(gpu: Gpu) -> str | None:
+    """Return what to do about a device whose rates are not known."""
+    if gpu.is_cpu or gpu.listed:
+        return None
+    return (
+        f"the table has no '{gpu.name}': its memory was found, its rates are assumed to be an "
+        "A10's, and MFU is left out; 'anyrank plan --calibrate' measures them"
     )
 
 

@@ -45,6 +45,20 @@ class Gpu:
         """Whether this is a share of a processor rather than a GPU."""
         return self.name.startswith("cpu")
 
+    @property
+    def listed(self) -> bool:
+        """Whether the rates are those of a GPU in the table."""
+        return self.name.lower() in _BY_NAME
+
+    def shared(self, share: float) -> Gpu:
+        """Return it slowed to a share of itself, as where more CPU ranks than cores are."""
+        return replace(
+            self,
+            bandwidth=self.bandwidth * share,
+            peak=self.peak * share,
+            achievable=self.achievable * share,
+        )
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -159,10 +173,11 @@ def find_gpu(name: str, memory: float | None = None) -> Gpu:
     Args:
         name: such as `A100-SXM-80GB`, `NVIDIA H100 80GB HBM3` or `cpu`.
         memory: bytes that were found on the device, if it was looked at; they replace the
-            table's. A `cpu` needs them: the share of the host's memory of one rank.
+            table's, and a device that the table lacks gets an A10's rates. A `cpu` needs them: the
+            share of the host's memory of one rank.
 
     Raises:
-        PlanError: an unknown GPU, or a `cpu` without memory.
+        PlanError: an unknown GPU, or a `cpu`, without memory.
     """
     word = name.strip().lower()
     if word == "cpu":
@@ -172,6 +187,8 @@ def find_gpu(name: str, memory: float | None = None) -> Gpu:
         spaced = re.sub(r"[_\s]+", " ", word)
         match = next((row for pattern, row in _PATTERNS if _names(pattern, spaced)), None)
         known = [row.name for row in GPUS]
+        if match is None and memory is not None:
+            return replace(_BY_NAME["a10"], name=name, memory=memory)
         if match is None:
             hint = did_you_mean(name, known) or f"; known are cpu, {', '.join(known)}"
             raise PlanError(f"there is no GPU '{name}' in the table{hint}")
