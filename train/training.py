@@ -152,6 +152,7 @@ def finish(
         out.folder.finish()
     out.console.hop(8, "Done")
     gang.barrier()
+    gc.unfreeze()  # or libraries' cycles outlive the process's end, and some complain of that
 
 
 def _speak(data: Dataset, tokenizer: Tokenizer, folder: Path, console: Console) -> None:

@@ -23,6 +23,8 @@ from tests.cluster.curves import wait_for_step
 COLUMNS, ROWS = 132, 50
 RUN = Path("runs/demo")
 TRAIN = f"./launch.sh 8 --max-steps 40 --save-step 10 --log-interval 5 --run-dir {RUN}"
+CHECK = "anyrank check 32 --use-lora --model-name-or-path mistral-7b "
+CHECK += "--dataset-name-or-path tatsu-lab/alpaca"
 DOCUMENT = ROOT / "docs" / "cluster.md"
 
 
@@ -109,7 +111,7 @@ def blocks() -> Iterator[str]:
     """Run the commands and yield what each showed."""
     with hosts() as terminal:
         yield terminal.show("anyrank switch", Terminal.choose_the_last)
-        yield terminal.show("anyrank check")
+        yield terminal.show(CHECK)
         yield terminal.show("anyrank smi --hosts")
         yield terminal.show(TRAIN, Terminal.kill_a_host)
 
