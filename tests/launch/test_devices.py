@@ -23,12 +23,13 @@ def nvidia(root: Path, count: int) -> Path:
 
 
 def test_a_machine_without_a_gpu_has_cpu_ranks(tmp_path: Path) -> None:
-    assert find({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path) == Devices("cpu")
+    assert find({"PATH": "", "CUDA_VISIBLE_DEVICES": "0"}, tmp_path) == Devices("cpu")
 
 
 def test_every_die_of_an_amd_card_is_a_device_and_a_cpu_node_is_none(tmp_path: Path) -> None:
     assert count_amd(amd(tmp_path, [0, 0, 440, 440])) == 2
-    assert find({"ROCR_VISIBLE_DEVICES": "1"}, tmp_path) == Devices("amd", (1,), restricted=True)
+    env = {"PATH": "", "ROCR_VISIBLE_DEVICES": "1"}
+    assert find(env, tmp_path) == Devices("amd", (1,), restricted=True)
 
 
 def test_nvidia_gpus_are_counted_by_the_driver_where_there_is_no_tool(tmp_path: Path) -> None:
@@ -44,6 +45,18 @@ def test_nvidia_smi_is_believed_before_the_driver(tmp_path: Path) -> None:
     assert find({"PATH": str(tmp_path)}, root) == Devices("nvidia", (0,))
 
 
+def test_uuids_name_gpus_even_where_the_driver_shows_no_files(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    lines = "".join(f"GPU {n}: NVIDIA H100 (UUID: GPU-{n}a{n}b)\n" for n in range(3))
+    tool.write_text(f"#!/bin/sh\ncat <<'E'\n{lines}E\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin", "CUDA_VISIBLE_DEVICES": "GPU-2a2b,GPU-0a"}
+    assert find(env, tmp_path) == Devices("nvidia", (2, 0), restricted=True)
+    for ambiguous in ("GPU-", "MIG-1"):
+        with pytest.raises(ConfigError, match="or their UUIDs"):
+            find(env | {"CUDA_VISIBLE_DEVICES": ambiguous}, tmp_path)
+
+
 def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:
     root = nvidia(tmp_path, 4)
     seen = find({"PATH": "", "CUDA_VISIBLE_DEVICES": "3, 1"}, root)
@@ -51,7 +64,7 @@ def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:
     assert find({"PATH": "", "CUDA_VISIBLE_DEVICES": ""}, root) == Devices("cpu")
 
 
-@pytest.mark.parametrize("value", ["4", "GPU-8a3f", "0,x"])
+@pytest.mark.parametrize("value", ["4", "GPU-8a3f", "0,x", "0," * 9 + "7"])
 def test_a_visible_device_that_is_not_there_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES must list numbers"):
         find({"PATH": "", "CUDA_VISIBLE_DEVICES": value}, nvidia(tmp_path, 4))

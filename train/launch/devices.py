@@ -34,29 +34,31 @@ def find(env: Mapping[str, str], root: Path = Path("/")) -> Devices:
     Raises:
         ConfigError: CUDA_VISIBLE_DEVICES holds something else than numbers of present GPUs.
     """
-    nvidia, amd = count_nvidia(env, root), count_amd(root)
+    nvidia, amd = find_nvidia(env, root), count_amd(root)
     if nvidia:
         return _visible("nvidia", nvidia, env, ("CUDA_VISIBLE_DEVICES",))
     if amd:
         names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-        return _visible("amd", amd, env, names)
+        return _visible("amd", ("",) * amd, env, names)
     return Devices("cpu")
 
 
-def count_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> int:
-    """Count NVIDIA GPUs by nvidia-smi, which knows what a container may see, or by the driver."""
-    if not (root / "proc/driver/nvidia").is_dir():
-        return 0
+def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
+    """Return the UUID of every NVIDIA GPU, empty where it is not known.
+
+    nvidia-smi is believed, which knows what a container may see; without it the driver's files.
+    """
     tool = shutil.which("nvidia-smi", path=env.get("PATH"))
-    if tool is not None:
-        try:
-            listing = subprocess.run(
-                [tool, "-L"], capture_output=True, text=True, timeout=_PATIENCE, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return 0
-        return len(re.findall(r"^GPU \d+:", listing.stdout, re.MULTILINE))
-    return len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+    if tool is None:
+        return ("",) * len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+    try:
+        listing = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    lines = re.findall(r"^GPU \d+:.*$", listing.stdout, re.MULTILINE)
+    return tuple(line.partition("(UUID: ")[2].rstrip(") ") for line in lines)
 
 
 def count_amd(root: Path = Path("/")) -> int:
@@ -74,17 +76,29 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _visible(kind: str, present: int, env: Mapping[str, str], names: tuple[str, ...]) -> Devices:
+def _visible(
+    kind: str, uuids: tuple[str, ...], env: Mapping[str, str], names: tuple[str, ...]
+) -> Devices:
+    """Return the devices that are present, as far as the first of the variables leaves them."""
     name = next((name for name in names if name in env), None)
     if name is None:
-        return Devices(kind, tuple(range(present)))
+        return Devices(kind, tuple(range(len(uuids))))
     words = [word.strip() for word in env[name].split(",") if word.strip()]
     if not words or words == ["-1"]:
         return Devices("cpu")
-    if not all(word.isdecimal() and int(word) < present for word in words):
+    found = [_number(word, uuids) for word in words]
+    if None in found:
         raise ConfigError(
-            f"{name} must list numbers of this machine's {present} GPUs (0 to {present - 1}), but "
-            f"is '{env[name]}' instead: write for example {name}=0, or unset it"
+            f"{name} must list numbers of this machine's {len(uuids)} GPUs (0 to "
+            f"{len(uuids) - 1}) or their UUIDs, but is '{env[name]}' instead: write for example "
+            f"{name}=0, or unset it"
         )
-    ids = tuple(dict.fromkeys(int(word) for word in words))
-    return Devices(kind, ids, restricted=True)
+    return Devices(kind, tuple(dict.fromkeys(one for one in found if one is not None)), True)
+
+
+def _number(word: str, uuids: tuple[str, ...]) -> int | None:
+    """Return the number of a GPU that is named by it, or by the beginning of its UUID."""
+    if word.isdecimal():
+        return int(word) if int(word) < len(uuids) else None
+    alike = [number for number, uuid in enumerate(uuids) if uuid.startswith(word)]
+    return alike[0] if len(alike) == 1 else None

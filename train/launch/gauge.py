@@ -42,13 +42,11 @@ def read(env: Mapping[str, str], root: Path = Path("/")) -> tuple[Gauge, ...]:
 
 def gpus(env: Mapping[str, str], root: Path = Path("/")) -> tuple[Gauge, ...]:
     """Return a gauge for every GPU of this host, in the order of their numbers."""
-    return nvidia(env, root) or amd(root)
+    return nvidia(env) or amd(root)
 
 
-def nvidia(env: Mapping[str, str], root: Path) -> tuple[Gauge, ...]:
-    """Ask nvidia-smi, if there is an NVIDIA driver."""
-    if not (root / "proc/driver/nvidia").is_dir():
-        return ()
+def nvidia(env: Mapping[str, str]) -> tuple[Gauge, ...]:
+    """Ask nvidia-smi, if there is one."""
     argv = ("nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
     try:
         shown = subprocess.run(

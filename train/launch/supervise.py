@@ -190,8 +190,10 @@ def plan_starts(
         return [Start(argv, added)], None
     address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)
     path = job.run_dir / "hostfile"
+    # Numbers are named only where CUDA_VISIBLE_DEVICES hides some: DeepSpeed would set it anew. The
+    # other variables that hide devices stay as they are, and the runtime counts what they leave.
     visible = [
-        (host.name, (fact["gpus"] or range(host.slots))[: host.slots])
+        (host.name, (fact["gpus"] if fact["restricted"] else range(host.slots))[: host.slots])
         for host, fact in zip(hosts.hosts, facts, strict=True)
     ]
     most = [Host(name, 1 + max(ids)) for name, ids in visible]
