@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +107,10 @@ def finish(process: subprocess.Popen[str], patience: float = 300) -> str:
     return out
 
 
-def left_of(folder: Path, patience: float = 12.0) -> list[str]:
-    """Return every process whose command line names a folder, after some time to end."""
+def left_of(
+    folder: Path, patience: float = 12.0, among: Collection[str] | None = None
+) -> list[str]:
+    """Return every process, or of some, whose command line names a folder, after a time to end."""
     deadline = time.monotonic() + patience
     while True:
         found = []
@@ -117,7 +119,12 @@ def left_of(folder: Path, patience: float = 12.0) -> list[str]:
                 words = path.read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if str(folder) in words and path.parent.name != str(os.getpid()):
+            counted = (
+                path.parent.name != str(os.getpid())
+                if among is None
+                else (path.parent.name in among)
+            )
+            if str(folder) in words and counted:
                 found.append(words.replace("\0", " "))
         if not found or time.monotonic() > deadline:
             return found

@@ -81,6 +81,8 @@ def test_a_training_outlives_a_host_that_dies_and_one_that_is_cut_off_and_return
         wait_for_step(run_dir, 23, 200, ranks=6)
         lab.act("cut", "4")
         wait_for_step(run_dir, 21, 200, ranks=4)
+        # The lease ends the ranks of a host that nobody can reach: it returns with none.
+        assert left_of(run_dir, 30, lab.pids("node4")) == []
         lab.act("mend", "4")
         out = finish(process)
     finally:

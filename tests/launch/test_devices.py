@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError
-from train.launch.devices import Devices, count_amd, find
+from train.launch.devices import Devices, count_amd, find, order
 
 
 def amd(root: Path, simds: list[int]) -> Path:
@@ -55,6 +55,23 @@ def test_uuids_name_gpus_even_where_the_driver_shows_no_files(tmp_path: Path) ->
     for ambiguous in ("GPU-", "MIG-1"):
         with pytest.raises(ConfigError, match="or their UUIDs"):
             find(env | {"CUDA_VISIBLE_DEVICES": ambiguous}, tmp_path)
+
+
+def test_a_driver_whose_tool_finds_nothing_is_a_fault_not_a_cpu(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Unable to determine the device handle'; exit 255\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin"}
+    assert find(env, tmp_path) == Devices("cpu")  # the tool alone, without a driver
+    nvidia(tmp_path, 1)
+    with pytest.raises(ConfigError, match="finds no GPU .Unable to determine the device handle"):
+        find(env, tmp_path)
+    assert find(env | {"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == Devices("cpu")
+
+
+def test_numbers_made_from_uuids_are_counted_as_nvidia_smi_does() -> None:
+    assert order({"CUDA_VISIBLE_DEVICES": "GPU-1a"}) == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert order({"CUDA_VISIBLE_DEVICES": "0,1"}) == {} == order({})
 
 
 def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
+import time
+from pathlib import Path
+
 import pytest
 
 from train.launch.outcome import Death, Next, Outcome, decide, first_death, is_hung
+from train.launch.progress import saving
 
 
 def death(rank: int, code: int | None, time: float) -> Death:
@@ -53,3 +57,16 @@ def test_a_hang_is_no_step_and_no_movement_for_far_longer_than_usual() -> None:
     assert not is_hung(idle=None, since_step=4000.0, usual=None)
     assert not is_hung(idle=300.0, since_step=300.0, usual=None)
     assert is_hung(idle=1000.0, since_step=1000.0, usual=None)
+    # A save is waited for as long as a slow disk may need, unless a rank was stopped.
+    assert not is_hung(idle=900.0, since_step=900.0, usual=1.0, saving=True)
+    assert is_hung(idle=2000.0, since_step=2000.0, usual=1.0, saving=True)
+    assert is_hung(idle=40.0, since_step=40.0, usual=1.0, saving=True, stopped=True)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step_00000003.0001.incomplete", "model.incomplete"])
+def test_a_save_is_under_way_while_its_folder_is_not_whole(tmp_path: Path, name: str) -> None:
+    before = time.time() - 1
+    assert not saving(tmp_path, before)
+    (tmp_path / name).mkdir(parents=True)
+    assert saving(tmp_path, before)
+    assert not saving(tmp_path, time.time() + 60)  # one that an earlier start has left

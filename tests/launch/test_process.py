@@ -26,6 +26,17 @@ def test_an_empty_group_is_no_error() -> None:
     assert descendants(child.pid) == ()
 
 
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with caught() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert signals == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signals_are_collected_and_the_handlers_put_back() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with caught() as signals:

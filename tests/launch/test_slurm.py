@@ -1,13 +1,15 @@
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.errors import HostfileError
-from train.launch.hostfile import Host
-from train.launch.slurm import expand, hosts, slots_per_node
+from train.launch.hostfile import Host, Hostfile
+from train.launch.slurm import adapt, expand, hosts, slots_per_node
+from train.launch.supervise import Job
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,10 @@ def test_a_job_of_several_nodes_is_its_node_list_and_of_one_node_this_machine() 
     env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_GPUS_ON_NODE": "4"}
     found = hosts(env)
     assert found is not None and found.hosts == (Host("n1", 4), Host("n2", 4))
-    one = hosts({**env, "SLURM_JOB_NODELIST": "n1"})
-    assert one is not None and one.hosts == (Host("localhost", 4),)
+    alone = {**env, "SLURM_JOB_NODELIST": "n1"}
+    inside, outside = hosts({**alone, "SLURMD_NODENAME": "n1"}), hosts(alone)
+    assert inside is not None and inside.hosts == (Host("localhost", 4),)
+    assert outside is not None and outside.hosts == (Host("n1", 4),)  # salloc's shell, elsewhere
     assert hosts({}) is None
 
 
@@ -66,6 +70,12 @@ def test_the_number_of_gpus_is_read_with_or_without_their_kind() -> None:
     assert slots_per_node({}) == 1
     with pytest.raises(HostfileError, match="names no number"):
         slots_per_node({"SLURM_GPUS_PER_NODE": "many"})
+
+
+def test_the_steps_of_single_nodes_do_not_ask_for_the_whole_jobs_gpus(tmp_path: Path) -> None:
+    env = {"SLURM_GPUS": "8", "SLURM_JOB_ID": "7", "SLURM_GPUS_PER_TASK": "1"}
+    job = Job(Hostfile((Host("n1", 4),)), 4, (), tmp_path, False, env, tmp_path)
+    assert adapt(job).env == {"SLURM_JOB_ID": "7"}
 
 
 def test_the_batch_script_is_one_that_bash_understands() -> None:

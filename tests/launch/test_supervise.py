@@ -13,11 +13,14 @@ import pytest
 FOLDER = Path(__file__).resolve().parent
 
 
-def start(run_dir: Path, ranks: int, *args: str) -> subprocess.Popen[str]:
-    hosts = run_dir.parent / "hosts"
-    hosts.write_text(f"localhost slots={ranks}\n")
-    words = [sys.executable, str(FOLDER / "supervised.py"), str(hosts), str(run_dir), *args]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(
+    run_dir: Path, ranks: int, *args: str, hosts: str = "", **env: str
+) -> subprocess.Popen[str]:
+    path = run_dir.parent / "hosts"
+    path.write_text(hosts or f"localhost slots={ranks}\n")
+    words = [sys.executable, str(FOLDER / "supervised.py"), str(path), str(run_dir), *args]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, text=True, env=os.environ | env, **pipes)
 
 
 def finish(process: subprocess.Popen[str], run_dir: Path) -> tuple[int, str, str]:
@@ -111,6 +114,25 @@ def test_the_first_signal_saves_and_stops(tmp_path: Path) -> None:
     code, _, err = finish(process, run_dir)
     assert code == 75, err
     assert "SIGTERM: saving and stopping" in err
+
+
+def test_a_console_that_goes_away_does_not_cost_the_save(tmp_path: Path) -> None:
+    """As when Ctrl-C ends `tee` as well, or a login is lost."""
+    process = start(tmp_path / "r", 2, "--steps", "400")
+    wait_for_step(tmp_path / "r", 3)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 75
+    assert left_of(tmp_path / "r") == []
+
+
+def test_without_ssh_another_host_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    process = start(tmp_path / "r", 2, "--steps", "3", hosts="192.0.2.1 slots=2\n", PATH="")
+    code, _, err = finish(process, tmp_path / "r")
+    assert code != 0
+    assert "host 192.0.2.1 cannot be reached, as 'ssh' cannot be started here" in err
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from train.errors import OutOfMemoryError
 from train.launch import process, rank, terminal, wire
+from train.launch.devices import order
 from train.launch.memory import oom_kills
 from train.launch.probe import interface_variables, look
 from train.launch.sharing import sees
@@ -63,6 +64,7 @@ class Agent:
         """Serve until the ranks have ended or the supervisor has gone; leave nothing behind."""
         self.selector.register(self.source, selectors.EVENT_READ, "message")
         try:
+            self.outbox = b"\n"  # ends what a shell's start-up files may have printed
             self.say("hello", **look(os.environ))
             while not self.over:
                 for key, _ in self.selector.select(0.1):
@@ -121,7 +123,7 @@ class Agent:
 
     def start(self, message: wire.Message) -> None:
         """Start the command in a group of its own."""
-        env = {**os.environ, **message["env"], rank.FOLDER: str(self.folder)}
+        env = {**os.environ, **message["env"], **order(os.environ), rank.FOLDER: str(self.folder)}
         if message["master"]:
             env |= interface_variables(env, message["master"])
         streams = terminal.streams(message["terminal"])

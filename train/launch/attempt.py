@@ -43,6 +43,7 @@ class Attempt:
     codes: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     idle: dict[str, float | None] = field(default_factory=dict)
+    stopped: dict[str, bool] = field(default_factory=dict)
     stacks: list[tuple[int, str, str]] = field(default_factory=list)
     closing: float = float("inf")
     hung: bool = False
@@ -110,6 +111,7 @@ class Attempt:
                 self.screen.hold(message["stream"], message["data"])
             case "beat":
                 self.idle[link.name] = message["idle"]
+                self.stopped[link.name] = "T" in message["ranks"].values()
             case "death":
                 self.mourn(link, message)
             case "stack":
@@ -163,7 +165,9 @@ class Attempt:
         known = [idle for idle in self.idle.values() if idle is not None]
         seen = progress.steps(self.run_dir, self.began)
         since = time.time() - max(seen.written, self.began)
-        if self.hung or not is_hung(min(known, default=None), since, seen.usual):
+        saving, stopped = progress.saving(self.run_dir, self.began), any(self.stopped.values())
+        idle = min(known, default=None)
+        if self.hung or not is_hung(idle, since, seen.usual, saving, stopped):
             return
         self.hung = True
         self.screen.say(f"the run hangs: no step for {since:.0f} s, and no rank moves")

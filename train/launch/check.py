@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,11 @@ def reach(answers: Sequence[Answer]) -> list[str]:
         argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env
     ) as server:
         assert server.stdout is not None
-        port = json.loads(server.stdout.readline() or "{}").get("port", 0)
+        late = threading.Timer(_PATIENCE, server.kill)
+        late.start()
+        said = (line for line in server.stdout if line.startswith(b"{"))  # not what a shell greets
+        port = json.loads(next(said, b"{}")).get("port", 0)
+        late.cancel()
         tried = everywhere.ask(
             hosts[1:], PROBE, ("connect", address, str(port)), Path.cwd(), _PATIENCE
         )

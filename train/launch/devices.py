@@ -32,8 +32,11 @@ def find(env: Mapping[str, str], root: Path = Path("/")) -> Devices:
     """Count the GPUs that `env` leaves visible; `root` is where /proc and /sys lie.
 
     Raises:
-        ConfigError: CUDA_VISIBLE_DEVICES holds something else than numbers of present GPUs.
+        ConfigError: CUDA_VISIBLE_DEVICES holds something else than numbers of present GPUs, or
+            there is an NVIDIA driver but its tool fails.
     """
+    if env.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):  # CPU ranks are wanted
+        return Devices("cpu")
     nvidia, amd = find_nvidia(env, root), count_amd(root)
     if nvidia:
         return _visible("nvidia", nvidia, env, ("CUDA_VISIBLE_DEVICES",))
@@ -47,18 +50,34 @@ def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ..
     """Return the UUID of every NVIDIA GPU, empty where it is not known.
 
     nvidia-smi is believed, which knows what a container may see; without it the driver's files.
+
+    Raises:
+        ConfigError: it fails though a driver is there, as when a GPU has fallen off the bus.
     """
+    driver = root / "proc/driver/nvidia"
     tool = shutil.which("nvidia-smi", path=env.get("PATH"))
     if tool is None:
-        return ("",) * len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+        return ("",) * len(list((driver / "gpus").glob("*")))
     try:
         listing = subprocess.run(
             [tool, "-L"], capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    lines = re.findall(r"^GPU \d+:.*$", listing.stdout, re.MULTILINE)
+        said = listing.stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+    lines = re.findall(r"^GPU \d+:.*$", said, re.MULTILINE)
+    if not lines and driver.is_dir():
+        raise ConfigError(
+            f"nvidia-smi finds no GPU ({' '.join(said.split())[:200]}): reset or replace it, or "
+            "set CUDA_VISIBLE_DEVICES= for CPU ranks"
+        )
     return tuple(line.partition("(UUID: ")[2].rstrip(") ") for line in lines)
+
+
+def order(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what makes CUDA count as nvidia-smi does, where a UUID was turned into its number."""
+    named = "GPU-" in env.get("CUDA_VISIBLE_DEVICES", "")
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if named else {}
 
 
 def count_amd(root: Path = Path("/")) -> int:
@@ -91,7 +110,7 @@ def _visible(
         raise ConfigError(
             f"{name} must list numbers of this machine's {len(uuids)} GPUs (0 to "
             f"{len(uuids) - 1}) or their UUIDs, but is '{env[name]}' instead: write for example "
-            f"{name}=0, or unset it"
+            f"{name}=0, or unset it (one MIG device: start 'python train/main.py' itself)"
         )
     return Devices(kind, tuple(dict.fromkeys(one for one in found if one is not None)), True)
 

@@ -34,7 +34,7 @@ def here(module: str) -> tuple[str, ...]:
 
 def over_ssh(name: str, module: str, cwd: Path) -> tuple[str, ...]:
     """Return the command that runs one of our modules on another host, in the same folder."""
-    python = shlex.join(("env", f"PYTHONPATH={ROOT}", *here(module)))
+    python = shlex.join(("env", *_paths(), *here(module)))
     return (*SSH, "--", name, f"cd {shlex.quote(str(cwd))} && exec {python}")
 
 
@@ -42,7 +42,16 @@ def over_srun(name: str, module: str, cwd: Path) -> tuple[str, ...]:
     """Return the command that runs one of our modules on a node of this Slurm job."""
     step = ("--nodes=1", "--ntasks=1", f"--nodelist={name}", f"--chdir={cwd}", "--overlap")
     quiet = ("--kill-on-bad-exit=0", "--unbuffered", "--input=all", "--quit-on-interrupt")
-    return ("srun", *step, *quiet, "env", f"PYTHONPATH={ROOT}", *here(module))
+    return ("srun", *step, *quiet, "env", *_paths(), *here(module))
+
+
+def _paths() -> tuple[str, ...]:
+    """Return where Python and its libraries are to look on another host: where they do here."""
+    own = os.environ.get("PYTHONPATH", "").split(":")
+    found = [f"PYTHONPATH={':'.join(dict.fromkeys((str(ROOT), *filter(None, own))))}"]
+    if os.environ.get("LD_LIBRARY_PATH"):
+        found.append(f"LD_LIBRARY_PATH={os.environ['LD_LIBRARY_PATH']}")
+    return tuple(found)
 
 
 Events: TypeAlias = "queue.Queue[tuple[Link, wire.Message | None]]"

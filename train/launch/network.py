@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from train.errors import HostfileError
 from train.launch.hostfile import Host
@@ -45,12 +45,12 @@ def route_to(host: str) -> str | None:
     """Return this machine's address on the interface that leads to `host`, if it is known."""
     for address in _addresses(host):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
-            try:
-                probe.connect((address, 9))  # a datagram socket: nothing is sent
-                return str(probe.getsockname()[0])
-            except OSError:
-                continue
+        with (
+            suppress(OSError),  # no way there, or a kernel without IPv6
+            closing(socket.socket(family, socket.SOCK_DGRAM)) as probe,
+        ):
+            probe.connect((address, 9))  # a datagram socket: nothing is sent
+            return str(probe.getsockname()[0])
     return None
 
 
@@ -72,9 +72,9 @@ def _addresses(host: str) -> list[str]:
 
 def _binds(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        try:
+    try:
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
             probe.bind((address, 0))
-        except OSError:  # the address of another machine
-            return False
+    except OSError:  # the address of another machine, or a kernel without IPv6
+        return False
     return True

@@ -9,6 +9,7 @@ from enum import Enum
 RESTARTS = 3  # without progress
 _SHORTEST_HANG = 30.0  # seconds
 _SLOWEST_START = 900.0  # seconds without a sign of life before the first step: kernels are built
+_SLOWEST_SAVE = 1800.0  # seconds for a file system to take a checkpoint, or the model
 _PATIENCE = 10.0  # times the usual step
 
 # What an exit code says about its cause; a rank that was killed left none.
@@ -92,15 +93,25 @@ def decide(outcome: Outcome, fruitless: int) -> Next:
     return Next.RESTART if fruitless < RESTARTS else Next.GIVE_UP
 
 
-def is_hung(idle: float | None, since_step: float, usual: float | None) -> bool:
+def is_hung(
+    idle: float | None,
+    since_step: float,
+    usual: float | None,
+    saving: bool = False,
+    stopped: bool = False,
+) -> bool:
     """Whether the ranks hang: nothing moves, and no step has come for far longer than usual.
 
     Args:
         idle: seconds since any rank's main thread moved; None before a rank has reported.
         since_step: seconds since the last finished step, or since the start.
         usual: seconds of a usual step; None before the first.
+        saving: whether a save is under way, for which ranks may wait without moving.
+        stopped: whether a rank was stopped by a signal, so that nothing is worth waiting for.
     """
     if idle is None:
         return False
     limit = _SLOWEST_START if usual is None else max(_SHORTEST_HANG, _PATIENCE * usual)
+    if saving and not stopped:
+        limit = max(limit, _SLOWEST_SAVE)
     return min(idle, since_step) > limit

@@ -50,7 +50,12 @@ def caught() -> Iterator[list[int]]:
     def note(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in HEEDED}
+    heeded = [
+        number
+        for number in HEEDED
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup
+    ]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield caught
     finally:

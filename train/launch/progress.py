@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def steps(run_dir: Path, since: float) -> Steps:
         return Steps()
     usual = statistics.median(seconds for _, seconds, _ in found)
     return Steps(found[-1][0], found[-1][2], usual)
+
+
+def saving(run_dir: Path, since: float) -> bool:
+    """Whether a checkpoint or the final model has been begun after `since`, and is not whole."""
+    for pattern in ("checkpoints/*.incomplete", "*.incomplete"):
+        for path in run_dir.glob(pattern):
+            with suppress(OSError):
+                if path.stat().st_mtime >= since:
+                    return True
+    return False
 
 
 def newest_checkpoint(run_dir: Path) -> int:

@@ -16,6 +16,7 @@ from train.launch.link import over_srun
 from train.launch.supervise import Job
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WHOLE_JOBS = ("SLURM_GPUS", "SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK")
 _MOST = 100_000  # nodes: more than any cluster has, so a range that long is a mistake
 
 
@@ -29,14 +30,18 @@ def hosts(env: Mapping[str, str]) -> Hostfile | None:
         return None
     names = expand(env["SLURM_JOB_NODELIST"])
     slots = slots_per_node(env)
-    if len(names) == 1:  # the job's script runs there
+    if len(names) == 1 and env.get("SLURMD_NODENAME") == names[0]:  # not salloc's shell elsewhere
         return Hostfile((Host("localhost", slots),), path="the Slurm job")
     return Hostfile(tuple(Host(name, slots) for name in names), path="the Slurm job")
 
 
 def adapt(job: Job) -> Job:
-    """Return the job with its agents started through srun."""
-    return replace(job, reach=over_srun, address=address)
+    """Return the job with its agents started through srun.
+
+    What srun would read as the whole job's wish for GPUs is no wish of the step of one node.
+    """
+    env = {name: value for name, value in job.env.items() if name not in _WHOLE_JOBS}
+    return replace(job, env=env, reach=over_srun, address=address)
 
 
 def slots_per_node(env: Mapping[str, str]) -> int:

@@ -8,6 +8,7 @@ not answer are left out, and the run goes on from its newest checkpoint with wha
 from __future__ import annotations
 
 import queue
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.errors import HostfileError, OutOfMemoryError
-from train.launch import command, network, preflight, progress
+from train.launch import command, network, preflight, progress, wire
 from train.launch.attempt import Attempt, Start, close_all
 from train.launch.devices import Devices
 from train.launch.environment import forwarded
@@ -47,7 +48,7 @@ class Job:
     cwd: Path
     reach: Reach = over_ssh
     address: Callable[[str], str | None] = lambda name: None
-    deepspeed: tuple[str, ...] = (str(Path(sys.executable).with_name("deepspeed")),)
+    deepspeed: tuple[str, ...] = (sys.executable, "-P", "-m", "deepspeed.launcher.runner")
     script: Path = ROOT / "train" / "main.py"
 
 
@@ -66,7 +67,10 @@ def supervise(job: Job, signals: list[int]) -> int:
         first = False
         reached = progress.newest_checkpoint(job.run_dir)
         fruitless, best = (0, reached) if reached > best else (fruitless, best)
-        following = Next.END if job.dry_run or signals else decide(outcome, fruitless)
+        following = decide(outcome, fruitless)
+        if signals and following is Next.RESTART:
+            return 75 if signal.SIGUSR1 in signals else outcome.code
+        following = Next.END if job.dry_run else following
         if following is Next.GIVE_UP:
             screen.say(f"giving up: {RESTARTS} restarts brought no progress past step {best}")
         if following is not Next.RESTART:
@@ -96,12 +100,15 @@ def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
     """
     events: Events = queue.Queue()
     wanted = fill(job.hostfile, job.ranks) if first else job.hostfile
-    links = [connect(job, host, events) for host in wanted.hosts]
+    links: list[Link] = []
     try:
+        for host in wanted.hosts:
+            links.append(connect(job, host, events))
         with nullcontext() if job.dry_run else shared_token(job.run_dir) as token:
             hear(links, events, signals, token)
-        if signals:
-            return Outcome(cancelled=True)
+        if signals:  # a preempted job is queued again though it has nothing to save yet
+            preempted = signal.SIGUSR1 in signals
+            return Outcome((75,)) if preempted else Outcome(cancelled=True)
         hosts = usable(job, wanted, links, screen, first)
         chosen = [link for link in links if link.name in {host.name for host in hosts.hosts}]
         close_all([link for link in links if link not in chosen])
@@ -121,22 +128,39 @@ def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
 
 
 def connect(job: Job, host: Host, events: Events) -> Link:
-    """Start the agent of one host."""
+    """Start the agent of one host.
+
+    Raises:
+        HostfileError: there is no ssh, or no srun, on this machine.
+    """
     if network.is_here(host.name):
         return Link(host.name, here(AGENT), job.env, events)
-    return Link(host.name, job.reach(host.name, AGENT, job.cwd), job.env, events)
+    argv = job.reach(host.name, AGENT, job.cwd)
+    try:
+        return Link(host.name, argv, job.env, events)
+    except OSError as error:
+        raise HostfileError(
+            f"host {host.name} cannot be reached, as '{argv[0]}' cannot be started here "
+            f"({error.strerror}): install it (on Debian: apt-get install openssh-client)"
+        ) from None
 
 
 def hear(links: Sequence[Link], events: Events, signals: Sequence[int], token: Path | None) -> None:
     """Wait until every agent has reported, and looked for the token, or is known not to."""
     deadline = time.monotonic() + _HELLO
-    waiting = set(links)
+    waiting, beaten = set(links), 0.0
     while waiting and not signals and time.monotonic() < deadline:
+        if time.monotonic() - beaten >= wire.BEAT:
+            beaten = time.monotonic()  # the quick ones must not take us for lost meanwhile
+            for link in links:
+                link.send("beat")
         try:
             link, message = events.get(timeout=0.1)
         except queue.Empty:
             continue
         kind = message["kind"] if message else ""
+        if message is None:  # an agent that had reported may end as well
+            link.hello = None
         if message and kind == "hello":
             link.hello = {**message, "heard": time.time()}
             if token is not None:
@@ -193,7 +217,10 @@ def plan_starts(
     # Numbers are named only where CUDA_VISIBLE_DEVICES hides some: DeepSpeed would set it anew. The
     # other variables that hide devices stay as they are, and the runtime counts what they leave.
     visible = [
-        (host.name, (fact["gpus"] if fact["restricted"] else range(host.slots))[: host.slots])
+        (
+            host.name.rpartition("@")[2],
+            (fact["gpus"] if fact["restricted"] else range(host.slots))[: host.slots],
+        )
         for host, fact in zip(hosts.hosts, facts, strict=True)
     ]
     most = [Host(name, 1 + max(ids)) for name, ids in visible]
