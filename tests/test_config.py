@@ -22,6 +22,8 @@ def test_with_nothing_named_the_preset_brings_its_own_numbers_and_flags_still_wi
     assert config.preset
     assert config.data.batch_size == 8
     assert config.max_steps == PRESET["max_steps"]
+    by_epochs = parse_args(["--epochs", "1"])
+    assert (by_epochs.epochs, by_epochs.max_steps) == (1, None)
 
 
 def test_underscores_equals_signs_and_the_launchers_own_flag_are_accepted():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +27,6 @@ def main(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """A Mistral with random weights and the real Mistral SentencePiece model of 32,000 pieces."""
-    import shutil
-
     import mistral_common
     import torch
     from transformers import MistralConfig, MistralForCausalLM
@@ -52,6 +51,14 @@ ROWS = [
 def write(path: Path, rows) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def embedding(entries: int, model: Path, folder: Path) -> Path:
+    """A copy of a model's folder whose config embeds so many tokens."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": entries}))
+    return folder
 
 
 def mistake(tmp_path: Path, name: str) -> list[str]:
@@ -148,11 +155,22 @@ def test_a_run_ends_with_a_model_that_transformers_loads(model, tmp_path):
 
 def test_a_dry_run_prints_a_plan_and_leaves_nothing(model, tmp_path):
     data = write(tmp_path / "data.jsonl", ROWS)
-    done = main(
-        tmp_path, "--model-name-or-path", str(model), "--dataset-name-or-path", str(data),
-        "--batch-size", "8", "--run-dir", "run", "--dry-run", "--pin", "zero=1",
-    )  # fmt: skip
+    words = ["--dataset-name-or-path", str(data), "--batch-size", "8", "--run-dir", "run",
+             "--dry-run", "--pin", "zero=1"]  # fmt: skip
+    less = embedding(31999, model, tmp_path / "less")  # the last piece occurs in no sample
+    done = main(tmp_path, "--model-name-or-path", str(less), *words)
     assert done.returncode == 0, done.stderr
     assert "The number of candidates is" in done.stdout
     assert "ZeRO stage : 1, " in done.stdout  # the command line wins over the ds_config's stage 3
     assert not (tmp_path / "run").exists()
+
+
+def test_tokens_that_the_model_does_not_embed_are_refused(model, tmp_path):
+    few = embedding(300, model, tmp_path / "few")
+    data = write(tmp_path / "data.jsonl", ROWS)
+    done = main(
+        tmp_path, "--model-name-or-path", str(few), "--dataset-name-or-path", str(data),
+        "--batch-size", "8", "--run-dir", "run", "--dry-run",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the tokeniser has 32000 entries but the model embeds only 300" in done.stderr

@@ -11,13 +11,15 @@ from typing import Any
 PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp")
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers of at least `low`."""
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
         value = int(_number(text, int, "a whole number"))
         if value < low:
             raise ValueError(f"must be a whole number of at least {low}, but is {value} instead")
+        if high is not None and value > high:
+            raise ValueError(f"must be a whole number of at most {high}, but is {value} instead")
         return value
 
     return read
@@ -77,7 +79,7 @@ ARGUMENTS = (
     Argument("--warmup-steps", whole(0), 0, "steps over which the learning rate rises linearly"),
     Argument("--weight-decay", real(0), 0.0, "AdamW's decay, on matrices only"),
     Argument("--max-grad-norm", real(0), 1.0, "clip the global gradient norm; 0 does not clip"),
-    Argument("--seed", whole(0), 0, "order of the samples, adapter initialisation, dropout"),
+    Argument("--seed", whole(0, 2**63 - 1), 0, "of the order, the adapter's first values, dropout"),
     Argument("--precision", str, "bf16", "bf16 keeps an fp32 master", ("bf16", "fp32")),
     Argument("--use-lora", None, False, "train a low-rank adapter, the model frozen"),
     Argument("--lora-r", whole(1), 16, "rank of the adapter"),

@@ -175,7 +175,10 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
             f"{missing} is missing: name both a model and a dataset, or neither to train "
             "the embedded preset"
         )
-    values = {row.name: row.default for row in ARGUMENTS} | ({} if all(named) else PRESET) | given
+    preset = {} if all(named) else dict(PRESET)
+    if "epochs" in given:
+        preset.pop("max_steps", None)
+    values = {row.name: row.default for row in ARGUMENTS} | preset | given
     return _assemble(values)
 
 

@@ -14,6 +14,7 @@ from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.store import Dataset
+from train.errors import ConfigError
 from train.launch.request import require_replaceable
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.pins import merge_pins
@@ -39,10 +40,20 @@ def host_name() -> str:
 
 
 def cache_folder(env: Mapping[str, str]) -> Path:
-    """Return the user's cache folder of anyrank, made with mode 0700."""
+    """Return the user's cache folder of anyrank, made with mode 0700.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     base = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "anyrank"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache folder {folder} cannot be made ({error.strerror}): set XDG_CACHE_HOME to a "
+            "folder that can be written"
+        ) from None
     return folder
 
 
@@ -53,7 +64,8 @@ def locate(config: RunConfig, cache: Path, console: Console) -> Source:
         UserError: one of them is missing or malformed, or the model would replace other files.
     """
     if config.output.save_dir is not None:
-        require_replaceable(Path(config.output.save_dir), config.model.name_or_path)
+        save_dir, own = Path(config.output.save_dir), config.output.run_dir
+        require_replaceable(save_dir, config.model.name_or_path, own)
     ds = read_ds_config(_ds_config(config.ds_config))
     pins = merge_pins(config, ds)
     preset = config.preset

@@ -89,12 +89,15 @@ def layout(nodes: Sequence[int]) -> str:
 
 
 def check_vocabulary(source: Source, data: Dataset) -> None:
-    """Refuse a tokeniser with more entries than the model embeds.
+    """Refuse data with tokens that the model does not embed; entries that are not used may be more.
 
     Raises:
-        ModelError: it has more; both numbers are named.
+        ModelError: there are such; both numbers are named.
     """
-    if data.tokenizer.vocab_size > source.shape.vocab:
+    if data.tokenizer.vocab_size <= source.shape.vocab:
+        return
+    largest = max(int(split.tokens.max(initial=0)) for split in (data.train, data.eval))
+    if largest >= source.shape.vocab:
         raise ModelError(
             f"the tokeniser has {data.tokenizer.vocab_size} entries but the model embeds only "
             f"{source.shape.vocab}: give the model's own with --tokenizer"

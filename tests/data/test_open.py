@@ -206,6 +206,18 @@ def test_the_cache_is_closed_to_others(opened, write, pieces, tmp_path):
         assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
 
 
+def test_rows_of_no_kind_are_skipped_at_the_beginning_as_well(opened, write, pieces):
+    data = opened(write([{"meta": 1}, *ROWS]), pieces, skip_bad_rows=True)
+    assert len(data.train) + len(data.eval) == 40
+    assert told(data, "skipped; the first: ") and told(data, "no known set of columns")
+
+
+def test_a_completion_that_earlier_rows_had_not_is_no_prompt_alone(opened, write, pieces):
+    rows = [{"prompt": "a"}, {"prompt": "b", "completion": "c"}]
+    with pytest.raises(DataError, match="line 2: has completion as well, which the rows before"):
+        opened(write(rows), pieces)
+
+
 def test_a_cache_that_cannot_be_made_is_one_sentence(opened, write, pieces):
     path = write(ROWS)
     with pytest.raises(DataError, match="the cache folder .* cannot be used"):

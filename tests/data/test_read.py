@@ -94,6 +94,7 @@ def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, li
         ("a.json", b'[\n{"text": "\xff"}]', "line 2 is not valid UTF-8"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "hello"}\n' * 99)[:-9], "cannot be read"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08" + 7 * b"\x00" + 40 * b"\xff", "cannot be read"),
         ("a.parquet", b"not parquet", "is not a Parquet file"),
     ],
 )
@@ -102,3 +103,16 @@ def test_a_file_that_breaks_off_is_named(write, name, content, words):
     with pytest.raises(DataError, match=words) as caught:
         read(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_parquet_value_that_no_text_or_date_can_be_is_named(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    broken = pyarrow.array([b"\xff"]).view(pyarrow.string())
+    far = pyarrow.array([2**60]).view(pyarrow.timestamp("ms"))
+    for number, column in enumerate((broken, far)):
+        path = tmp_path / f"{number}.parquet"
+        parquet.write_table(pyarrow.table({"text": column}), path)
+        with pytest.raises(DataError, match="a value after row 0 that cannot be read"):
+            read(path)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import mistral_common
@@ -130,3 +131,13 @@ def test_what_is_no_tokeniser_is_refused_in_a_sentence(tmp_path, name, content, 
 def test_a_run_that_names_no_tokeniser_is_told_so():
     with pytest.raises(DataError, match="give --tokenizer or --model-name-or-path"):
         load(None)
+
+
+def test_a_tekken_file_beside_a_fast_tokeniser_does_not_hide_it(chatml, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chatml, folder)
+    shutil.copy(MISTRAL.with_name("tekken_240718.json"), folder / "tekken.json")
+    plain, beside = load(chatml), load(folder)
+    assert beside.has_template and beside.info == plain.info
+    for ours, theirs in zip(beside.encode_batch(TEXTS), plain.encode_batch(TEXTS), strict=True):
+        assert ours[0].tolist() == theirs[0].tolist()

@@ -85,8 +85,8 @@ def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = Tr
     return start(gang, config, folder, plan, rendered, packed)
 
 
-def losses(engine, steps: int = 3) -> list[float]:
-    layout = Layout(0, 1, capacity=130, padded=not engine.model.packed)
+def losses(engine, steps: int = 3, capacity: int = 130) -> list[float]:
+    layout = Layout(0, 1, capacity=capacity, padded=not engine.model.packed)
     found = []
     for step in range(steps):
         share = step_share(SPLIT, 0, 8, step, layout)
@@ -126,6 +126,56 @@ def test_attention_that_cannot_be_packed_is_padded_and_said(gang, tmp_path):
     made = engine(gang, make("bloom", tmp_path / "m"))
     assert not made.model.packed
     assert any("cannot be packed" in notice for notice in made.model.notices)
+
+
+def test_long_rotations_do_not_depend_on_what_a_sample_is_packed_with(gang, tmp_path):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
+            "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}  # fmt: skip
+    first = {"original_max_position_embeddings": 32}
+    sizes = SIZE | {"max_position_embeddings": 128} | first
+    config = transformers.Phi3Config(**sizes, rope_parameters=rope | first)
+    make("phi3", folder := tmp_path / "m")
+    config.save_pretrained(folder)
+    made = engine(gang, folder, "--block-size 64")
+    assert any("long rotations are used throughout" in notice for notice in made.model.notices)
+    beside = losses(made)
+    alone = losses(engine(gang, folder, "--block-size 64"), capacity=60)
+    padded = losses(engine(gang, folder, "--block-size 64", packed=False))
+    np.testing.assert_allclose(beside, alone, rtol=1e-6)
+    np.testing.assert_allclose(beside, padded, rtol=1e-5)
+    assert losses(engine(gang, folder, "--block-size 32"), capacity=60) != alone
+
+
+def test_rotations_that_remember_the_longest_sample_are_refused_beyond_their_range(gang, tmp_path):
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    sizes = SIZE | {"max_position_embeddings": 32}
+    make("llama", folder := tmp_path / "m")
+    transformers.LlamaConfig(
+        **sizes, tie_word_embeddings=True, rope_parameters=rope
+    ).save_pretrained(folder)
+    with pytest.raises(ModelError, match="beyond 32 tokens .* use --block-size 32"):
+        engine(gang, folder, "--block-size 64")
+    assert np.isfinite(losses(engine(gang, folder, "--block-size 32"), 1)).all()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("Connection closed")]
+)
+def test_a_fault_while_loading_is_not_called_a_wrong_model(gang, folder, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(type(error)):
+        engine(gang, folder)
+
+
+def test_a_file_that_is_not_whole_is_refused(gang, folder):
+    path = folder / "model.safetensors"
+    for content in (b"version https://git-lfs.github.com/spec/v1\n", path.read_bytes()[:-9]):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="model.safetensors is damaged"):
+            engine(gang, folder)
 
 
 def change(folder: Path, edit) -> None:

@@ -84,5 +84,13 @@ def test_a_model_takes_the_place_of_a_saved_model_and_of_nothing_else(tmp_path: 
     for folder in (tmp_path, work, work / "thesis.tex"):
         with pytest.raises(ConfigError, match="would be replaced by the model, but holds other"):
             require_replaceable(folder, None)
+    with pytest.raises(ConfigError, match="cannot be made, as .*thesis.tex is no folder"):
+        require_replaceable(work / "thesis.tex" / "model", None)
+    for folder, run in (("out", "out/run"), ("out", "out"), ("run/attempts/x", "run")):
+        with pytest.raises(ConfigError, match="the run's own folder"):
+            require_replaceable(tmp_path / folder, None, str(tmp_path / run))
+    with pytest.raises(ConfigError, match="the run's own folder runs needs it"):
+        require_replaceable(Path("runs"), None)
+    require_replaceable(tmp_path / "run" / "model", None, str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"holds other things \(thesis\.tex\)"):
         check(Request(1, None, ("--save-dir", str(work))), 0.0)

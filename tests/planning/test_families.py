@@ -72,6 +72,22 @@ def test_sliding_attention_costs_less_beyond_its_window():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [{"sliding_window_pattern": 6}, {}, {"layer_types": 22 * ["sliding_attention"] + 4 * ["full"]}],
+)
+def test_layers_that_attend_to_everything_are_counted_beside_those_that_slide(said):
+    """Gemma 3 1B: of 26 layers every sixth attends to all, the others to 512 tokens."""
+    config = {
+        "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 1152, "head_dim": 256,
+        "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "intermediate_size": 6912, "sliding_window": 512,
+    }  # fmt: skip
+    near = (512 * 513 / 2 + (8192 - 512) * 512) / 8192
+    exact = 4 * 4 * 256 * (4 * 8193 / 2 + 22 * near)
+    assert shape_of(config | said).attention_flops(8192) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize(
     ("text", "part"),
     [
         ("mistral-8b", "did you mean 'mistral-7b'"),

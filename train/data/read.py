@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_files(files: Sequence[Path]) -> Iterator[Row]:
     for path in files:
         try:
             yield from _read_file(path)
-        except (OSError, EOFError) as error:  # gzip raises both
+        except (OSError, EOFError, zlib.error) as error:  # gzip raises all three
             raise DataError(f"{path} cannot be read ({error}): give a file that can be") from None
 
 
@@ -206,3 +207,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield Row(f"{path}, row {number}", value)
     except ArrowException as error:
         raise DataError(f"{path} is not a Parquet file ({error}): write it again") from None
+    except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates beyond any calendar
+        raise DataError(
+            f"{path} has a value after row {number} that cannot be read ({error}): write it again"
+        ) from None

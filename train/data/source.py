@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,9 @@ class Source:
         if self.files is not None:
             return {split: read_files(files) for split, files in self.files.items()}
         tables = _load_tables(self.name, self.folder)
-        named = {_split_of(split) or "train": table for split, table in tables.items()}
         return {
-            split: read_table(table, f"{self.name}, split {split}")
-            for split, table in named.items()
+            role: read_table(tables[split], f"{self.name}, split {split}")
+            for role, split in roles(self.name, list(tables)).items()
         }
 
 
@@ -164,6 +163,33 @@ def _files_by_split(folder: Path) -> dict[str, tuple[Path, ...]]:
 def _split_of(name: str) -> str | None:
     words = re.split(r"[^a-z]+", name.lower())
     return next((split for split, known in SPLITS.items() if set(known) & set(words)), None)
+
+
+def roles(name: str, splits: Sequence[str]) -> dict[str, str]:
+    """Return which of a dataset's splits is for training, validation and test.
+
+    A split of exactly that name comes first; one of any other name trains where no other does.
+
+    Raises:
+        DataError: several could be the one to train on.
+    """
+    found: dict[str, list[str]] = {}
+    for split in splits:
+        found.setdefault(_split_of(split) or "", []).append(split)
+    unknown = found.pop("", [])
+    found.setdefault("train", unknown)
+    chosen = {
+        role: next((split for split in among if split in SPLITS[role]), among[0])
+        for role, among in found.items()
+        if among
+    }
+    train = found["train"]
+    if len(train) > 1 and chosen["train"] not in SPLITS["train"]:
+        raise DataError(
+            f"'{name}' has several splits to train on ({', '.join(train)}): write one to a file, "
+            f"as by datasets.load_dataset('{name}', split='{train[0]}').to_json('train.jsonl')"
+        )
+    return chosen
 
 
 def _load_tables(name: str, folder: Path | None) -> Mapping[str, Any]:

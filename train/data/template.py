@@ -85,6 +85,18 @@ def choose_kind(columns: Collection[str], loss_on: str | None, place: str) -> Ki
     )
 
 
+def refuse_richer(kind: Kind, columns: Collection[str]) -> None:
+    """Refuse a row that has a completion where the rows before it had none.
+
+    Raises:
+        ValueError: it has.
+    """
+    for richer in KINDS:
+        if set(kind.columns) < set(richer.columns) <= set(columns):
+            more = ", ".join(sorted(set(richer.columns) - set(kind.columns)))
+            raise ValueError(f"has {more} as well, which the rows before it have not")
+
+
 def render(
     kind: Kind, row: Mapping[str, Any], loss_on: str | None, tokenizer: Tokenizer
 ) -> Rendered:

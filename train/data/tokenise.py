@@ -12,7 +12,7 @@ import numpy as np
 from train.config import DataConfig
 from train.data.read import Row
 from train.data.store import Sample
-from train.data.template import Kind, Rendered, Run, choose_kind, render
+from train.data.template import Kind, Rendered, Run, choose_kind, refuse_richer, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 
@@ -59,13 +59,18 @@ def _render_rows(
         tally.counts["rows"] += 1
         problem = row.problem
         if row.value is not None:
-            if tally.kind is None:
-                tally.kind = choose_kind(_columns(row.value), config.loss_on, row.place)
+            columns = _columns(row.value)
             try:
+                tally.kind = tally.kind or choose_kind(columns, config.loss_on, row.place)
+                refuse_richer(tally.kind, columns)
                 yield render(tally.kind, row.value, config.loss_on, tokenizer)
                 continue
             except ValueError as error:
                 problem = f": {error}"
+            except DataError as error:
+                if not config.skip_bad_rows:
+                    raise
+                tally.first_problem = tally.first_problem or str(error)
         message = f"{row.place}{problem if problem.startswith(':') else ' ' + problem}"
         if not config.skip_bad_rows:
             raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")

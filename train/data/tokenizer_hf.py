@@ -221,11 +221,14 @@ def _bare(path: Path) -> Any:
 
 
 def _auto(name: str, path: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     bare = path / "tokenizer.json"
     if bare.is_file() and not (path / "tokenizer_config.json").exists():
         return _bare(bare)
+    if bare.is_file() and (path / "tekken.json").exists():
+        # AutoTokenizer would prefer mistral-common's own class, which tells no character spans.
+        return PreTrainedTokenizerFast.from_pretrained(str(path))
     place = str(path) if path.exists() else name
     return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
 

@@ -106,7 +106,7 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     device = _device(world, env)
     _without_shared_memory_op()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "MASTER_ADDR" in env:
+    if "RANK" in env:
         env.update(interface_variables(env, env["MASTER_ADDR"]))
         dist.init_process_group(
             backend, rank=world.rank, world_size=world.size, timeout=SETUP_TIMEOUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def load(
     seed: int,
     packed: bool = True,
     fused: bool = True,
+    longest: int = 0,
 ) -> LoadedModel:
     """Load the folder's model; under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
 
@@ -53,6 +55,7 @@ def load(
         seed: of the adapter's initial values.
         packed: pack where the model's attention allows it; otherwise pad.
         fused: use Liger's kernels where they are installed and right.
+        longest: tokens that a sample may have, for rotations that depend on it.
 
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
@@ -63,6 +66,8 @@ def load(
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
+    notices += _settle_rotation(shape, folder, longest)
+    weights.weight_files(folder)  # a damaged file is named before anything is read
     model = _from_pretrained(folder, shape, config, zero_config, packed, device)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
@@ -133,6 +138,28 @@ def _prepare(shape: PreTrainedConfig, folder: Path) -> tuple[PreTrainedConfig, t
     return shape, notices
 
 
+def _settle_rotation(shape: PreTrainedConfig, folder: Path, longest: int) -> tuple[str, ...]:
+    """See to it that a sample's rotation does not depend on what it is packed or padded with.
+
+    transformers chooses the frequencies of `longrope` by the longest sample of a forward, and those
+    of `dynamic` by the longest so far (modeling_rope_utils.py, dynamic_rope_update).
+    """
+    found = getattr(shape, "rope_parameters", None) or {}
+    for rope in [found] if "rope_type" in found else found.values():
+        kind = rope.get("rope_type")
+        first = rope.get("original_max_position_embeddings") or shape.max_position_embeddings
+        if kind not in ("longrope", "dynamic") or longest <= first:
+            continue
+        if kind == "dynamic":
+            raise ModelError(
+                f"{folder}/config.json scales rotations by the longest sample so far, so that "
+                f"beyond {first} tokens losses depend on the packing: use --block-size {first}"
+            )
+        rope["short_factor"] = rope["long_factor"]
+        return (f"--block-size is beyond {first}: the model's long rotations are used throughout",)
+    return ()
+
+
 def _from_pretrained(
     folder: Path,
     shape: PreTrainedConfig,
@@ -156,6 +183,9 @@ def _from_pretrained(
             **({} if sharded or device.type == "cpu" else {"device_map": {"": device}}),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        # Memory that runs out and lost peers are RuntimeErrors, too, but nothing a user mistook.
+        if isinstance(error, RuntimeError) and not re.search("mismatch|state_dict", str(error)):
+            raise
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"the model in {folder} cannot be loaded: {first}") from None
     del zero3
@@ -179,7 +209,8 @@ def _selective() -> Any:
     kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
     def policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
-        keep = operation in kept or "attention" in str(operation)
+        # torch's own attention on CPU, and its variable-length kernel on CUDA.
+        keep = operation in kept or any(word in str(operation) for word in ("attention", "attn"))
         return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

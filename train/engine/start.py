@@ -45,7 +45,10 @@ def start(
     """
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
-    loaded = models.load(folder, config.model, zero, gang.device, config.data.seed, packed, fused)
+    loaded = models.load(
+        folder, config.model, zero, gang.device, config.data.seed, packed, fused,
+        config.data.block_size,
+    )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
     with redirect_stdout(StringIO()):  # its memory reports, which no setting switches off

@@ -32,18 +32,21 @@ def weight_files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        for file in sorted(set(named.values())):
-            if not (folder / file).exists():
-                raise ModelError(f"{index} names {file}, which is missing: copy the whole model")
-        return {key: folder / file for key, file in named.items()}
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                found |= dict.fromkeys(file.keys(), path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged ({error}): copy the model again") from None
-    return found
+        for name in sorted(set(named.values())):
+            if not (folder / name).exists():
+                raise ModelError(f"{index} names {name}, which is missing: copy the whole model")
+            _keys(folder / name)
+        return {key: folder / name for key, name in named.items()}
+    return {key: path for path in sorted(folder.glob("*.safetensors")) for key in _keys(path)}
+
+
+def _keys(path: Path) -> list[str]:
+    """Read which tensors a file holds, from its header alone."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}): copy the model again") from None
 
 
 def check_tie(folder: Path, tied: bool, names: tuple[str, str]) -> None:

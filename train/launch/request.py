@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -86,7 +87,8 @@ def check(request: Request, now: float) -> tuple[RunConfig, tuple[str, ...]]:
     require_path(config.model.tokenizer, "tokenizer", ModelError)
     require_path(config.data.name_or_path, "dataset", DataError)
     if config.output.save_dir is not None:
-        require_replaceable(Path(config.output.save_dir), config.model.name_or_path)
+        save_dir, own = Path(config.output.save_dir), config.output.run_dir
+        require_replaceable(save_dir, config.model.name_or_path, own)
     if config.output.run_dir is None:
         added += ["--run-dir", run_dir(config, now)]
     args = (*request.args, *added)
@@ -110,13 +112,33 @@ def require_path(name: str | None, noun: str, error: type[UserError]) -> None:
         )
 
 
-def require_replaceable(folder: Path, base: str | None) -> None:
+def require_replaceable(folder: Path, base: str | None, run: str | None = None) -> None:
     """Refuse to put a model in the place of a folder that holds anything but a saved model.
 
+    Args:
+        base: the model that is trained from, if it is a folder.
+        run: the run's folder; left out, it will be one in `runs`.
+
     Raises:
-        ConfigError: it does, or it is the folder of the model that is trained from.
+        ConfigError: it does, it cannot be made, it is the model that is trained from, or the run
+            lies in it.
     """
+    own = Path(run or "runs/new").resolve()
+    where = folder.resolve()
+    if own.is_relative_to(where) or any(
+        where.is_relative_to(own / kept) for kept in ("checkpoints", "attempts")
+    ):
+        raise ConfigError(
+            f"'{folder}' would be replaced by the model, but the run's own folder {run or 'runs'} "
+            "needs it: name another folder to save to"
+        )
     if not folder.exists():
+        parent = next(path for path in where.parents if path.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise ConfigError(
+                f"'{folder}' cannot be made, as {parent} is no folder that can be written: name "
+                "another folder to save to"
+            )
         return
     if base is not None and folder.resolve() == Path(base).expanduser().resolve():
         raise ConfigError(

@@ -168,7 +168,9 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     traits.setdefault("ffn", _ffn(config, size["hidden"], kind))
     traits.setdefault("kv_heads", config.get("num_key_value_heads") or size["heads"])
     traits["tied"] = traits.get("tied", False) if tied is None else bool(tied)
-    traits.setdefault("window", _window(config))
+    window, full = _window(config, kind, size["layers"])
+    traits.setdefault("window", window)
+    traits.setdefault("full_layers", full)
     name = str(config.get("_name_or_path") or kind)
     fields: dict[str, Any] = {"name": name, "head_dim": int(head_dim)} | size | traits
     return _checked(Shape(**fields), size["heads"])
@@ -182,6 +184,10 @@ def _size(config: Mapping[str, Any], names: tuple[str, ...], kind: str) -> int:
     raise ModelError(
         f"the config of '{kind}' has no {names[0]}: it is not a causal language model's"
     )
+
+
+# Every which layer attends to all of a sample, where a config of that type does not say it.
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6}
 
 
 def _ffn(config: Mapping[str, Any], hidden: int, kind: str) -> int:
@@ -203,12 +209,17 @@ def _activation(config: Mapping[str, Any], kind: str) -> str:
     return "relu" if "relu" in word else "gelu" if "gelu" in word else "silu"
 
 
-def _window(config: Mapping[str, Any]) -> int | None:
-    """Return the reach of sliding attention, where every layer uses it."""
+def _window(config: Mapping[str, Any], kind: str, layers: int) -> tuple[int | None, int]:
+    """Return the reach of sliding attention, and how many layers do without it."""
     window = config.get("sliding_window")
-    if config.get("use_sliding_window") is False or config.get("layer_types"):
-        return None
-    return window if isinstance(window, int) and window > 0 else None
+    if config.get("use_sliding_window") is False or not isinstance(window, int) or window < 1:
+        return None, 0
+    kinds = config.get("layer_types")
+    pattern = config.get("sliding_window_pattern") or _PATTERNS.get(kind)
+    full = layers // pattern if isinstance(pattern, int) else 0
+    if kinds:
+        full = sum(word != "sliding_attention" for word in kinds)
+    return (window, full) if full < layers else (None, 0)
 
 
 def _falcon(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ class Shape:
 
     `norms` counts the hidden-wide norms of one layer and `outer_norms` those outside of layers;
     `qk_norm` counts the elements of a layer's query and key norms; `positions` the rows of a
-    learned position table; `window` is the reach of sliding attention in tokens, if any.
+    learned position table; `window` is the reach of sliding attention in tokens, if any,
+    but for `full_layers` layers, whose attention reaches back to the sample's beginning.
 
     What autograd keeps depends on how a norm is written (`norm`: rms, gemma, layer, layer32 in
     fp32, olmo2), on the `activation` (silu, gelu, gelu_new, relu), on the norms whose output is
@@ -44,6 +45,7 @@ class Shape:
     qk_norm: int = 0
     positions: int = 0
     window: int | None = None
+    full_layers: int = 0
     norm: str = "rms"
     activation: str = "silu"
     post_norms: int = 0
@@ -122,7 +124,8 @@ class Shape:
 
         Each query meets half of its sample on average, at most the window.
         """
-        reach = (length + 1) / 2
+        whole = near = (length + 1) / 2
         if self.window is not None and length > self.window:
-            reach = self.window - self.window * (self.window - 1) / (2 * length)
-        return 4.0 * self.layers * self.query_width * reach
+            near = self.window - self.window * (self.window - 1) / (2 * length)
+        full = self.full_layers
+        return 4.0 * self.query_width * (full * whole + (self.layers - full) * near)
