@@ -133,6 +133,27 @@ def test_a_run_that_names_no_tokeniser_is_told_so():
         load(None)
 
 
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        (
+            "tokenizer_config.json",
+            '{"chat_template": "{{ messages }}"}',
+            "has a chat template, but",
+        ),
+        ("added_tokens.json", '{"<|im_end|>": 32000}', "has added tokens, but no tokenizer.json"),
+    ],
+)
+def test_a_template_beside_a_sentencepiece_model_is_not_passed_over(tmp_path, file, content, words):
+    shutil.copy(MISTRAL, tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    assert load(tmp_path).info.vocab_size == 32000
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=words):
+        load(tmp_path)
+    assert load(tmp_path / "tokenizer.model").info.vocab_size == 32000
+
+
 def test_a_tekken_file_beside_a_fast_tokeniser_does_not_hide_it(chatml, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(chatml, folder)

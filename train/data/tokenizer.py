@@ -6,6 +6,7 @@ token also names the character that decides what it belongs to, so masks are exa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
     if pieces is not None:
         from train.data.tokenizer_sp import SentencePieceTokenizer
 
+        _require_nothing_else(Path(name).expanduser())
         return SentencePieceTokenizer.load(pieces)
     if looks_local(name) and not Path(name).expanduser().exists():
         raise DataError(
@@ -120,6 +122,28 @@ def tokenizer_key(model: ModelConfig) -> Key:
         return stamp([path])
     files = [p for p in path.iterdir() if p.name.startswith(NAMES) or ".model" in p.name]
     return stamp(sorted(files))
+
+
+def _require_nothing_else(path: Path) -> None:
+    """Refuse a folder whose tokeniser is more than its SentencePiece model.
+
+    Raises:
+        DataError: it has a chat template or added tokens, which only a tokenizer.json would bring.
+    """
+    more = []
+    for file, key in (("tokenizer_config.json", "chat_template"), ("added_tokens.json", None)):
+        try:
+            content = json.loads((path / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if content.get(key) if key else content:
+            more.append("a chat template" if key else "added tokens")
+    if more:
+        raise DataError(
+            f"the folder '{path}' has {' and '.join(more)}, but no tokenizer.json that would bring "
+            f"them along: write one with AutoTokenizer.from_pretrained(folder).save_pretrained("
+            f"folder), or do without them by --tokenizer {path / 'tokenizer.model'}"
+        )
 
 
 def _sentencepiece_file(path: Path) -> Path | None:
