@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -60,11 +61,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         folder, {**os.environ, "LAB": str(folder), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
     )
     etc_hosts = Path("/etc/hosts").read_bytes()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing stays then, either
     try:
         found.act("up", str(HOSTS))
         yield found
     finally:
         found.act("down")
+        signal.signal(signal.SIGTERM, before)
     assert Path("/etc/hosts").read_bytes() == etc_hosts
     shown = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True)
     assert "node" not in shown.stdout
