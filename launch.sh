@@ -25,8 +25,8 @@ find_python() {
 # The mark is written last, so that a half-made .venv is never taken for a good one. (Each step says
 # `|| exit` itself: errexit does not hold in a function that is called in a condition.)
 make_environment() (
-  extra=$1 mark=$root/.venv/anyrank-installed${1:+-$1} want=$(cksum < "$root/setup.py")
-  exec 9<> "$root/setup.py" || exit  # for writing as well: NFS locks nothing else exclusively
+  extra=$1 mark=$root/.venv/anyrank-installed${1:+-$1} want=$(cksum < "$root/pyproject.toml")
+  exec 9<> "$root/pyproject.toml" || exit  # for writing as well: NFS locks nothing else exclusively
   flock -n 9 || { echo "launch.sh: waiting for another process that is making .venv"
     flock 9 || exit; }
   [ "$(cat "$mark" 2> /dev/null)" != "$want" ] || exit 0

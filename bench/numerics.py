@@ -28,12 +28,12 @@ from transformers import AutoModelForCausalLM
 
 from bench import record
 from bench.rig import Rig, join, preset_data, random_model, rig
-from train.data.feed import Share, step_share
+from train.data.feed import StepBatch, step_batch
 from train.engine import kernels
 from train.engine.gang import Gang
 from train.engine.start import BETAS, EPS, parameter_groups
 from train.engine.step import Engine
-from train.loop import Job
+from train.loop import TrainingJob
 
 LR, CLIP, DECAY = 1e-3, 1.0, 0.1
 BASE = f"--batch-size 12 --block-size 256 --lr {LR} --weight-decay {DECAY} --precision fp32 "
@@ -72,7 +72,7 @@ class Trace:
     weights: Mapping[str, torch.Tensor]
 
 
-def reference(folder: Path, shares: Sequence[Share], device: torch.device, dtype: Any) -> Trace:
+def reference(folder: Path, shares: Sequence[StepBatch], device: torch.device, dtype: Any) -> Trace:
     """Train by the plainest code there is."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
@@ -97,7 +97,7 @@ def reference(folder: Path, shares: Sequence[Share], device: torch.device, dtype
     return Trace(losses, norms, {k: v.detach().double().cpu() for k, v in model.named_parameters()})
 
 
-def engine_trace(engine: Engine, shares: Sequence[Share]) -> Trace:
+def engine_trace(engine: Engine, shares: Sequence[StepBatch]) -> Trace:
     """Train by the engine's steps."""
     found = [engine.step(i, s.micros, s.loss_tokens, LR) for i, s in enumerate(shares)]
     parameters = dict(engine.model.module.named_parameters())
@@ -108,10 +108,10 @@ def engine_trace(engine: Engine, shares: Sequence[Share]) -> Trace:
     return Trace([f.loss for f in found], [f.grad_norm for f in found], weights)
 
 
-def shares_of(job: Job, steps: int) -> list[Share]:
+def shares_of(job: TrainingJob, steps: int) -> list[StepBatch]:
     data = job.config.data
     args = (job.train, data.seed, data.batch_size)
-    return [step_share(*args, step, job.layout) for step in range(steps)]
+    return [step_batch(*args, step, job.layout) for step in range(steps)]
 
 
 def compare(way: str, found: Trace, base: Trace, start: Mapping[str, torch.Tensor]) -> Any:

@@ -29,15 +29,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bench import record
-from bench.rig import Rig, clock, join, rig, settle
-from train.console import Console
+from bench.rig import Rig, clock, join, rig, settle, train
 from train.data.batch import MicroBatch
 from train.engine.inputs import Inputs, packed_inputs
 from train.engine.start import parameter_groups
 from train.engine.step import Engine, StepResult
-from train.loop import Outputs, fit
-from train.record import open_run_folder
-from train.sinks import NoSink
+from train.loop import Outputs
+from train.output.console import Console
+from train.output.record import open_run_folder
+from train.output.trackers import NoTracker
 
 BUDGET = 0.03
 WORDS = "--pin micro_tokens=4096 recompute=none zero=0 offload=none "
@@ -139,7 +139,7 @@ def observe(run: Rig, folder: Path) -> Observed:
     })  # fmt: skip
     opened = open_run_folder(folder)
     console = Console(True, opened.log)
-    fit(observed, run.job(engine), Outputs(console, opened, NoSink(), folder))
+    train(observed, run.job(engine), Outputs(console, opened, NoTracker(), folder))
     return observed
 
 

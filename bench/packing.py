@@ -29,11 +29,11 @@ from statistics import mean, median
 from bench import record
 from bench.rig import Rig, interleaved, join, median_ratio, rig
 from train.data.batch import MicroBatch, collate
-from train.data.feed import Share, step_share
+from train.data.feed import StepBatch, step_batch
 from train.data.order import sample_ids
 from train.engine.inputs import padded_inputs
 from train.engine.step import Engine
-from train.loop import Job
+from train.loop import TrainingJob
 
 BLOCK, MARGIN = 1024, 0.15
 WORDS = f"--batch-size 16 --block-size {BLOCK} --lr 1e-5 "
@@ -45,7 +45,7 @@ class Way:
     """One way to take a step: an engine, and how it cuts the step's samples."""
 
     engine: Engine
-    shares: Sequence[Share]
+    shares: Sequence[StepBatch]
 
     def step(self, number: int) -> None:
         """Take optimizer step `number`."""
@@ -53,12 +53,12 @@ class Way:
         self.engine.step(number, share.micros, share.loss_tokens, 1e-5)
 
 
-def packed_share(job: Job, step: int) -> Share:
+def packed_share(job: TrainingJob, step: int) -> StepBatch:
     data = job.config.data
-    return step_share(job.train, data.seed, data.batch_size, step, job.layout)
+    return step_batch(job.train, data.seed, data.batch_size, step, job.layout)
 
 
-def in_rows(job: Job, step: int, rows: int) -> Share:
+def in_rows(job: TrainingJob, step: int, rows: int) -> StepBatch:
     """The same samples in the order drawn, `rows` to a micro-batch."""
     data, train = job.config.data, job.train
     ids = sample_ids(data.seed, train.fingerprint, len(train.lengths), data.batch_size, step)

@@ -1,6 +1,6 @@
 """One of `bench/peers.py`'s ways: LitGPT's model, loss, collator and full fine-tuning step.
 
-LitGPT's own command tokenises and shuffles for itself; so that the samples are the same, its loop
+LitGPT's own command tokenizes and shuffles for itself; so that the samples are the same, its loop
 (`litgpt.finetune.full.fit`) is followed here call by call, from its model with the same weights on.
 """
 

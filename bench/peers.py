@@ -100,7 +100,7 @@ def fill(block: int) -> str:
 
     rows = [json.loads(line) for line in preset_data().read_text().splitlines()]
     text = "\n\n".join(row["output"] for row in rows)
-    size = 8 * block  # characters; a token of this tokeniser has two to five
+    size = 8 * block  # characters; a token of this tokenizer has two to five
     cuts = [text[first : first + size] for first in range(0, len(text) - size, size // 4)]
     return "".join(json.dumps({"text": cut}) + "\n" for cut in cuts)
 
@@ -163,14 +163,14 @@ Measured = tuple[list[float], list[float], list[int], int]
 
 def run_anyrank(given: argparse.Namespace, task: dict[str, Any]) -> Measured:
     """Train as `train/main.py` does, from the data on; return ends, losses, tokens, peak."""
-    from bench.rig import QUIET, join, rig
-    from train.loop import Outputs, fit
-    from train.sinks import NoSink
+    from bench.rig import QUIET, join, rig, train
+    from train.loop import Outputs
+    from train.output.trackers import NoTracker
 
     run = rig(join(), words_of(given, task))
     engine = run.engine()
     job = run.job(engine)
-    records = fit(engine, job, Outputs(QUIET, None, NoSink(), Path(task["folder"])))
+    records = train(engine, job, Outputs(QUIET, None, NoTracker(), Path(task["folder"])))
     return (
         [record.time for record in records],
         [record.loss for record in records],
@@ -245,14 +245,15 @@ def same_samples(
     given: argparse.Namespace, task: dict[str, Any]
 ) -> tuple[list[dict[str, list[int]]], list[int]]:
     """Return the samples of the run's steps, in order, and the real tokens of each step."""
-    from train import hops
     from train.config import parse_args
-    from train.console import Console
     from train.data.order import sample_ids
+    from train.output.console import Console
+    from train.paths import cache_folder
+    from train.run import inputs
 
-    cache = hops.cache_folder(os.environ)
-    source = hops.locate(parse_args(words_of(given, task)), cache, Console(False))
-    train = hops.open_data(source, cache, Console(False)).train
+    cache = cache_folder(os.environ)
+    source = inputs.locate(parse_args(words_of(given, task)), cache, Console(False))
+    train = inputs.open_data(source, cache, Console(False)).train
     samples, tokens = [], []
     for step in range(given.steps):
         ids = sample_ids(0, train.fingerprint, len(train.lengths), given.batch, step)

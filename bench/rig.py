@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,39 +20,47 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from train import hops, training
 from train.config import World, parse_args
-from train.console import Console
 from train.data.preset import build_preset
 from train.data.store import Dataset
 from train.engine import start as engines
-from train.engine.gang import Gang
+from train.engine.gang import Gang, connect
 from train.engine.model import DTYPES
 from train.engine.step import Engine
-from train.loop import Job
-from train.planned import Planned, plan
+from train.launch.stopping import StopRequests
+from train.loop import NoSaver, Outputs, TrainingJob, fit
+from train.output.console import Console
+from train.output.record import StepRecord
+from train.paths import cache_folder
+from train.run import inputs, session
+from train.run.planning import PlannedRun, choose_plan
+from train.run.resume import Resumed
 
 QUIET = Console(False)
 
 
 @dataclass(frozen=True)
 class Rig:
-    """A run ready to train: what `train.main` has in hand before its sixth hop."""
+    """A run ready to train: what `train.main` has in hand before its sixth stage."""
 
-    source: hops.Source
+    source: inputs.RunInputs
     data: Dataset
     gang: Gang
-    planned: Planned
+    planned: PlannedRun
 
-    def engine(self, packed: bool = True, fused: bool = True) -> Engine:
+    def engine(self, *, packed: bool = True, fused: bool = True) -> Engine:
         """Load the model and wrap it; several engines may live beside one another."""
         plan, zero = self.planned.chosen.plan, dict(self.planned.zero)
         source = self.source
-        return engines.start(self.gang, source.config, source.model, plan, zero, packed, fused)
+        return engines.start(
+            self.gang, source.config, source.model, plan, zero, packed=packed, fused=fused
+        )
 
-    def job(self, engine: Engine) -> Job:
+    def job(self, engine: Engine) -> TrainingJob:
         """What the loop needs to train this engine."""
-        return training.job(self.source, self.data, self.planned, engine)
+        return session.training_job(
+            self.source, self.data, self.planned, engine, Resumed(NoSaver(), 0, False)
+        )
 
 
 def join() -> Gang:
@@ -61,23 +70,28 @@ def join() -> Gang:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return training.connect(World.from_env(os.environ), os.environ)
+    return connect(World.from_env(os.environ), os.environ)
 
 
 def rig(gang: Gang, words: Sequence[str]) -> Rig:
     """Open data and plan for the command line `words` of `train/main.py`."""
-    cache = hops.cache_folder(os.environ)
-    source = hops.locate(parse_args(list(words)), cache, QUIET)
-    data = hops.open_data(source, cache, QUIET)
-    return Rig(source, data, gang, plan(source, data, gang, QUIET))
+    cache = cache_folder(os.environ)
+    source = inputs.locate(parse_args(list(words)), cache, QUIET)
+    data = inputs.open_data(source, cache, QUIET)
+    return Rig(source, data, gang, choose_plan(source, data, gang, QUIET))
+
+
+def train(engine: Engine, job: TrainingJob, out: Outputs) -> tuple[StepRecord, ...]:
+    """Train to the job's end as a run does, but save nothing and heed no request to stop."""
+    return fit(engine, job, out, NoSaver(), StopRequests(World(), sys.exit))
 
 
 def random_model(folder: Path, precision: str, **sizes: Any) -> Path:
-    """Write a Mistral of these sizes with random weights, and the preset's tokeniser, to `folder`.
+    """Write a Mistral of these sizes with random weights, and the preset's tokenizer, to `folder`.
 
     On a GPU the weights are drawn there, so that seven billion take seconds.
     """
-    tokenizer = build_preset(hops.cache_folder(os.environ)).model
+    tokenizer = build_preset(cache_folder(os.environ)).model
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         config = MistralConfig(**sizes)
@@ -90,7 +104,7 @@ def random_model(folder: Path, precision: str, **sizes: Any) -> Path:
 
 def preset_data() -> Path:
     """Return the embedded dataset: functions of the standard library, of ragged lengths."""
-    return build_preset(hops.cache_folder(os.environ)).dataset
+    return build_preset(cache_folder(os.environ)).dataset
 
 
 def clock(act: Callable[[], object]) -> float:

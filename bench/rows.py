@@ -1,4 +1,4 @@
-"""Published measurements as the planner's own questions: a row becomes a Request and a Plan."""
+"""Published measurements as the planner's own questions: a row becomes a PlanRequest and a Plan."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from train.config import LoraConfig
 from train.errors import PlanError
-from train.planning.hardware import Cluster, cluster_of, find_gpu
+from train.planning.cluster import Cluster, cluster_of
+from train.planning.hardware import find_gpu
 from train.planning.plan import Plan
-from train.planning.request import Lengths, Request
+from train.planning.request import Lengths, PlanRequest
 from train.planning.shape import Shape
 
 FP8 = ("fp8", "mxfp8", "nvfp4", "nf4", "int4")
@@ -31,7 +32,7 @@ class Row:
     source: str
     sweep: str
     series: str
-    request: Request
+    request: PlanRequest
     plan: Plan
     tokens_per_s: float | None
     peak: float | None
@@ -92,7 +93,7 @@ def _row(raw: dict[str, str]) -> Row:
     accumulation = max(1, accumulation)
     batch = whole["global_batch_seqs"] or whole["micro_batch"] * dp * accumulation
     per_host = min(gpus, whole["gpus_per_node"] or 8)
-    request = Request(
+    request = PlanRequest(
         shape=shape_of_row(raw), batch_size=batch, block_size=whole["seq_len"],
         cluster=_cluster(raw, gpus, per_host), pins=kernels(raw),
         lora=LoraConfig(16, 32, 0.0) if raw["kind"] == "lora" else None,

@@ -24,10 +24,10 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from bench import record
-from tests.ranks import together
-from train.checkpoints import Facts, complete, read_index
+from tests.support.ranks import together
+from train.checkpoint.folder import Facts, complete, read_index
 from train.config import parse_args
-from train.engine import state
+from train.engine import zero
 from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
 from train.engine.start import start
@@ -54,7 +54,7 @@ def save(gang: Gang, model: Path, run: Path) -> None:
     gang.on_main(lambda: attempt.mkdir(parents=True))
     saver = Saver(engine, run, attempt, Facts({}, {}), keep=1)
     for step in range(1, SAVES + 1):
-        state.prepare(engine, step)
+        zero.init_state(engine, step)
         gang.barrier()
         began = time.perf_counter()
         saver.save(step)

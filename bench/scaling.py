@@ -119,9 +119,9 @@ class Start:
 
 def work(steps: int, task: dict[str, str]) -> None:
     """Train on the ranks that the launcher started; rank 0 writes the seconds of each step."""
-    from bench.rig import QUIET, join, rig
-    from train.loop import Outputs, fit
-    from train.sinks import NoSink
+    from bench.rig import QUIET, join, rig, train
+    from train.loop import Outputs
+    from train.output.trackers import NoTracker
 
     gang = join()
     words = f"--model-name-or-path {task['model']} --dataset-name-or-path {task['data']} "
@@ -130,7 +130,7 @@ def work(steps: int, task: dict[str, str]) -> None:
     words += "--pin zero=1 recompute=none offload=none micro_tokens=4096"
     run = rig(gang, words.split())
     engine = run.engine()
-    records = fit(engine, run.job(engine), Outputs(QUIET, None, NoSink(), Path(task["out"])))
+    records = train(engine, run.job(engine), Outputs(QUIET, None, NoTracker(), Path(task["out"])))
     if gang.world.is_main:
         Path(task["out"]).write_text(json.dumps([r.seconds for r in records[1:]]))
     gang.close()
@@ -162,11 +162,11 @@ def best(
     shape: str, gpus: int, batch: int, block: int, nic: str, gpu: str, pins: dict[str, str]
 ) -> float:
     """Return the chosen plan's tokens per second and GPU on hosts of eight."""
-    from train.planning import Request, choose, cluster_of, find_gpu, find_shape
+    from train.planning import PlanRequest, choose, cluster_of, find_gpu, find_shape
 
     hosts = [(f"node{number}", 8) for number in range(1, gpus // 8 + 1)]
     cluster = cluster_of(hosts, {"nic": nic}, find_gpu(gpu))
-    request = Request(find_shape(shape), cluster, batch, block, pins=pins)
+    request = PlanRequest(find_shape(shape), cluster, batch, block, pins=pins)
     chosen = choose(request).chosen
     assert chosen is not None, f"nothing fits {gpus} x {gpu}"
     return chosen.tokens_per_s / gpus

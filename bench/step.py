@@ -82,9 +82,9 @@ def grid(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def run_one(given: argparse.Namespace, task: dict[str, Any]) -> None:
     """Train under one plan; write what was predicted and measured."""
-    from bench.rig import QUIET, join, rig
-    from train.loop import Outputs, fit
-    from train.sinks import NoSink
+    from bench.rig import QUIET, join, rig, train
+    from train.loop import Outputs
+    from train.output.trackers import NoTracker
 
     folder = Path(task["folder"])
     words = [
@@ -96,7 +96,7 @@ def run_one(given: argparse.Namespace, task: dict[str, Any]) -> None:
     ]  # fmt: skip
     run = rig(join(), words)
     engine = run.engine()
-    records = fit(engine, run.job(engine), Outputs(QUIET, None, NoSink(), folder))
+    records = train(engine, run.job(engine), Outputs(QUIET, None, NoTracker(), folder))
     settled, chosen = records[1:], run.planned.chosen
     seconds = median(r.seconds for r in settled)
     result = {

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def preset(tmp_path_factory: pytest.TempPathFactory):
-    """The embedded preset: functions of the standard library and a tokeniser trained on them."""
+    """The embedded preset: functions of the standard library and a tokenizer trained on them."""
     from train.data.preset import build_preset
 
     return build_preset(tmp_path_factory.mktemp("preset"))

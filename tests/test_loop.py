@@ -1,39 +1,46 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.fakes import FakeEngine, FakeSplit
-from train.config import parse_args
-from train.console import Console
-from train.data.feed import Layout
+from tests.support.fakes import FakeEngine, FakeSplit
+from train.config import World, parse_args
+from train.data.feed import Placement
 from train.errors import NonFiniteError
-from train.loop import Job, Outputs, fit
-from train.record import open_run_folder, read_metrics
-from train.sinks import NoSink
+from train.launch.stopping import StopRequests
+from train.loop import NoSaver, Outputs, TrainingJob
+from train.loop import fit as fit_with
+from train.output.console import Console
+from train.output.record import open_run_folder, read_metrics
+from train.output.trackers import NoTracker
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 60).astype(np.int32)
 
 
-def job(*words: str) -> Job:
+def job(*words: str) -> TrainingJob:
     named = ["--model-name-or-path", "m", "--dataset-name-or-path", "d"]
-    return Job(
+    return TrainingJob(
         config=parse_args([*named, "--batch-size", "12", "--lr", "0.2", *words]),
         train=FakeSplit(LENGTHS),
-        held_out=FakeSplit(LENGTHS[:7]),
-        layout=Layout(replica=0, replicas=1, capacity=64),
+        validation=FakeSplit(LENGTHS[:7]),
+        placement=Placement(replica=0, replicas=1, capacity=64),
         start=0,
         total=10,
-        plan="abc",
+        plan_digest="abc",
         world_size=1,
         mfu=lambda share, seconds: None,
     )
 
 
+def fit(engine, job, out):
+    return fit_with(engine, job, out, NoSaver(), StopRequests(World(), sys.exit))
+
+
 def outputs(path) -> Outputs:
     folder = open_run_folder(path)
-    return Outputs(Console(True, folder.log), folder, NoSink(), path)
+    return Outputs(Console(True, folder.log), folder, NoTracker(), path)
 
 
 def test_a_run_leaves_one_line_per_step_and_a_last_evaluation(tmp_path, capsys):
@@ -58,12 +65,12 @@ def test_the_console_keeps_to_the_interval_but_metrics_do_not(tmp_path, capsys):
 
 def test_replicas_together_see_each_sample_of_a_step_once(tmp_path):
     alone = FakeEngine()
-    fit(alone, job(), Outputs(Console(False), None, NoSink(), tmp_path))
+    fit(alone, job(), Outputs(Console(False), None, NoTracker(), tmp_path))
     parts = []
     for replica in range(3):
-        one = replace(job(), layout=Layout(replica=replica, replicas=3, capacity=64))
+        one = replace(job(), placement=Placement(replica=replica, replicas=3, capacity=64))
         engine = FakeEngine()
-        fit(engine, one, Outputs(Console(False), None, NoSink(), tmp_path))
+        fit(engine, one, Outputs(Console(False), None, NoTracker(), tmp_path))
         parts.append(engine.seen)
     for step, whole in enumerate(alone.seen):
         assert sorted(i for part in parts for i in part[step]) == list(whole)

@@ -111,7 +111,7 @@ def test_a_mistake_exits_2_with_one_sentence(name, model, tmp_path):
 
 
 def test_nothing_heavy_is_imported_before_the_arguments_are_checked(tmp_path):
-    code = "import sys, train.config, train.hops, train.planning, train.launch.request; "
+    code = "import sys, train.config, train.run.inputs, train.planning, train.launch.arguments; "
     code += "heavy = {'torch', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules); "
     code += "sys.exit(str(heavy) if heavy else 0)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
@@ -173,4 +173,4 @@ def test_tokens_that_the_model_does_not_embed_are_refused(model, tmp_path):
         "--batch-size", "8", "--run-dir", "run", "--dry-run",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "the tokeniser has 32000 entries but the model embeds only 300" in done.stderr
+    assert "the tokenizer has 32000 entries but the model embeds only 300" in done.stderr

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from train.arguments import ARGUMENTS
-from train.launch import hostfile
+from train.hosts import hostfile
 from train.planning.dsconfig import read_ds_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,15 +22,16 @@ PACKAGE = sorted((ROOT / "train").rglob("*.py"))
 OURS = sorted(
     path for folder in ("train", "tests", "bench", "docs") for path in (ROOT / folder).rglob("*.py")
 )
-# What a module may import of train: itself and all to its left.
+# What a module may import of train: itself and all to its left; `commands` stands on all but main.
 ORDER = (
-    "errors", "arguments", "config", "planning", "launch", "data", "tensorfile", "slices",
-    "checkpoints", "record", "console", "sinks", "schedule", "stopping", "curves", "figures",
-    "page", "report", "engine", "loop", "hops", "prepare", "identity", "resume", "planned",
-    "training", "ends", "main",
+    "errors", "text", "paths", "locking", "arguments", "config", "planning", "hosts", "launch",
+    "data", "interfaces", "checkpoint", "output", "report", "engine", "loop", "run", "commands",
+    "main",
 )  # fmt: skip
+# Short on purpose: each keeps two sides apart.
+SEAMS = {"train/checkpoint/failpoint.py"}
 TORCH = {"torch", "deepspeed"}
-FREE_ROOMS = ("planning", "launch")
+FREE_ROOMS = ("planning", "hosts", "launch")
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -62,9 +64,28 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def test_no_file_is_longer_than_300_lines() -> None:
+def test_no_file_is_longer_than_400_lines_and_no_module_shorter_than_25() -> None:
     counts = {name(path): path.read_text().count("\n") for path in OURS}
-    assert {path: lines for path, lines in counts.items() if lines > 300} == {}
+    assert {path: lines for path, lines in counts.items() if lines > 400} == {}
+    modules = [name(path) for path in PACKAGE if path.name != "__init__.py"]
+    assert {path for path in modules if counts[path] < 25} == SEAMS
+
+
+def test_no_class_name_stands_twice() -> None:
+    names = Counter(
+        node.name
+        for path in PACKAGE
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_nine_functions_in_ten_are_at_most_27_lines() -> None:
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1 for path in PACKAGE for node in functions(path)
+    )
+    assert lengths[int(0.9 * len(lengths))] <= 27
 
 
 def test_no_function_is_longer_than_60_lines() -> None:
@@ -80,8 +101,8 @@ def test_main_is_a_table_of_contents() -> None:
     assert (ROOT / "train/main.py").read_text().count("\n") <= 60
 
 
-def test_there_are_at_most_36_arguments() -> None:
-    assert len({row.flag for row in ARGUMENTS}) == len(ARGUMENTS) <= 36
+def test_there_are_at_most_48_arguments() -> None:
+    assert len({row.flag for row in ARGUMENTS}) == len(ARGUMENTS) <= 48
 
 
 def test_imports_go_one_way() -> None:
@@ -107,12 +128,13 @@ def test_torch_and_deepspeed_are_imported_in_the_engine_only() -> None:
     ] == []
 
 
-def test_planning_and_launch_need_the_standard_library_only() -> None:
+def test_planning_hosts_and_launch_need_the_standard_library_only() -> None:
     allowed = sys.stdlib_module_names | {"train"}
     assert [
         f"{name(path)}:{line}: {module}"
         for path in PACKAGE
-        if room(path) in (*FREE_ROOMS, "errors", "arguments", "config", "cli")
+        if room(path)
+        in (*FREE_ROOMS, "errors", "text", "paths", "locking", "arguments", "config", "cli")
         for line, module in imported(path)
         if module.split(".")[0] not in allowed
     ] == []
@@ -120,7 +142,7 @@ def test_planning_and_launch_need_the_standard_library_only() -> None:
 
 def test_no_module_of_train_hides_another(pytestconfig: pytest.Config) -> None:
     """The launcher runs train/main.py as a file, so train/ comes first on the path for a moment."""
-    setup = (ROOT / "setup.py").read_text()
+    setup = (ROOT / "pyproject.toml").read_text()
     third = {word.replace("-", "_").lower() for word in re.findall(r'"([\w-]+)[><=]', setup)}
     third |= {"accelerate", "huggingface_hub", "jinja2", "google", "yaml", "packaging", "pip"}
     assert {"torch", "deepspeed", "datasets", "mistral_common"} <= third

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from train.config import OptimizerConfig
-from train.schedule import learning_rate
+from train.loop import learning_rate
 
 FLAT = OptimizerConfig(
     lr=2.0, lr_schedule="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0

@@ -6,7 +6,26 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+from train.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises ConfigError where argparse would exit; no flag may be abbreviated."""
+
+    def __init__(self, prog: str, description: str, where: str = "") -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._where = where
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing and exiting.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"{self._where}{message}")
+
 
 PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp")
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from train.errors import AnyrankError, ConfigError, did_you_mean
+from train.errors import AnyrankError, ConfigError, ExitCode, did_you_mean
 
 # Every module has `command(argv: Sequence[str]) -> int`, which returns the exit code.
 COMMANDS = {
-    "plan": ("train.launch.plan", "predict memory and time, and choose; no GPU is touched"),
-    "switch": ("train.launch.switch", "choose the hosts that ./launch.sh uses"),
-    "smi": ("train.launch.smi", "show the accelerator, all hosts as one"),
-    "check": ("train.launch.check", "examine every host before a run"),
-    "report": ("train.report", "tables, plots and comparisons of runs"),
-    "export": ("train.engine.export", "write a checkpoint as a Hugging Face folder"),
-    "prepare": ("train.prepare", "fetch and tokenise ahead, without a GPU"),
+    "launch": ("train.launch.__main__", "train on N GPUs, supervised: what ./launch.sh runs"),
+    "plan": ("train.commands.plan", "predict memory and time, and choose; no GPU is touched"),
+    "switch": ("train.commands.switch", "choose the hosts that are used"),
+    "smi": ("train.commands.smi", "show the accelerator, all hosts as one"),
+    "check": ("train.commands.check", "examine every host before a run"),
+    "report": ("train.commands.report", "tables, plots and comparisons of runs"),
+    "export": ("train.commands.export", "write a checkpoint as a Hugging Face folder"),
+    "prepare": ("train.commands.prepare", "fetch and tokenize ahead, without a GPU"),
 }
 
 
@@ -25,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     try:
         code = run(words)
+        sys.stdout.flush()
     except AnyrankError as error:
         print(f"[error] {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        code = 130
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.DONE
     sys.exit(code)
 
 
@@ -42,7 +48,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("anyrank COMMAND [arguments]; anyrank COMMAND --help explains one\n")
         print("\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items()))
-        return 0
+        return ExitCode.DONE
     name, *rest = words
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from train.arguments import ARGUMENTS, PIN_KEYS, PRESET, Argument
+from train.arguments import ARGUMENTS, PIN_KEYS, PRESET, Argument, Parser
 from train.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -132,18 +132,9 @@ class RunConfig:
         return self.model.name_or_path is None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `train/main.py`; it raises ConfigError where argparse would exit."""
-    parser = _Parser(
-        prog="train/main.py",
-        description="Fine-tune a language model; the same run at any GPU count.",
-        allow_abbrev=False,
-    )
+    parser = Parser("train/main.py", "Fine-tune a language model; the same run at any GPU count.")
     for row in ARGUMENTS:
         flags = [row.flag] + ([row.alias] if row.alias else [])
         default = None if row.default in (None, False) else row.default
@@ -222,7 +213,7 @@ def _value(row: Argument, text: Any) -> Any:
         raise ConfigError(f"{row.flag} {error}") from None
 
 
-def parse_pins(words: Sequence[str]) -> dict[str, str]:
+def parse_pins(words: Sequence[str], keys: Sequence[str] = PIN_KEYS) -> dict[str, str]:
     """Split `key=value` words; the planner checks the values.
 
     Raises:
@@ -235,8 +226,8 @@ def parse_pins(words: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"--pin takes key=value, but is '{word}' instead; for example --pin zero=2"
             )
-        if key not in PIN_KEYS:
-            hint = did_you_mean(key, PIN_KEYS) or f"; the keys are {', '.join(PIN_KEYS)}"
+        if key not in keys:
+            hint = did_you_mean(key, keys) or f"; the keys are {', '.join(keys)}"
             raise ConfigError(f"--pin does not know '{key}'{hint}")
         if pins.setdefault(key, value) != value:
             raise ConfigError(f"--pin gives '{key}' twice, as {pins[key]} and as {value}: keep one")

@@ -5,7 +5,7 @@
     │   ├── ConfigError          an argument or a ds_config
     │   ├── HostfileError        a hostfile line or a host named in one
     │   ├── PlanError            no legal plan, or contradictory pins
-    │   ├── DataError            a dataset, a row, a tokeniser
+    │   ├── DataError            a dataset, a row, a tokenizer
     │   ├── ModelError           a model folder, its keys or shapes
     │   └── CheckpointError      a checkpoint that does not belong to this run
     ├── NonFiniteError (3)       the loss or a gradient is not a number; never retried
@@ -20,19 +20,32 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
 from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What a process of anyrank returns."""
+
+    DONE = 0
+    FAULT = 1
+    USER = 2
+    NON_FINITE = 3
+    STOPPED = 75  # EX_TEMPFAIL of <sysexits.h>: the same command goes on
+    OUT_OF_MEMORY = 77
+    INTERRUPTED = 130  # 128 + SIGINT
 
 
 class AnyrankError(Exception):
     """Any end of a run that anyrank can name; `exit_code` is what the process returns."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[ExitCode] = ExitCode.FAULT
 
 
 class UserError(AnyrankError):
     """The user must change something."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[ExitCode] = ExitCode.USER
 
 
 class ConfigError(UserError):
@@ -48,7 +61,7 @@ class PlanError(UserError):
 
 
 class DataError(UserError):
-    """A dataset, one of its rows, or the tokeniser is wrong."""
+    """A dataset, one of its rows, or the tokenizer is wrong."""
 
 
 class ModelError(UserError):
@@ -62,23 +75,36 @@ class CheckpointError(UserError):
 class NonFiniteError(AnyrankError):
     """A loss or a gradient is not a number; the update was not applied."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code: ClassVar[ExitCode] = ExitCode.NON_FINITE
 
 
 class StopRequested(AnyrankError):
     """A stop was asked for, and the state has been saved."""
 
-    exit_code: ClassVar[int] = 75
+    exit_code: ClassVar[ExitCode] = ExitCode.STOPPED
 
 
 class OutOfMemoryError(AnyrankError):
     """A device or a host ran out of memory."""
 
-    exit_code: ClassVar[int] = 77
+    exit_code: ClassVar[ExitCode] = ExitCode.OUT_OF_MEMORY
 
 
 class FaultError(AnyrankError):
     """A host, a process or a link failed."""
+
+
+_ECHO = "raised by rank 0"
+
+
+def mark_echo(error: BaseException) -> None:
+    """Note on an error that rank 0 has raised it, too, and will tell of it."""
+    error.add_note(_ECHO)
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether rank 0 has raised this error, and this is another rank."""
+    return _ECHO in getattr(error, "__notes__", ())
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from train.config import RunConfig, World
-from train.console import Console
+from train.config import OptimizerConfig, RunConfig
 from train.data.batch import MicroBatch
-from train.data.feed import Layout, Share, Split, prefetched, step_share, whole_split
+from train.data.feed import Placement, Split, StepBatch, prefetched, step_batch, whole_split
 from train.errors import NonFiniteError
-from train.record import EvalRecord, RunFolder, StepRecord
-from train.schedule import learning_rate
-from train.sinks import Sink
-from train.stopping import Stopping
-
-
-class StepResult(Protocol):
-    """What the engine says of a step."""
-
-    @property
-    def loss(self) -> float:
-        """Mean over the step's loss tokens, in nats."""
-        ...
-
-    @property
-    def grad_norm(self) -> float:
-        """Global norm before clipping."""
-        ...
-
-    @property
-    def stop(self) -> bool:
-        """Whether any rank asked to stop."""
-        ...
-
-
-class Engine(Protocol):
-    """What the loop needs of an engine."""
-
-    def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, stop: bool
-    ) -> StepResult:
-        """Take one optimizer step."""
-        ...
-
-    def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
-        """Return summed loss and tokens."""
-        ...
-
-    def agree(self, wish: bool) -> bool:
-        """Whether any rank wishes so."""
-        ...
-
-    def peak_bytes(self) -> int:
-        """Return the largest memory used so far."""
-        ...
-
-
-class Saver(Protocol):
-    """What the loop needs to save; every rank calls each method alike."""
-
-    def save(self, step: int) -> None:
-        """Save the state after `step` steps, for the most part behind the loop's back."""
-        ...
-
-    def wait(self) -> None:
-        """Wait for the last save, and raise what went wrong with it."""
-        ...
-
-    def failed(self) -> bool:
-        """Whether something is known to have gone wrong with the last save."""
-        ...
+from train.interfaces import CheckpointSaver, MetricLogger, StepOutcome, Trainer
+from train.launch.stopping import StopRequests
+from train.output.console import Console
+from train.output.record import EvalRecord, RunFolder, StepRecord
 
 
 class NoSaver:
@@ -89,33 +30,31 @@ class NoSaver:
         """Do nothing."""
 
     def failed(self) -> bool:
-        """Never."""
+        """Return False: there is no save that could fail."""
         return False
 
 
-UNSAVED = NoSaver()
 SETTLED = 3  # steps after which the plan's prediction is compared with what was measured
-UNASKED = Stopping(World(), sys.exit)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a run trains on and how far: steps `start` to `total`, both counted from 0.
 
-    `owed`: an evaluation after step `start` that was not made before the run was interrupted.
+    `pending_eval`: an evaluation after step `start` that an interrupted run has not made.
     `expected`: seconds of a step and peak bytes -> the plan's prediction against them, in words.
     """
 
     config: RunConfig
     train: Split
-    held_out: Split
-    layout: Layout
+    validation: Split
+    placement: Placement
     start: int
     total: int
-    plan: str
+    plan_digest: str
     world_size: int
-    mfu: Callable[[Share, float], float | None]
-    owed: bool = False
+    mfu: Callable[[StepBatch, float], float | None]
+    pending_eval: bool = False
     expected: Callable[[float, float], str] | None = None
 
 
@@ -125,12 +64,12 @@ class Outputs:
 
     console: Console
     folder: RunFolder | None
-    sink: Sink
+    tracker: MetricLogger
     path: Path
 
 
 def fit(
-    engine: Engine, job: Job, out: Outputs, saver: Saver = UNSAVED, stop: Stopping = UNASKED
+    engine: Trainer, job: TrainingJob, out: Outputs, saver: CheckpointSaver, stop: StopRequests
 ) -> tuple[StepRecord, ...]:
     """Train from step `job.start` to `job.total`; return a record per step.
 
@@ -140,18 +79,18 @@ def fit(
         CheckpointError: a checkpoint could not be saved.
     """
     data, output = job.config.data, job.config.output
-    make = partial(_share, job.train, data.seed, data.batch_size, job.layout)
+    make = partial(_step_batch, job.train, data.seed, data.batch_size, job.placement)
     records = []
     with out.console.bar(job.start, job.total) as bar, stop.deferred(), _saved(saver):
-        if job.owed and not evaluate(engine, job, out, job.start, stop):
-            raise stop.obeyed(job.start, job.total)
+        if job.pending_eval and not evaluate(engine, job, out, job.start, stop):
+            raise stop.finished(job.start, job.total)
         began = time.perf_counter()
-        for step, share in enumerate(prefetched(make, job.start, job.total), job.start):
+        for step, batch in enumerate(prefetched(make, job.start, job.total), job.start):
             lr = learning_rate(job.config.optimizer, step, job.total)
             ending = stop.asked() or saver.failed()
-            found = engine.step(step, share.micros, share.loss_tokens, lr, ending)
+            found = engine.step(step, batch.micros, batch.loss_tokens, lr, stop=ending)
             seconds = time.perf_counter() - began
-            record = _record(job, step, share, found, lr, seconds, engine.peak_bytes())
+            record = _record(job, step, batch, found, lr, seconds, engine.peak_bytes())
             records.append(record)
             _report(record, job, out)
             if len(records) == SETTLED and job.expected is not None:
@@ -165,13 +104,13 @@ def fit(
                 saver.save(step + 1)
             if ended:
                 saver.wait()
-                raise stop.obeyed(step + 1, job.total)
+                raise stop.finished(step + 1, job.total)
             began = time.perf_counter()
     return tuple(records)
 
 
 @contextmanager
-def _saved(saver: Saver) -> Iterator[None]:
+def _saved(saver: CheckpointSaver) -> Iterator[None]:
     """Finish the last save at the end, and also when the loop ends with a step that is bad."""
     try:
         yield
@@ -182,7 +121,7 @@ def _saved(saver: Saver) -> Iterator[None]:
 
 
 def evaluate(
-    engine: Engine, job: Job, out: Outputs, step: int, stop: Stopping = UNASKED
+    engine: Trainer, job: TrainingJob, out: Outputs, step: int, stop: StopRequests
 ) -> EvalRecord | None:
     """Measure the loss of the whole held-out split, weighted by tokens, after `step` steps.
 
@@ -193,8 +132,8 @@ def evaluate(
 
     def until_stopped() -> Iterator[Sequence[MicroBatch]]:
         nonlocal stopped
-        for micros in whole_split(job.held_out, job.config.data.batch_size, job.layout):
-            stopped = engine.agree(stop.asked())
+        for micros in whole_split(job.validation, job.config.data.batch_size, job.placement):
+            stopped = engine.agree(wish=stop.asked())
             if stopped:
                 return
             yield micros
@@ -205,13 +144,13 @@ def evaluate(
     record = EvalRecord(step, loss / max(1, tokens), tokens)
     if out.folder is not None:
         out.folder.write(record)
-        out.sink.write(step, {"eval/loss": record.eval_loss})
+        out.tracker.write(step, {"eval/loss": record.eval_loss})
     out.console.say(f"Evaluation after step {step}: loss {record.eval_loss:.6f} on {tokens} tokens")
     return record
 
 
-def _share(split: Split, seed: int, batch: int, layout: Layout, step: int) -> Share:
-    return step_share(split, seed, batch, step, layout)
+def _step_batch(split: Split, seed: int, batch: int, placement: Placement, step: int) -> StepBatch:
+    return step_batch(split, seed, batch, step, placement)
 
 
 def is_due(done: int, total: int, every: int) -> bool:
@@ -220,33 +159,55 @@ def is_due(done: int, total: int, every: int) -> bool:
 
 
 def _record(
-    job: Job, step: int, share: Share, found: StepResult, lr: float, seconds: float, peak: int
+    job: TrainingJob,
+    step: int,
+    batch: StepBatch,
+    found: StepOutcome,
+    lr: float,
+    seconds: float,
+    peak: int,
 ) -> StepRecord:
     return StepRecord(
         step=step + 1,
         loss=found.loss,
         lr=lr,
         grad_norm=found.grad_norm,
-        samples=share.samples,
-        loss_tokens=share.loss_tokens,
-        tokens=share.tokens,
-        padded_tokens=share.samples * job.config.data.block_size,
+        samples=batch.samples,
+        loss_tokens=batch.loss_tokens,
+        tokens=batch.tokens,
+        padded_tokens=batch.samples * job.config.data.block_size,
         seconds=seconds,
-        tokens_per_s=share.tokens / seconds,
-        mfu=job.mfu(share, seconds),
+        tokens_per_s=batch.tokens / seconds,
+        mfu=job.mfu(batch, seconds),
         world_size=job.world_size,
-        plan=job.plan,
-        sample_hash=share.sample_hash,
+        plan=job.plan_digest,
+        sample_hash=batch.sample_hash,
         peak_bytes=peak,
         time=time.time(),
     )
 
 
-def _report(record: StepRecord, job: Job, out: Outputs) -> None:
+def _report(record: StepRecord, job: TrainingJob, out: Outputs) -> None:
     if out.folder is None:
         return
     out.folder.write(record)
     names = ("loss", "lr", "grad_norm", "tokens_per_s", "seconds")
-    out.sink.write(record.step, {f"train/{name}": getattr(record, name) for name in names})
+    out.tracker.write(record.step, {f"train/{name}": getattr(record, name) for name in names})
     if record.step % job.config.output.log_interval == 0 or record.step == job.total:
         out.console.step(record, job.total)
+
+
+def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
+    """Return the rate of step `step` (from 0) of a run of `total` steps.
+
+    A linear rise over the warm-up reaches the full rate at its last step; after it the rate stays,
+    or falls to nothing at the end along a line or half a cosine.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    if config.lr_schedule == "linear":
+        return config.lr * (1 - done)
+    if config.lr_schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr

@@ -1,4 +1,4 @@
-"""One run, as a table of contents: each line of `run` is a hop from argv to a trained model."""
+"""One run, as a table of contents: each line of `run` is a stage from argv to a trained model."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from pathlib import Path
 # The launcher runs this file, so that its folder leads the path: the repository takes its place.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from train import hops
 from train.config import RunConfig, World, parse_args
-from train.console import Console
-from train.ends import begin, end
-from train.stopping import Stopping
+from train.launch.stopping import StopRequests
+from train.loop import fit
+from train.run import inputs
+from train.run.exit import exit_with, install_handlers
 
 
-def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: Stopping) -> None:
+def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: StopRequests) -> None:
     """Carry out a run."""
-    console = Console(world.is_main)
-    cache = hops.cache_folder(env)
-    console.hop(1, f"Connecting to resources on the server ({hops.host_name()})")
-    source = hops.locate(config, cache, console)
-    console.hop(2, f"Opening the dataset {source.config.data.name_or_path}")
-    data = hops.open_data(source, cache, console)
+    console, cache = inputs.begin(world, env)
+    console.stage(1, f"Connecting to resources on the server ({inputs.host_name()})")
+    found = inputs.locate(config, cache, console)
+    console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
+    data = inputs.open_data(found, cache, console)
 
-    from train import training  # torch and deepspeed: not needed for anything that can fail above
+    from train.engine.gang import connect  # torch: nothing that can fail above needs it
+    from train.run import planning, resume, session
 
-    console.hop(3, f"Joining the ranks, {world.size} in all")
-    gang = training.connect(world, env)
-    console.hop(4, "Planning")
-    planned = training.plan(source, data, gang, console, cache)
+    console.stage(3, f"Joining the ranks, {world.size} in all")
+    gang = connect(world, env)
+    console.stage(4, "Planning")
+    planned = planning.choose_plan(found, data, gang, console, cache)
     if config.dry_run:
         return
-    out = training.open_outputs(source, planned, gang, env, stop)
-    out.console.hop(5, f"Loading the model {source.config.model.name_or_path}")
-    engine = training.start(source, planned, gang, out)
-    resumed = training.resume(source, data, planned.plan, engine, out)
-    job = training.job(source, data, planned, engine, resumed.start, resumed.owed)
-    out.console.hop(6, f"Training {job.total} steps")
-    records = training.fit(engine, job, out, resumed.saver, stop)
-    training.save(engine, source, out)
-    training.finish(source, records, data, gang, out)
+    out = session.open_outputs(found, planned, gang, env, stop)
+    out.console.stage(5, f"Loading the model {found.config.model.name_or_path}")
+    engine = session.start_engine(found, planned, gang, out)
+    resumed = resume.resume(found, data, planned.plan, engine, out)
+    job = session.training_job(found, data, planned, engine, resumed)
+    out.console.stage(6, f"Training {job.total} steps")
+    records = fit(engine, job, out, resumed.saver, stop)
+    session.save(engine, found, out)
+    session.finish(found, records, data, gang, out)
     gang.close()
 
 
@@ -50,10 +50,10 @@ def main() -> None:
     """Run from the command line and leave with the run's exit code."""
     world = World()
     try:
-        world, stop = begin(os.environ)
+        world, stop = install_handlers(os.environ)
         run(parse_args(sys.argv[1:]), world, os.environ, stop)
     except BaseException as error:
-        end(error, world)
+        exit_with(error, world)
 
 
 if __name__ == "__main__":

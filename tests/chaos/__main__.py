@@ -23,7 +23,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from tests.chaos import cases
 from tests.chaos.cases import Bench, Tally
 from tests.chaos.forked import Zygote
-from train.checkpoints import complete, survey
+from train.checkpoint.folder import complete, survey
 from train.data.preset import build_preset
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from tests.chaos.forked import Start, Zygote
 from tests.chaos.launches import difference, steps
-from train.checkpoints import complete, step_of, survey
-from train.slices import POINTS
+from train.checkpoint.failpoint import POINTS
+from train.checkpoint.folder import complete, step_of, survey
 
 TOTAL, EVERY = 40, 5
 RANKS = (1, 2, 3, 4)

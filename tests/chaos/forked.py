@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.launches import ROOT
-from tests.launching import free_port
+from tests.support.launching import free_port
 
 
 class Zygote:

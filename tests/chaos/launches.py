@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.launching import free_port
+from tests.support.launching import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "ANYRANK_TEST"  # an environment variable that names a start in all of its processes

@@ -19,10 +19,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from train import checkpoints, slices, training  # noqa: F401
 from train import main as entry
+from train.checkpoint import folder as checkpoints
+from train.checkpoint import slices
 from train.engine import checkpoint
 from train.engine.huggingface import open_exporter  # noqa: F401
+from train.run import session  # noqa: F401
 
 GRACE = 30.0
 
@@ -97,14 +99,14 @@ def arm(harm: dict[str, Any]) -> None:
     """Put a deed in the place of the named points of a save."""
     passed = {"times": 0}
 
-    def at(point: str) -> None:
+    def failpoint(point: str) -> None:
         if point == harm["point"]:
             passed["times"] += 1
             if passed["times"] == harm["time"]:
                 Path(harm["done"]).write_text(point)
                 kill() if harm["deed"] == "kill" else fill(Path(harm["disk"]), harm["leave"])
 
-    slices.at = checkpoints.at = checkpoint.at = at
+    slices.failpoint = checkpoints.failpoint = checkpoint.failpoint = failpoint
 
 
 def kill() -> None:

@@ -1,4 +1,4 @@
-"""Small real tokenisers, made once for all data tests: a SentencePiece model and a byte-level BPE
+"""Small real tokenizers, made once for all data tests: a SentencePiece model and a byte-level BPE
 with a ChatML template.
 """
 
@@ -81,7 +81,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def opened(tmp_path):
-    """Open a dataset with a tokeniser; keywords change the data settings."""
+    """Open a dataset with a tokenizer; keywords change the data settings."""
 
     def opened(path, tokenizer, cache=None, **changes):
         config = DataConfig(str(path), None, False, 4, 128, 0)

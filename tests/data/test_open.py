@@ -20,10 +20,10 @@ def told(data, words):
 
 def test_without_a_validation_split_the_last_twentieth_is_kept(opened, write, pieces):
     data = opened(write(ROWS), pieces)
-    assert (len(data.train), len(data.eval)) == (38, 2)
+    assert (len(data.train), len(data.validation)) == (38, 2)
     assert told(data, "the last 5 % of the samples (2 of 40)")
     small = opened(write(ROWS[:3]), pieces)
-    assert (len(small.train), len(small.eval)) == (2, 1)
+    assert (len(small.train), len(small.validation)) == (2, 1)
 
 
 def test_a_folder_is_split_by_the_names_of_its_files(opened, write, pieces, tmp_path):
@@ -32,7 +32,7 @@ def test_a_folder_is_split_by_the_names_of_its_files(opened, write, pieces, tmp_
     write(ROWS[20:25], "set/validation.jsonl")
     write(ROWS[25:], "set/test.jsonl")
     data = opened(tmp_path / "set", pieces)
-    assert (len(data.train), len(data.eval)) == (20, 5)
+    assert (len(data.train), len(data.validation)) == (20, 5)
     assert told(data, "test split is not used") and not told(data, "5 %")
 
 
@@ -44,8 +44,8 @@ def test_a_saved_datasets_folder_is_read(opened, pieces, tmp_path):
     whole.save_to_disk(tmp_path / "both")
     whole["train"].save_to_disk(tmp_path / "one")
     both, one = opened(tmp_path / "both", pieces), opened(tmp_path / "one", pieces)
-    assert (len(both.train), len(both.eval)) == (30, 6)
-    assert (len(one.train), len(one.eval)) == (29, 1)
+    assert (len(both.train), len(both.validation)) == (30, 6)
+    assert (len(one.train), len(one.validation)) == (29, 1)
 
 
 def test_every_format_gives_the_same_dataset(opened, write, pieces, tmp_path):
@@ -73,13 +73,13 @@ def test_a_sample_of_a_hundred_thousand_tokens_is_cut_and_counted(opened, write,
 def test_samples_without_a_loss_token_are_left_out_and_counted(opened, write, pieces):
     rows = [{"prompt": "hello " * n, "completion": "world"} for n in (1, 500, 2, 3)]
     data = opened(write(rows), pieces, block_size=64)
-    assert len(data.train) + len(data.eval) == 3
+    assert len(data.train) + len(data.validation) == 3
     assert told(data, "1 samples without a loss token were left out")
 
 
 def test_the_stores_arrays_agree_with_its_samples(opened, write, pieces):
     data = opened(write(ROWS), pieces)
-    for split in (data.train, data.eval):
+    for split in (data.train, data.validation):
         samples = [split.sample(number) for number in range(len(split))]
         assert [len(tokens) for tokens, _ in samples] == split.lengths.tolist()
         assert [mask.sum() for _, mask in samples] == split.loss_tokens.tolist()
@@ -97,7 +97,7 @@ def test_bad_rows_are_skipped_and_counted_when_asked(opened, write, pieces):
     with pytest.raises(DataError, match=r"data.jsonl, line 4 is not .* --skip-bad-rows"):
         opened(path, pieces)
     data = opened(path, pieces, skip_bad_rows=True)
-    assert len(data.train) + len(data.eval) == 40
+    assert len(data.train) + len(data.validation) == 40
     assert told(data, "5 bad rows were skipped; the first: ") and told(data, "line 4")
     assert data.fingerprint == opened(write(ROWS, "good.jsonl"), pieces).fingerprint
 
@@ -208,7 +208,7 @@ def test_the_cache_is_closed_to_others(opened, write, pieces, tmp_path):
 
 def test_rows_of_no_kind_are_skipped_at_the_beginning_as_well(opened, write, pieces):
     data = opened(write([{"meta": 1}, *ROWS]), pieces, skip_bad_rows=True)
-    assert len(data.train) + len(data.eval) == 40
+    assert len(data.train) + len(data.validation) == 40
     assert told(data, "skipped; the first: ") and told(data, "no known set of columns")
 
 

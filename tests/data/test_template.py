@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from train.config import ModelConfig
-from train.data.template import ALPACA, choose_kind
-from train.data.tokenizer import load_tokenizer
+from train.data.template import ALPACA, choose_format
 from train.data.tokenizer_hf import find_turns
+from train.data.tokenizers import load_tokenizer
 from train.errors import DataError
 
 
@@ -122,7 +122,7 @@ def test_the_first_set_of_columns_that_is_there_decides():
     chosen = []
     for missing in (None, "messages", "completion", "response", "prompt", "output"):
         columns = [column for column in columns if column != missing]
-        chosen.append(" ".join(choose_kind(columns, None, "f").columns))
+        chosen.append(" ".join(choose_format(columns, None, "f").columns))
     assert chosen == [
         "messages",
         "prompt completion",

@@ -5,7 +5,7 @@ import mistral_common
 import pytest
 
 from train.config import ModelConfig
-from train.data.tokenizer import load_tokenizer, tokenizer_key
+from train.data.tokenizers import load_tokenizer, tokenizer_key
 from train.errors import DataError
 
 MISTRAL = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
@@ -59,7 +59,7 @@ def test_a_folder_with_only_a_sentencepiece_model_is_read_by_sentencepiece(tmp_p
     assert load(None, model=str(tmp_path)).encode("Hello world") == [22557, 1526]
 
 
-def test_a_saved_hugging_face_tokeniser_is_the_same_one(chatml, tmp_path):
+def test_a_saved_hugging_face_tokenizer_is_the_same_one(chatml, tmp_path):
     tokenizer = load(chatml)
     library = loaded_by_transformers(tokenizer, tmp_path)
     for text in TEXTS:
@@ -114,11 +114,11 @@ def test_the_key_changes_when_a_file_is_written_to(tmp_path, pieces):
     [
         ("missing/", None, "does not exist"),
         ("bad.model", b"nothing", "not a SentencePiece model"),
-        ("tokenizer.json", b"{}", "no tokeniser can be loaded"),
-        ("folder/config.json", b'{"model_type": "mistral"}', "no tokeniser can be loaded"),
+        ("tokenizer.json", b"{}", "no tokenizer can be loaded"),
+        ("folder/config.json", b'{"model_type": "mistral"}', "no tokenizer can be loaded"),
     ],
 )
-def test_what_is_no_tokeniser_is_refused_in_a_sentence(tmp_path, name, content, words):
+def test_what_is_no_tokenizer_is_refused_in_a_sentence(tmp_path, name, content, words):
     path = tmp_path / name
     if content is not None:
         path.parent.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ def test_what_is_no_tokeniser_is_refused_in_a_sentence(tmp_path, name, content, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_that_names_no_tokeniser_is_told_so():
+def test_a_run_that_names_no_tokenizer_is_told_so():
     with pytest.raises(DataError, match="give --tokenizer or --model-name-or-path"):
         load(None)
 
@@ -154,7 +154,7 @@ def test_a_template_beside_a_sentencepiece_model_is_not_passed_over(tmp_path, fi
     assert load(tmp_path / "tokenizer.model").info.vocab_size == 32000
 
 
-def test_a_tekken_file_beside_a_fast_tokeniser_does_not_hide_it(chatml, tmp_path):
+def test_a_tekken_file_beside_a_fast_tokenizer_does_not_hide_it(chatml, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(chatml, folder)
     shutil.copy(MISTRAL.with_name("tekken_240718.json"), folder / "tekken.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +13,23 @@ import deepspeed
 import torch
 from safetensors import safe_open
 
-from train import hops, identity, training
-from train.checkpoints import Index, complete, read_index
-from train.config import parse_args
-from train.console import Console
+from train.checkpoint.folder import Index, complete, read_index
+from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.slices import BLOCK, STATE
+from train.config import World, parse_args
 from train.engine import start as engines
-from train.engine import state
+from train.engine import zero
 from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
 from train.engine.step import Engine
-from train.loop import Job, Outputs
-from train.sinks import NoSink
-from train.slices import BLOCK, STATE
+from train.launch.stopping import StopRequests
+from train.loop import NoSaver, Outputs, TrainingJob
+from train.loop import fit as train
+from train.output.console import Console
+from train.output.trackers import NoTracker
+from train.run import inputs, session
+from train.run.planning import choose_plan
+from train.run.resume import Resumed, fingerprint_of
 
 SAVED, TOTAL = 4, 6
 BASE = f"--batch-size 13 --block-size 96 --max-steps {TOTAL} --save-step {SAVED} --keep 9 "
@@ -43,27 +49,29 @@ class Running:
     """An engine at step 0 with its job."""
 
     engine: Engine
-    job: Job
-    facts: Any
+    job: TrainingJob
+    fingerprint: RunFingerprint
 
 
 def start(gang: Gang, variant: str, model: str, data: str, out: Path) -> Running:
     words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
     config = parse_args([*words, *BASE.split(), *VARIANTS[variant].split()])
     quiet = Console(False)
-    source = hops.locate(config, out, quiet)
-    samples = hops.open_data(source, out / "cache", quiet)
-    planned = training.plan(source, samples, gang, quiet)
+    source = inputs.locate(config, out, quiet)
+    samples = inputs.open_data(source, out / "cache", quiet)
+    planned = choose_plan(source, samples, gang, quiet)
     engine = engines.start(gang, config, source.model, planned.plan, dict(planned.zero))
-    job = training.job(source, samples, planned, engine)
-    return Running(engine, job, identity.facts(source, samples, planned.plan, gang.world.size))
+    job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))
+    own = fingerprint_of(source, samples, planned.plan, gang.world.size)
+    return Running(engine, job, own)
 
 
 def fit(running: Running, start: int, saver: Saver | None = None) -> list[dict[str, Any]]:
     """Train from step `start` to the end; return what must be equal of each step, and the loss."""
     job = replace(running.job, start=start)
-    out = Outputs(Console(False), None, NoSink(), Path())
-    records = training.fit(running.engine, job, out, *([saver] if saver else []))
+    out = Outputs(Console(False), None, NoTracker(), Path())
+    unasked = StopRequests(World(), sys.exit)
+    records = train(running.engine, job, out, saver or NoSaver(), unasked)
     return [{"loss": r.loss, "hash": r.sample_hash, "lr": r.lr, "step": r.step} for r in records]
 
 
@@ -74,7 +82,7 @@ def save(gang: Gang, variants: Sequence[str], model: str, data: str, out: Path) 
         run = out / f"{gang.world.size}-{variant}"
         attempt = run / "attempts" / "0001"
         gang.on_main(lambda attempt=attempt: attempt.mkdir(parents=True))
-        records = fit(running, 0, Saver(running.engine, run, attempt, running.facts, keep=9))
+        records = fit(running, 0, Saver(running.engine, run, attempt, running.fingerprint, keep=9))
         if gang.world.is_main:
             (run / "records.json").write_text(json.dumps(records))
         running.engine.deepspeed.destroy()
@@ -106,7 +114,7 @@ def at_most(engine: Engine, folder: Path, index: Index) -> int:
 
     A stretch is a piece of a rank, or a part of one where it goes from one file on to the next.
     """
-    stretches = sum(engine.gang.gather(len(state.pieces(engine))))
+    stretches = sum(engine.gang.gather(len(zero.local_shards(engine))))
     stretches += sum(len(entry.slices) for entry in index.tensors.values())
     size = sum(path.stat().st_size for path in folder.iterdir())
     return size + 2 * BLOCK * len(STATE) * stretches
@@ -115,16 +123,16 @@ def at_most(engine: Engine, folder: Path, index: Index) -> int:
 def is_equal(engine: Engine, folder: Path) -> bool:
     """Whether the engine's state is bit for bit that of the files, as safetensors reads them."""
     whole = assembled(folder)
-    for piece in state.pieces(engine):
-        for kind, view in zip(STATE, state.moments(engine, piece), strict=True):
-            wanted = whole[piece.name, kind][piece.start : piece.start + piece.length]
+    for shard in zero.local_shards(engine):
+        for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
+            wanted = whole[shard.name, kind][shard.start : shard.start + shard.length]
             if not torch.equal(view.cpu(), wanted):
                 return False
-    for name, parameter in state.trained(engine):
+    for name, parameter in zero.trained(engine):
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if not torch.equal(parameter.reshape(-1), whole[name, "master"].to(parameter.dtype)):
                 return False
-    return state.taken(engine) in (None, SAVED)
+    return zero.step_count(engine) in (None, SAVED)
 
 
 def assembled(folder: Path) -> dict[tuple[str, str], torch.Tensor]:

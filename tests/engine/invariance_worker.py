@@ -15,16 +15,20 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from train import hops, training
 from train.config import World, parse_args
-from train.console import Console
 from train.engine import start as engines
-from train.engine.gang import Gang
-from train.loop import Outputs
-from train.sinks import NoSink
+from train.engine.gang import Gang, connect
+from train.launch.stopping import StopRequests
+from train.loop import NoSaver, Outputs, fit
+from train.output.console import Console
+from train.output.trackers import NoTracker
+from train.run import inputs, session
+from train.run.planning import choose_plan
+from train.run.resume import Resumed
 
 BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 3e-3 --precision fp32 --seed 7 "
 BASE += "--lr-schedule linear --warmup-steps 3 --weight-decay 0.1 --ds-config ds_configs/auto.json "
+UNASKED = StopRequests(World(), sys.exit)
 PINS = "--pin micro_tokens=800 offload=none "
 VARIANTS = {
     **{f"zero{z}": f"recompute=none zero={z}" for z in range(4)},
@@ -45,14 +49,19 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
     config = parse_args([*words, *BASE.split(), *PINS.split(), *VARIANTS[variant].split()])
     quiet = Console(False)
-    source = hops.locate(config, out, quiet)
-    samples = hops.open_data(source, out / "cache", quiet)
-    planned = training.plan(source, samples, gang, quiet)
+    source = inputs.locate(config, out, quiet)
+    samples = inputs.open_data(source, out / "cache", quiet)
+    planned = choose_plan(source, samples, gang, quiet)
     engine = engines.start(
-        gang, config, source.model, planned.chosen.plan, dict(planned.zero), variant != "padded"
+        gang,
+        config,
+        source.model,
+        planned.chosen.plan,
+        dict(planned.zero),
+        packed=variant != "padded",
     )
-    job = training.job(source, samples, planned, engine)
-    records = training.fit(engine, job, Outputs(quiet, None, NoSink(), out))
+    job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))
+    records = fit(engine, job, Outputs(quiet, None, NoTracker(), out), NoSaver(), UNASKED)
     engine.deepspeed.destroy()
     return [dataclasses.asdict(record) for record in records]
 
@@ -67,7 +76,7 @@ def train(gang: Gang, variants: Sequence[str], model: str, data: str, out: Path)
 def main() -> None:
     local = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     model, data, out, *variants = local
-    gang = training.connect(World.from_env(os.environ), os.environ)
+    gang = connect(World.from_env(os.environ), os.environ)
     train(gang, variants, model, data, Path(out))
     gang.close()
 

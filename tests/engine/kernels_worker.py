@@ -24,9 +24,9 @@ from transformers.models.mistral import modeling_mistral
 from triton.runtime import interpreter
 
 from tests.engine.test_model import configured, make
-from tests.fakes import FakeSplit
+from tests.support.fakes import FakeSplit
 from train.config import World
-from train.data.feed import Layout, step_share
+from train.data.feed import Placement, step_batch
 from train.engine import kernels
 from train.engine import start as starts
 from train.engine.gang import Gang, connect
@@ -98,9 +98,9 @@ def trace(gang: Gang, folder: Path, way: str, fused: bool):
     ds = read_ds_config(Path("ds_configs/auto.json"))
     rendered = render(plan, shape, config.model, config.optimizer, ds)
     engine = starts.start(gang, config, folder, plan, rendered, way != "padded", fused)
-    layout = Layout(0, 1, capacity=24, padded=way == "padded")
+    layout = Placement(0, 1, capacity=24, padded=way == "padded")
     before = trained_weights(engine)
-    first, last = (step_share(SPLIT, 0, BATCH, step, layout) for step in range(2))
+    first, last = (step_batch(SPLIT, 0, BATCH, step, layout) for step in range(2))
     found = engine.step(0, first.micros, first.loss_tokens, 0.1)
     after, tokens = engine.evaluate([last.micros])
     moved = trained_weights(engine) - before
@@ -133,7 +133,7 @@ def compare(gang: Gang, folder: Path, way: str, ran: set[str]) -> dict[str, obje
 def refused(gang: Gang, folder: Path) -> str:
     """Say how a step is refused when a weight of the head is infinite."""
     engine, *_ = trace(gang, folder, "zero0", fused=True)
-    share = step_share(SPLIT, 0, BATCH, 1, Layout(0, 1, 24))
+    share = step_batch(SPLIT, 0, BATCH, 1, Placement(0, 1, 24))
     with torch.no_grad():
         engine.model.module.lm_head.weight[3] = float("inf")
     try:

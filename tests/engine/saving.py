@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.checkpoints import Facts, complete
+from train.checkpoint.folder import complete
+from train.checkpoint.identity import RunFingerprint
 from train.config import ModelConfig
-from train.engine import state
+from train.engine import zero
 from train.engine.checkpoint import Saver
 from train.engine.huggingface import export_adapter, export_model, open_exporter
 from train.engine.step import Engine
@@ -18,8 +19,8 @@ def save_model(engine: Engine, base: Path, config: ModelConfig, folder: Path) ->
     attempt = run / "attempts" / "0001"
     attempt.mkdir(parents=True)
     folder.mkdir()
-    saver = Saver(engine, run, attempt, Facts({}, {}), keep=1)
-    saver.save(state.taken(engine) or 0)
+    saver = Saver(engine, run, attempt, RunFingerprint({}, {}), keep=1)
+    saver.save(zero.step_count(engine) or 0)
     saver.wait()
     exporter = open_exporter(complete(run)[0], base, config)
     if config.lora is None:

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from tests.engine import checkpoint_worker as worker
-from tests.ranks import together
+from tests.support.ranks import together
 
 RANKS = (1, 2, 3, 4, 8)
 FP32, BF16 = 1e-6, 2e-3

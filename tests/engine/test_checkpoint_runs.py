@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.launches import ROOT, Launch, difference, launch, metrics, steps, wait_for_step
-from train.checkpoints import complete, step_of
+from train.checkpoint.folder import complete, step_of
 
 WORDS = "--batch-size 12 --block-size 96 --max-steps 40 --save-step 10 --eval-step 20 --lr 2e-3 "
 WORDS += "--lr-schedule linear --precision fp32 --ds-config ds_configs/auto.json "

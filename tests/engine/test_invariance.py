@@ -9,8 +9,8 @@ import pytest
 
 from tests.engine import invariance_worker as worker
 from tests.engine.invariance_worker import VARIANTS
-from tests.launching import deepspeed
-from tests.ranks import together
+from tests.support.launching import deepspeed
+from tests.support.ranks import together
 
 WORKER = Path(__file__).with_name("invariance_worker.py")
 LAUNCHED = 4  # the most ranks that DeepSpeed's launcher starts; more are forked, which is quicker

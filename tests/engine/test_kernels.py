@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from tests.engine.test_model import SIZE
-from tests.launching import ROOT
+from tests.support.launching import ROOT
 from train.engine import kernels
 
 WAYS = [

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.engine.saving import save_model
-from tests.fakes import FakeSplit
+from tests.support.fakes import FakeSplit
 from train.config import World, parse_args
-from train.data.feed import Layout, step_share
+from train.data.feed import Placement, step_batch
 from train.engine import model as models
 from train.engine.gang import connect
 from train.engine.start import start
@@ -86,10 +86,10 @@ def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = Tr
 
 
 def losses(engine, steps: int = 3, capacity: int = 130) -> list[float]:
-    layout = Layout(0, 1, capacity=capacity, padded=not engine.model.packed)
+    layout = Placement(0, 1, capacity=capacity, padded=not engine.model.packed)
     found = []
     for step in range(steps):
-        share = step_share(SPLIT, 0, 8, step, layout)
+        share = step_batch(SPLIT, 0, 8, step, layout)
         found.append(engine.step(step, share.micros, share.loss_tokens, 1e-3).loss)
     return found
 
@@ -110,7 +110,7 @@ def test_a_family_trains_packed_as_padded_and_its_save_loads_back(folder, gang, 
     original = load_file(folder / "model.safetensors")
     assert stored.keys() == original.keys()
     assert any(not torch.equal(stored[key], original[key]) for key in stored)
-    share = step_share(SPLIT, 0, 8, 3, Layout(0, 1, 130, padded=not packed.model.packed))
+    share = step_batch(SPLIT, 0, 8, 3, Placement(0, 1, 130, padded=not packed.model.packed))
     resumed = engine(gang, tmp_path / "saved", zero=1)
     assert packed.evaluate([share.micros])[0] == pytest.approx(
         resumed.evaluate([share.micros])[0], rel=1e-5
@@ -234,7 +234,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(folder,
     made = engine(gang, folder, words, zero=zero)
     losses(made, 1)
     before = made.evaluate(batch(made))[0]
-    share = step_share(SPLIT, 0, 8, 1, Layout(0, 1, 130))
+    share = step_batch(SPLIT, 0, 8, 1, Placement(0, 1, 130))
     hook = made.model.module.register_forward_hook(poison)
     with pytest.raises(NonFiniteError, match=r"step 2 is not finite in samples \[") as caught:
         made.step(1, share.micros, share.loss_tokens, 1e-3)
@@ -244,7 +244,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(folder,
 
 
 def batch(made):
-    return [step_share(SPLIT, 0, 8, 5, Layout(0, 1, 130)).micros]
+    return [step_batch(SPLIT, 0, 8, 5, Placement(0, 1, 130)).micros]
 
 
 def poison(module, args, output):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.launching import ROOT
+from tests.support.launching import ROOT
 
 
 @pytest.fixture(scope="module")

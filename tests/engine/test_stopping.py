@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.chaos.launches import Launch, launch, parent, steps, wait_for_step
-from train.checkpoints import complete, step_of
+from train.checkpoint.folder import complete, step_of
 
 WORDS = "--batch-size 12 --block-size 96 --max-steps 400 --lr 2e-3 "
 WORDS += "--lr-schedule linear --precision fp32 --ds-config ds_configs/auto.json "

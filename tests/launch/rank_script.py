@@ -18,13 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from train.launch import rank
+from train.launch import heartbeat
 
 STEP = 0.05  # seconds
 
 
 def main() -> None:
-    rank.enter(os.environ)
+    heartbeat.enter(os.environ)
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--steps", type=int)
@@ -46,7 +46,7 @@ def main() -> None:
         if own == 0:
             save(run_dir, step, size, known.checkpoints)
         if (run_dir / "STOP").exists():
-            rank.leave(os.environ, 75)
+            heartbeat.leave(os.environ, 75)
             os._exit(75)
     if own == 0:
         (run_dir / "DONE").touch()
@@ -105,7 +105,7 @@ def happen(kind: str, mark: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     if kind in ("error", "always"):
         raise RuntimeError("the accident of this test")
-    rank.leave(os.environ, int(kind))
+    heartbeat.leave(os.environ, int(kind))
     print(f"[error] exit {kind} was asked for", file=sys.stderr, flush=True)
     os._exit(int(kind))
 

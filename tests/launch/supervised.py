@@ -12,15 +12,15 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from train.launch import hostfile, process, slurm  # noqa: E402  (the path comes first)
-from train.launch.supervise import Job, supervise  # noqa: E402
+from train.hosts import hostfile, process, slurm  # noqa: E402  (the path comes first)
+from train.launch.supervise import LaunchJob, by_srun, supervise  # noqa: E402
 
 
 def main() -> int:
     path, run_dir, *args = sys.argv[1:]
     node_list = slurm.hosts(os.environ)
     hosts = node_list or hostfile.read(path)
-    job = Job(
+    job = LaunchJob(
         hosts,
         hosts.slots,
         ("--run-dir", run_dir, *args),
@@ -32,7 +32,7 @@ def main() -> int:
         script=FOLDER / "rank_script.py",
     )
     with process.caught() as signals:
-        return supervise(slurm.adapt(job) if node_list else job, signals)
+        return supervise(by_srun(job) if node_list else job, signals)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError
+from train.hosts.devices import Devices
 from train.launch.command import choose, environment, include, local, one_of_many
-from train.launch.devices import Devices
 
 CPU = Devices("cpu")
 GPUS = Devices("nvidia", (0, 1, 2, 3))

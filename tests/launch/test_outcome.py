@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from train.launch.outcome import Death, Next, Outcome, decide, first_death, is_hung
+from train.launch.hang import is_hung
+from train.launch.outcome import Death, Next, Outcome, decide, first_death
 from train.launch.progress import saving
 
 

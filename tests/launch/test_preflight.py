@@ -2,23 +2,20 @@ from typing import Any
 
 import pytest
 
-from train.launch.everywhere import Answer
-from train.launch.hostfile import Host
-from train.launch.need import Need
-from train.launch.preflight import differences, failures, fault
+from tests.support.fakes import host_report
+from train.commands.check import failures_of
+from train.commands.requirements import Need
+from train.hosts.hostfile import Host
+from train.hosts.remote import Answer
+from train.hosts.usage import DeviceUsage
+from train.launch.preflight import differences, error_of
 
-FACTS: dict[str, Any] = {
-    "host": "a", "python": "3.11.7", "executable": "/v/python", "code": "c0de", "device": "cpu",
-    "packages": {"torch": "2.13.0"}, "gpus": [], "restricted": False, "fault": "", "time": 100.0,
-    "memory": {"total": 64e9, "available": 60e9}, "shm": 8e9, "disk": 500e9, "files": 65536,
-    "locked": -1, "infiniband": False, "shared": True, "devices": [],
-}  # fmt: skip
 HOST = Host("a", 2)
 NEED = Need(disk=10e9, memory=0.0)
 
 
 def found(**changed: Any) -> list[str]:
-    return failures(Answer(HOST, {**FACTS, **changed}, heard=100.5), NEED)
+    return failures_of(Answer(HOST, {}, time=100.5), host_report(**changed), NEED)
 
 
 def test_a_host_that_is_well_has_no_failure() -> None:
@@ -34,8 +31,8 @@ def test_a_host_that_is_well_has_no_failure() -> None:
         ({"shm": 64e6}, "mount -o remount,size=8G /dev/shm"),
         ({"files": 1024}, "ulimit -n 65536"),
         ({"infiniband": True, "locked": 65536}, "ulimit -l unlimited"),
-        ({"device": "nvidia", "gpus": [0]}, "write 'a slots=1'"),
-        ({"fault": "CUDA_VISIBLE_DEVICES must list"}, "CUDA_VISIBLE_DEVICES must list"),
+        ({"device": "nvidia", "gpus": (0,)}, "write 'a slots=1'"),
+        ({"error": "CUDA_VISIBLE_DEVICES must list"}, "CUDA_VISIBLE_DEVICES must list"),
     ],
 )
 def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) -> None:
@@ -44,9 +41,9 @@ def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) ->
 
 
 def test_memory_and_busy_gpus_are_compared_with_what_the_run_needs() -> None:
-    devices = [{"used": 30e9}, {"used": 1e6}, {"used": 50e9}]  # the third is not asked for
-    facts = {**FACTS, "device": "nvidia", "gpus": [0, 1, 2], "devices": devices}
-    used, short = failures(Answer(HOST, facts, heard=100.0), Need(1e9, 70e9))
+    cards = [DeviceUsage("H100", used, 80e9, None, None) for used in (30e9, 1e6, 50e9)]
+    report = host_report(device="nvidia", gpus=(0, 1, 2), usage=tuple(cards))
+    used, short = failures_of(Answer(HOST, {}, time=100.0), report, Need(1e9, 70e9))
     assert "60.0 GB of memory are free, but 70.0 GB" in short
     assert "1 of its GPUs are in use (30 GB)" in used
 
@@ -62,16 +59,16 @@ def test_memory_and_busy_gpus_are_compared_with_what_the_run_needs() -> None:
     ],
 )
 def test_a_silent_host_is_told_with_the_command_that_helps(trouble: str, words: str) -> None:
-    assert words in fault(HOST, None, trouble)
+    assert words in error_of(HOST, None, trouble)
 
 
 def test_hosts_must_have_the_same_python_packages_code_and_kind() -> None:
-    other = {
-        **FACTS, "host": "b", "python": "3.12.1", "code": "beef", "device": "amd",
-        "packages": {"torch": "2.12.0"},
-    }  # fmt: skip
-    told = "\n".join(differences([FACTS, other]))
+    first = host_report()
+    other = host_report(
+        host="b", python="3.12.1", code="beef", device="amd", packages={"torch": "2.12.0"}
+    )
+    told = "\n".join(differences([first, other]))
     assert "b has Python 3.12.1, but a has 3.11.7" in told
     assert "'/v/python -m pip install torch==2.13.0'" in told
     assert "other code of anyrank (beef)" in told and "ranks of kind amd" in told
-    assert differences([FACTS, {**FACTS, "host": "b"}]) == ()
+    assert list(differences([first, host_report(host="b")])) == []

@@ -3,7 +3,7 @@ from itertools import product
 
 import pytest
 
-from train.planning import Plan, Request, built_in, cluster_of, find_gpu, find_shape
+from train.planning import Plan, PlanRequest, built_in, cluster_of, find_gpu, find_shape
 from train.planning.duration import duration
 from train.planning.hardware import GPUS
 from train.planning.links import Group, data_group, gather_time
@@ -18,7 +18,7 @@ def question(hosts, gpu="A100-SXM-80GB", per_replica=12, **changes):
     cluster = cluster_of([(f"n{i}", 8) for i in range(hosts)], {}, find_gpu(gpu))
     given = {"shape": MPT, "cluster": cluster, "batch_size": per_replica * 8 * hosts,
              "block_size": 2048, "pins": {"attention": "flash", "kernels": "fused"}}  # fmt: skip
-    return Request(**(given | changes))
+    return PlanRequest(**(given | changes))
 
 
 def speed(hosts, gpu="A100-SXM-80GB"):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from train.planning import (
-    Request,
+    PlanRequest,
     built_in,
     choose,
     cluster_of,
@@ -21,7 +21,9 @@ GIB = 2**30
 
 def request(gpus=8, gpu="A100-SXM-80GB", model="mistral-7b", **changes):
     cluster = cluster_of([("n", gpus)], {}, find_gpu(gpu))
-    return Request(built_in(model), cluster, **({"batch_size": 64, "block_size": 1024} | changes))
+    return PlanRequest(
+        built_in(model), cluster, **({"batch_size": 64, "block_size": 1024} | changes)
+    )
 
 
 def test_log_lines_are_the_originals():
@@ -48,7 +50,7 @@ def test_an_explanation_shows_the_chosen_plan_and_every_plan_on_demand():
     choice = choose(question)
     text = explain(question, choice)
     assert f"{choice.chosen.memory.total / GIB:.1f}" in text
-    assert len(explain(question, choice, True).splitlines()) > len(choice.candidates)
+    assert len(explain(question, choice, everything=True).splitlines()) > len(choice.candidates)
 
 
 def test_what_does_not_fit_is_told_by_how_much_and_what_would():

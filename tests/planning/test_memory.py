@@ -1,7 +1,7 @@
 import pytest
 
 from train.config import LoraConfig
-from train.planning import Plan, Request, built_in, cluster_of, find_gpu
+from train.planning import Plan, PlanRequest, built_in, cluster_of, find_gpu
 from train.planning.activations import Setting, layer_bytes, peak
 from train.planning.duration import duration
 from train.planning.memory import footprint
@@ -15,7 +15,7 @@ FULL = lengths_of(None, 1024)
 
 def request(gpus=8, **changes):
     cluster = cluster_of([("n", gpus)], {}, find_gpu("A100-SXM-80GB"))
-    return Request(**({"shape": MISTRAL, "cluster": cluster, "batch_size": 64,
+    return PlanRequest(**({"shape": MISTRAL, "cluster": cluster, "batch_size": 64,
                        "block_size": 1024} | changes))  # fmt: skip
 
 

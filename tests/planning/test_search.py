@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from train.config import LoraConfig
 from train.errors import PlanError
-from train.planning import Request, built_in, choose, cluster_of, find_gpu
+from train.planning import PlanRequest, built_in, choose, cluster_of, find_gpu
 
 MISTRAL = built_in("mistral-7b")
 
@@ -14,7 +14,7 @@ MISTRAL = built_in("mistral-7b")
 def request(hosts=1, per_host=8, gpu="A100-SXM-80GB", **changes):
     cluster = cluster_of([(f"n{i}", per_host) for i in range(hosts)], {}, find_gpu(gpu))
     given = {"shape": MISTRAL, "cluster": cluster, "batch_size": 256, "block_size": 1024}
-    return Request(**(given | changes))
+    return PlanRequest(**(given | changes))
 
 
 def seconds(question):

@@ -1,1 +1,1 @@
-"""Data: read, tokenise, order, pack. numpy, datasets, sentencepiece, tokenizers; no torch."""
+"""Data: read, tokenize, order, pack. numpy, datasets, sentencepiece, tokenizers; no torch."""

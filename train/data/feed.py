@@ -37,7 +37,7 @@ class Split(Samples, Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """Where this process stands in a step: replica `replica` of `replicas`.
 
     `capacity` is a micro-batch's most tokens; with `padded`, counted after padding.
@@ -51,7 +51,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Share:
+class StepBatch:
     """One replica's part of one step, and the whole step's counts."""
 
     micros: tuple[MicroBatch, ...]
@@ -62,18 +62,18 @@ class Share:
     lengths: NDArray[np.int32]
 
 
-def step_share(split: Split, seed: int, batch: int, step: int, layout: Layout) -> Share:
+def step_batch(split: Split, seed: int, batch: int, step: int, layout: Placement) -> StepBatch:
     """Return this replica's share of step `step` (from 0) of a job of `batch` samples a step."""
     ids = sample_ids(seed, split.fingerprint, len(split.lengths), batch, step)
-    return share_of(split, ids, layout)
+    return batch_of(split, ids, layout)
 
 
-def share_of(split: Split, ids: NDArray[np.int64], layout: Layout) -> Share:
+def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBatch:
     """Pack the samples `ids` for all replicas and collate this replica's micro-batches."""
     lengths = split.lengths[ids]
     sizes = np.full_like(lengths, lengths.max()) if layout.padded else lengths
     packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)[layout.replica]
-    return Share(
+    return StepBatch(
         micros=tuple(collate(split, ids[list(positions)]) for positions in packed),
         samples=len(ids),
         tokens=int(lengths.sum()),
@@ -83,14 +83,14 @@ def share_of(split: Split, ids: NDArray[np.int64], layout: Layout) -> Share:
     )
 
 
-def whole_split(split: Split, batch: int, layout: Layout) -> Iterator[tuple[MicroBatch, ...]]:
+def whole_split(split: Split, batch: int, layout: Placement) -> Iterator[tuple[MicroBatch, ...]]:
     """Yield this replica's micro-batches of every sample of a split, `batch` samples at a time."""
     for first in range(0, len(split.lengths), batch):
         ids = np.arange(first, min(first + batch, len(split.lengths)), dtype=np.int64)
-        yield share_of(split, ids, layout).micros
+        yield batch_of(split, ids, layout).micros
 
 
-def prefetched(make: Callable[[int], Share], first: int, last: int) -> Iterator[Share]:
+def prefetched(make: Callable[[int], StepBatch], first: int, last: int) -> Iterator[StepBatch]:
     """Yield make(first) … make(last - 1), each made in a thread while the one before is used."""
     with ThreadPoolExecutor(1, "feed") as pool:
         waiting = pool.submit(make, first) if first < last else None

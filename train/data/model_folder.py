@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import ModelError
+from train.paths import looks_local
 
 WEIGHTS = "*.safetensors"
 FILES = ("*.json", "*.model", "*.txt", "*.jinja", WEIGHTS)
@@ -19,7 +20,7 @@ def locate_model(name: str, trust_remote_code: bool = False) -> Path:
         ModelError: no such folder or hub name, no config.json, or no safetensors weights.
     """
     folder = Path(name).expanduser()
-    if not folder.exists() and _looks_like_a_path(name):
+    if not folder.exists() and looks_local(name):
         raise ModelError(f"model folder {name} does not exist: name a folder or a hub model")
     if not folder.exists():
         folder = _fetch(name, trust_remote_code)
@@ -50,10 +51,6 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path} must hold a JSON object, but holds {type(found).__name__}")
     return found
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
 
 
 def _fetch(name: str, trust_remote_code: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Open a dataset: tokenised once per host, then mapped.
+"""Open a dataset: tokenized once per host, then mapped.
 
 The first process that needs a dataset makes it under a file lock; the others wait for the lock
 and find it made. No collective is involved, so none can time out.
@@ -12,13 +12,14 @@ import shutil
 from pathlib import Path
 
 from train.config import DataConfig, ModelConfig
-from train.data.lock import locked
-from train.data.source import Source, find_source
+from train.data.source import DataSource, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
 from train.data.template import describe
-from train.data.tokenise import Tally, tokenise
-from train.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_key
+from train.data.tokenize_rows import Tally, tokenize
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizers import load_tokenizer, tokenizer_key
 from train.errors import DataError
+from train.locking import locked
 
 FORMAT = 1
 HELD_OUT = 20  # one sample in twenty is kept for evaluation where there is no validation split
@@ -29,11 +30,11 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
 
     Args:
         config: which rows, and how long a sample may be; the batch size and seed do not matter.
-        model: names the tokeniser.
+        model: names the tokenizer.
         cache: a folder of this user's, made with mode 0700 if need be.
 
     Raises:
-        DataError: the dataset, a row or the tokeniser is wrong, or the cache cannot be written.
+        DataError: the dataset, a row or the tokenizer is wrong, or the cache cannot be written.
     """
     source = find_source(config.name_or_path)
     settings = (FORMAT, source.key, tokenizer_key(model), model.tokenizer, config.loss_on,
@@ -50,7 +51,7 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
         ) from None
 
 
-def _make_once(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> Dataset:
+def _make_once(folder: Path, source: DataSource, config: DataConfig, model: ModelConfig) -> Dataset:
     with locked(folder.with_suffix(".lock")):
         found = open_store(folder)
         if found is None:
@@ -61,8 +62,8 @@ def _make_once(folder: Path, source: Source, config: DataConfig, model: ModelCon
     return found
 
 
-def _make(folder: Path, source: Source, config: DataConfig, model: ModelConfig) -> None:
-    """Tokenise a dataset into `folder`; called under its lock, so leftovers belong to the dead."""
+def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConfig) -> None:
+    """Tokenize a dataset into `folder`; called under its lock, so leftovers belong to the dead."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer = load_tokenizer(model)
@@ -75,15 +76,15 @@ def _make(folder: Path, source: Source, config: DataConfig, model: ModelConfig) 
     tally = Tally()
     try:
         with StoreWriter(partial) as writer:
-            writer.extend(tokenise(splits["train"], config, tokenizer, tally))
+            writer.extend(tokenize(splits["train"], config, tokenizer, tally))
             train = len(writer)
             _require_samples(train, tally, source, config)
             if "validation" in splits:
-                writer.extend(tokenise(splits["validation"], config, tokenizer, tally))
+                writer.extend(tokenize(splits["validation"], config, tokenizer, tally))
         notices = _notices(tally, config, tokenizer)
         if len(writer) == train:
-            train, held_out = _hold_out(train, source, "validation" in splits)
-            notices += (held_out,)
+            train, validation = _hold_out(train, source, "validation" in splits)
+            notices += (validation,)
         if "test" in splits:
             notices += ("the test split is not used",)
         seal(partial, folder, train, tokenizer.info, notices)
@@ -91,7 +92,7 @@ def _make(folder: Path, source: Source, config: DataConfig, model: ModelConfig) 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _require_samples(samples: int, tally: Tally, source: Source, config: DataConfig) -> None:
+def _require_samples(samples: int, tally: Tally, source: DataSource, config: DataConfig) -> None:
     rows = tally.counts["rows"]
     if not rows:
         raise DataError(f"the dataset '{source.name}' is empty: give one with at least two rows")
@@ -103,7 +104,7 @@ def _require_samples(samples: int, tally: Tally, source: Source, config: DataCon
         )
 
 
-def _hold_out(samples: int, source: Source, empty: bool) -> tuple[int, str]:
+def _hold_out(samples: int, source: DataSource, empty: bool) -> tuple[int, str]:
     """Return how many samples train when the last of them evaluate, and a sentence about it."""
     if samples < 2:
         raise DataError(
@@ -132,5 +133,5 @@ def _notices(tally: Tally, config: DataConfig, tokenizer: Tokenizer) -> tuple[st
     if counts["skipped"]:
         said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
     if tokenizer.info.eos is None:
-        said.append("the tokeniser has no end-of-sequence token, so samples do not end with one")
+        said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")
     return tuple(said)

@@ -1,7 +1,7 @@
-"""The embedded preset: a dataset, a tokeniser and a small Mistral made from this interpreter.
+"""The embedded preset: a dataset, a tokenizer and a small Mistral made from this interpreter.
 
 The functions of the running Python's standard library, as instruction and answer; a SentencePiece
-tokeniser trained on them; random weights. Nothing is downloaded and no module is imported: the
+tokenizer trained on them; random weights. Nothing is downloaded and no module is imported: the
 sources are parsed. The same interpreter gives the same rows.
 """
 
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.lock import locked
 from train.errors import DataError
+from train.locking import locked
 
 VERSION = 2
 PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json",
             "logging", "multiprocessing", "unittest", "urllib", "xml")  # fmt: skip
 LINES = (3, 40)  # shortest and longest function, in lines of source
-FEWEST = 500  # rows that the tokeniser can be trained on
+FEWEST = 500  # rows that the tokenizer can be trained on
 CHARACTERS = 1500  # longest function
 VOCABULARY = 2048
 HIDDEN, FFN, LAYERS, HEADS, KV_HEADS, HEAD = 128, 384, 2, 4, 2, 32
@@ -63,7 +63,7 @@ CONFIG: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A Hugging Face folder with a tokeniser, and a .jsonl file of alpaca rows."""
+    """A Hugging Face folder with a tokenizer, and a .jsonl file of alpaca rows."""
 
     model: Path
     dataset: Path

@@ -10,6 +10,7 @@ from typing import Any
 
 from train.data.read import Row, file_format, read_files, read_table
 from train.errors import DataError, did_you_mean
+from train.paths import looks_local
 
 Key = tuple[tuple[str, ...], ...]
 SPLITS = {
@@ -18,17 +19,6 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
-LOCAL_SUFFIXES = (*SUFFIXES, ".gz", ".model", ".ndjson", ".tsv", ".arrow", ".safetensors")
-
-
-def looks_local(name: str) -> bool:
-    """Return whether a name can only mean a path, so that the hub is never asked for it."""
-    return (
-        name.startswith((".", "/", "~"))
-        or name.endswith(LOCAL_SUFFIXES)
-        or name.count("/") > 1
-        or Path(name).exists()
-    )
 
 
 def stamp(files: Iterable[Path]) -> Key:
@@ -68,7 +58,7 @@ def revision(name: str, kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A dataset that was found: files by split, or a folder or hub name for `datasets`.
 
     `key` changes whenever the contents do.
@@ -94,7 +84,7 @@ class Source:
         }
 
 
-def find_source(name: str | None) -> Source:
+def find_source(name: str | None) -> DataSource:
     """Find a dataset by the name that `--dataset-name-or-path` gives; nothing is read yet.
 
     Raises:
@@ -106,18 +96,20 @@ def find_source(name: str | None) -> Source:
     if not path.exists():
         if looks_local(name):
             raise DataError(_missing(name, path))
-        return Source(name, (("hub", name, revision(name, "dataset")),))
+        return DataSource(name, (("hub", name, revision(name, "dataset")),))
     if path.is_file():
         if file_format(path) not in SUFFIXES:
             raise DataError(
                 f"'{name}' is not a kind of file that can be read: give --dataset-name-or-path a "
                 f"{', '.join(SUFFIXES)} file (also .gz), a folder or a hub name"
             )
-        return Source(name, stamp([path]), {"train": (path,)})
+        return DataSource(name, stamp([path]), {"train": (path,)})
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return Source(name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path)
+        return DataSource(
+            name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path
+        )
     files = _files_by_split(path)
-    return Source(name, stamp(p for split in sorted(files) for p in files[split]), files)
+    return DataSource(name, stamp(p for split in sorted(files) for p in files[split]), files)
 
 
 def _missing(name: str, path: Path) -> str:

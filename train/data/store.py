@@ -1,4 +1,4 @@
-"""Tokenised samples on disk: written once, then only mapped into memory.
+"""Tokenized samples on disk: written once, then only mapped into memory.
 
 A folder holds the samples of both splits one after another: tokens.i32 and mask.b8 (flat),
 lengths.npy and loss_tokens.npy (one number per sample), index.json (everything else). It is
@@ -27,7 +27,7 @@ HASHED = 1 << 24  # tokens that are hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class StoredSplit:
     """Samples that are mapped into memory.
 
     `lengths` and `loss_tokens` (n,) int32: tokens, and tokens that carry loss, of each sample.
@@ -54,10 +54,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A tokenised dataset: two splits, the tokeniser's facts, and what was done to the rows."""
+    """A tokenized dataset: two splits, the tokenizer's facts, and what was done to the rows."""
 
-    train: Split
-    eval: Split
+    train: StoredSplit
+    validation: StoredSplit
     tokenizer: TokenizerInfo
     fingerprint: str
     notices: tuple[str, ...]
@@ -137,7 +137,7 @@ def open_store(folder: Path) -> Dataset | None:
     cut = int(index["train"])
     parts = (slice(0, cut), slice(cut, len(lengths)))
     splits = [
-        Split(
+        StoredSplit(
             np.asarray(lengths[part]),
             np.asarray(loss_tokens[part]),
             fingerprint,
@@ -151,7 +151,7 @@ def open_store(folder: Path) -> Dataset | None:
     names = "\n".join((*index["fingerprints"], tokenizer.fingerprint))
     return Dataset(
         train=splits[0],
-        eval=splits[1],
+        validation=splits[1],
         tokenizer=tokenizer,
         fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
         notices=tuple(index["notices"]),

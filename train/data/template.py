@@ -2,7 +2,7 @@
 
 The first set of columns that a dataset has decides (`KINDS`, in this order):
 
-    messages                           the tokeniser's chat template; loss on the assistant's turns
+    messages                           the tokenizer's chat template; loss on the assistant's turns
     prompt with completion, response   the two joined as they are; loss on the second
     prompt                             the whole text
     instruction, (input,) output       the alpaca template; loss on the output
@@ -18,7 +18,7 @@ from typing import Any
 from train.data.tokenizer import Segment, Tokenizer
 from train.errors import DataError, did_you_mean
 
-Run = tuple[Segment, ...]
+Segments = tuple[Segment, ...]
 
 # Stanford Alpaca's two prompts (github.com/tatsu-lab/stanford_alpaca, train.py), the answer on a
 # line of its own as in that project's published `text` column.
@@ -33,7 +33,7 @@ PLAIN_ROLES = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool"
 
 
 @dataclass(frozen=True)
-class Kind:
+class RowFormat:
     """A way to read rows: the columns that it needs, and which of them carries loss."""
 
     columns: tuple[str, ...]
@@ -42,26 +42,26 @@ class Kind:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A sample's text as runs, each tokenised whole and closed by the end-of-sequence token.
+    """A sample's text as runs, each tokenized whole and closed by the end-of-sequence token.
 
     `complete`: a chat template has written the special tokens into the text; none are added.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[Segments, ...]
     complete: bool = False
 
 
 KINDS = (
-    Kind(("messages",), "messages"),
-    Kind(("prompt", "completion"), "completion"),
-    Kind(("prompt", "response"), "response"),
-    Kind(("prompt",)),
-    Kind(("instruction", "output"), "output"),
-    Kind(("text",)),
+    RowFormat(("messages",), "messages"),
+    RowFormat(("prompt", "completion"), "completion"),
+    RowFormat(("prompt", "response"), "response"),
+    RowFormat(("prompt",)),
+    RowFormat(("instruction", "output"), "output"),
+    RowFormat(("text",)),
 )
 
 
-def choose_kind(columns: Collection[str], loss_on: str | None, place: str) -> Kind:
+def choose_format(columns: Collection[str], loss_on: str | None, place: str) -> RowFormat:
     """Return the first kind whose columns are there.
 
     Raises:
@@ -85,7 +85,7 @@ def choose_kind(columns: Collection[str], loss_on: str | None, place: str) -> Ki
     )
 
 
-def refuse_richer(kind: Kind, columns: Collection[str]) -> None:
+def refuse_richer(kind: RowFormat, columns: Collection[str]) -> None:
     """Refuse a row that has a completion where the rows before it had none.
 
     Raises:
@@ -98,7 +98,7 @@ def refuse_richer(kind: Kind, columns: Collection[str]) -> None:
 
 
 def render(
-    kind: Kind, row: Mapping[str, Any], loss_on: str | None, tokenizer: Tokenizer
+    kind: RowFormat, row: Mapping[str, Any], loss_on: str | None, tokenizer: Tokenizer
 ) -> Rendered:
     """Turn a row into text.
 
@@ -117,13 +117,13 @@ def render(
     return _all_loss(rendered) if loss_on == "all" else rendered
 
 
-def describe(kind: Kind, loss_on: str | None, chat_template: bool) -> str:
+def describe(kind: RowFormat, loss_on: str | None, chat_template: bool) -> str:
     """Return one sentence on how the rows are read."""
     named = " and ".join(f"'{column}'" for column in kind.columns)
     if kind.columns == ("messages",):
         template = "its own chat template" if chat_template else "a plain built-in template"
         named += f" written with {template}" + (
-            "" if chat_template else ", because the tokeniser has none"
+            "" if chat_template else ", because the tokenizer has none"
         )
     elif kind.completion == "output":
         named += " (with 'input' where there is one) written with the alpaca template"
@@ -166,7 +166,7 @@ def _noun(value: Any) -> str:
     return (names | numbers).get(type(value), f"a {type(value).__name__}")
 
 
-def _alpaca(row: Mapping[str, Any]) -> Run:
+def _alpaca(row: Mapping[str, Any]) -> Segments:
     instruction, output = _text(row, "instruction"), _text(row, "output")
     given = _text(row, "input", optional=True)
     prompt = ALPACA[bool(given)].format(instruction=instruction, input=given)
@@ -194,9 +194,9 @@ def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> Render
     return Rendered(_plain_chat(messages)) if segments is None else Rendered((segments,), True)
 
 
-def _plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Run, ...]:
+def _plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Segments, ...]:
     """Write `User: …`, `Assistant: …`, a run for each of the assistant's turns."""
-    runs: list[Run] = []
+    runs: list[Segments] = []
     open_run: list[Segment] = []
     for number, message in enumerate(messages, 1):
         role = message["role"]

@@ -1,4 +1,4 @@
-"""Tokenisers of Hugging Face folders, hub names and bare tokenizer.json files."""
+"""Tokenizers of Hugging Face folders, hub names and bare tokenizer.json files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>", 
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizer:
-    """A tokeniser of transformers that runs on the tokenizers library."""
+    """A tokenizer of transformers that runs on the tokenizers library."""
 
     inner: Any
 
@@ -32,7 +32,7 @@ class HuggingFaceTokenizer:
         """Load a folder, a hub name or a tokenizer.json.
 
         Raises:
-            DataError: nothing to load is there, it cannot be read, or it is not a fast tokeniser.
+            DataError: nothing to load is there, it cannot be read, or it is not a fast tokenizer.
         """
         path = Path(name).expanduser()
         try:
@@ -40,19 +40,19 @@ class HuggingFaceTokenizer:
         except Exception as error:  # transformers raises whatever its files make it raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
-                f"no tokeniser can be loaded from '{name}' ({reason}): give --tokenizer a Hugging "
+                f"no tokenizer can be loaded from '{name}' ({reason}): give --tokenizer a Hugging "
                 "Face folder or name, a tokenizer.json or a SentencePiece .model"
             ) from None
         if not getattr(inner, "is_fast", False):
             raise DataError(
-                f"the tokeniser of '{name}' is a {type(inner).__name__}, which cannot tell where a "
+                f"the tokenizer of '{name}' is a {type(inner).__name__}, which cannot tell where a "
                 "token lies in the text: give --tokenizer one that has a tokenizer.json"
             )
         return cls(inner)
 
     @cached_property
     def info(self) -> TokenizerInfo:
-        """The ids as the tokeniser's files name them."""
+        """The ids as the tokenizer's files name them."""
         bos, eos, pad = (
             self.inner.bos_token_id,
             self.inner.eos_token_id,
@@ -84,7 +84,7 @@ class HuggingFaceTokenizer:
 
     @property
     def has_template(self) -> bool:
-        """Whether the tokeniser's files bring a chat template."""
+        """Whether the tokenizer's files bring a chat template."""
         return bool(self.inner.chat_template)
 
     def encode(self, text: str) -> list[int]:
@@ -120,7 +120,7 @@ class HuggingFaceTokenizer:
             raise ValueError(f"the chat template refuses this conversation ({error})") from None
 
     def save(self, folder: Path) -> None:
-        """Write the tokeniser as transformers does."""
+        """Write the tokenizer as transformers does."""
         self.inner.save_pretrained(str(folder))
 
     def _render(self, messages: Sequence[Mapping[str, Any]], opened: bool = False) -> str:

@@ -22,13 +22,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from train import checkpoints
-from train.checkpoints import Facts, Index
-from train.engine import state
+from train.checkpoint import folder as checkpoints
+from train.checkpoint.failpoint import failpoint
+from train.checkpoint.folder import Index
+from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.slices import STATE, Reader, ShardData, ShardRef, TensorMetadata, write_shards
+from train.engine import zero
 from train.engine.gang import SETUP_TIMEOUT
 from train.engine.step import Engine
 from train.errors import CheckpointError, FaultError
-from train.slices import STATE, Entry, Part, Reader, Slice, at, write_parts
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
@@ -45,15 +47,20 @@ class Saver:
     """
 
     def __init__(
-        self, engine: Engine, run: Path, attempt: Path | None, facts: Facts, keep: int
+        self,
+        engine: Engine,
+        run: Path,
+        attempt: Path | None,
+        fingerprint: RunFingerprint,
+        keep: int,
     ) -> None:
         self._engine, self._run, self._attempt = engine, run, attempt
-        self._facts, self._keep = facts, keep
+        self._fingerprint, self._keep = fingerprint, keep
         group = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
-        self._behind = replace(engine.gang, control=group)
+        self._background = replace(engine.gang, control=group)
         self._pool = ThreadPoolExecutor(1, "save")
         self._pending: Future[None] | None = None
-        self._room: torch.Tensor | None = None
+        self._staging: torch.Tensor | None = None
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps; return once it has been copied.
@@ -63,11 +70,11 @@ class Saver:
             FaultError: a newer start of this run has taken over, or the folder cannot be written.
         """
         self.wait()
-        taken = state.taken(self._engine)
+        taken = zero.step_count(self._engine)
         assert taken in (None, step), f"Adam has taken {taken} steps, the run {step}"
         folder = self._engine.gang.from_main(partial(self._begin, step))
-        parts = self._copied()
-        at("copied")
+        parts = self._stage_to_host()
+        failpoint("copied")
         self._pending = self._pool.submit(self._write, step, folder, parts)
 
     def wait(self) -> None:
@@ -83,7 +90,7 @@ class Saver:
 
     def bytes(self) -> int:
         """Return the size of a checkpoint, but for its index and headers (one part in 1000)."""
-        elements = sum(prod(state.shape_of(p)) for _, p in state.trained(self._engine))
+        elements = sum(prod(zero.shape_of(p)) for _, p in zero.trained(self._engine))
         buffers = buffers_of(self._engine).values()
         return 12 * elements + sum(b.numel() * b.element_size() for b in buffers)
 
@@ -95,49 +102,49 @@ class Saver:
         except OSError as error:
             raise _explained(error, self._run) from None
 
-    def _copied(self) -> list[Part]:
+    def _stage_to_host(self) -> list[ShardData]:
         """Copy what this rank owns to the host, into memory that is kept for the next save."""
-        pieces = state.pieces(self._engine)
-        total = len(STATE) * sum(piece.length for piece in pieces)
-        if self._room is None or self._room.numel() < total:
+        shards = zero.local_shards(self._engine)
+        total = len(STATE) * sum(shard.length for shard in shards)
+        if self._staging is None or self._staging.numel() < total:
             pinned = self._engine.gang.device.type == "cuda"
-            self._room = torch.empty((total,), dtype=torch.float32, pin_memory=pinned)
+            self._staging = torch.empty((total,), dtype=torch.float32, pin_memory=pinned)
         parts, used = [], 0
-        for piece in pieces:
+        for shard in shards:
             values = {}
-            for kind, view in zip(STATE, state.moments(self._engine, piece), strict=True):
-                copy = self._room.narrow(0, used, piece.length)
+            for kind, view in zip(STATE, zero.state_views(self._engine, shard), strict=True):
+                copy = self._staging.narrow(0, used, shard.length)
                 copy.copy_(view, non_blocking=True)
                 values[kind] = copy.numpy().view(np.uint8)
-                used += piece.length
-            parts.append(Part(piece.name, piece.shape, "F32", piece.start, values))
+                used += shard.length
+            parts.append(ShardData(shard.name, shard.shape, "F32", shard.start, values))
         if self._engine.gang.device.type == "cuda":
             torch.cuda.synchronize()
         return parts + (self._buffers() if self._engine.gang.world.is_main else [])
 
-    def _buffers(self) -> list[Part]:
+    def _buffers(self) -> list[ShardData]:
         return [
-            Part(name, tuple(buffer.shape), DTYPES[buffer.dtype], 0, {"value": _raw(buffer)})
+            ShardData(name, tuple(buffer.shape), DTYPES[buffer.dtype], 0, {"value": _raw(buffer)})
             for name, buffer in buffers_of(self._engine).items()
             if buffer.numel()
         ]
 
-    def _write(self, step: int, folder: Path, parts: list[Part]) -> None:
+    def _write(self, step: int, folder: Path, parts: list[ShardData]) -> None:
         """Write this rank's file and agree with the others; runs in the thread."""
-        rank = self._behind.world.rank
-        slices: dict[str, Slice] = {}
+        rank = self._background.world.rank
+        slices: dict[str, ShardRef] = {}
         failure: Exception | None = None
         try:
-            slices = write_parts(folder / f"slices_{rank:05d}.safetensors", parts) if parts else {}
+            slices = write_shards(folder / f"slices_{rank:05d}.safetensors", parts) if parts else {}
         except OSError as error:
             failure = _explained(error, self._run)
         except Exception as error:
             failure = FaultError(f"rank {rank} could not write its part of {folder}: {error!r}")
-        at("written")
+        failpoint("written")
         kinds = {part.name: (part.shape, part.dtype, tuple(part.values)) for part in parts}
-        found = self._behind.gather((kinds, slices, failure))
-        at("agreed")
-        self._behind.on_main(partial(self._commit, step, folder, found))
+        found = self._background.gather((kinds, slices, failure))
+        failpoint("agreed")
+        self._background.on_main(partial(self._commit, step, folder, found))
 
     def _commit(self, step: int, folder: Path, found: list[Any]) -> None:
         failures = [failure for _, _, failure in found if failure is not None]
@@ -156,16 +163,15 @@ class Saver:
         tensors = {}
         for name, (shape, dtype, kinds) in sorted(known.items()):
             slices = tuple(written[name] for _, written, _ in found if name in written)
-            tensors[name] = Entry(shape, dtype, kinds, slices)
-        record = {
+            tensors[name] = TensorMetadata(shape, dtype, kinds, slices)
+        provenance = {
             "attempt": self._attempt.name if self._attempt else None,
             "host": socket.gethostname(),
             "time": time.time(),
             "versions": {name: metadata.version(name) for name in ("torch", "deepspeed")},
         }
-        facts = self._facts
-        size = self._behind.world.size
-        return Index(step, size, facts.identity, facts.terms, record, tensors)
+        size = self._background.world.size
+        return Index(step, size, self._fingerprint, provenance, tensors)
 
 
 def load(engine: Engine, folder: Path, index: Index) -> int:
@@ -176,13 +182,13 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
     Raises:
         CheckpointError: it is damaged, on every rank alike; the engine's state is then undefined.
     """
-    state.prepare(engine, index.step)
+    zero.init_state(engine, index.step)
     reader = Reader(folder, index.tensors)
     fault = None
     try:
-        for piece in state.pieces(engine):
-            for kind, view in zip(STATE, state.moments(engine, piece), strict=True):
-                _fill(reader, (piece.name, kind), piece.start, view)
+        for shard in zero.local_shards(engine):
+            for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
+                _fill(reader, (shard.name, kind), shard.start, view)
         for name, buffer in buffers_of(engine).items():
             values = buffer.detach().reshape(-1).cpu()
             _fill(reader, (name, "value"), 0, values)
@@ -196,7 +202,7 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
         if problem is not None:
             raise CheckpointError(problem)
     with torch.no_grad():
-        state.settle(engine)
+        zero.refresh_low_precision(engine)
     return sum(size for _, size in answers)
 
 

@@ -1,26 +1,19 @@
-"""`anyrank export`, and the final save of every run: a checkpoint as a Hugging Face folder."""
+"""A checkpoint put in the place of a Hugging Face folder: at the end of a run, or by itself."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
 
-from train import checkpoints
-from train.config import LoraConfig, ModelConfig
-from train.data.tokenizer import load_tokenizer
-from train.errors import CheckpointError, ConfigError, FaultError
-from train.launch.request import require_replaceable
-
-if TYPE_CHECKING:  # torch takes seconds to import, a mistake on the command line none to name
-    from train.engine.gang import Gang
+from train.config import ModelConfig
+from train.data.tokenizers import load_tokenizer
+from train.engine.gang import Gang
+from train.engine.huggingface import export_adapter, export_model, open_exporter
+from train.errors import CheckpointError, FaultError
 
 
 def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path) -> None:
-    """Write the model, or with LoRA the adapter, and the tokeniser; every rank must call it.
+    """Write the model, or with LoRA the adapter, and the tokenizer; every rank must call it.
 
     The ranks of the first host write the files between them, beside `folder`, which is replaced in
     one act when all is written and checked.
@@ -45,70 +38,21 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
     gang.on_main(lambda: _replace(partial, folder))
 
 
-def command(argv: Sequence[str]) -> int:
-    """Write a run's checkpoint as a Hugging Face folder.
+def save_alone(
+    checkpoint: Path, config: ModelConfig, seed: int, folder: Path, *, merge: bool
+) -> None:
+    """Write the model, or with LoRA the adapter unless it is merged, from this process alone.
 
     Raises:
-        UserError: the run, or the checkpoint in it, is not there or not whole, or the output would
-            replace other files.
+        CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
     """
-    described = "Write a run's checkpoint as a Hugging Face folder."
-    parser = _Parser(prog="anyrank export", description=described, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--merge-lora", action="store_true", help="the whole model, adapter merged")
-    parser.add_argument("--output", type=Path, help="default: RUN/export/step_<number>")
-    asked = parser.parse_args(list(argv))
-    checkpoint = _find(asked.run, asked.step)
-    config, seed = _configuration(asked.run, checkpoint)
-    if asked.merge_lora and config.lora is None:
-        raise ConfigError(f"{asked.run} was trained without LoRA: leave --merge-lora out")
-    folder = asked.output or asked.run / "export" / (
-        checkpoint.name + ("-merged" if asked.merge_lora else "")
-    )
-    require_replaceable(folder, str(config.name_or_path))
     partial = folder.with_name(folder.name + ".incomplete")
     try:
         _make(partial)
-        _write(checkpoint, config, seed, partial, (0, 1), asked.merge_lora)
+        _write(checkpoint, config, seed, partial, (0, 1), merge=merge)
         _replace(partial, folder)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    print(f"Exported {checkpoint} to {folder}; every weight was compared with the checkpoint")
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"anyrank export: {message}; see anyrank export --help")
-
-
-def _find(run: Path, step: int | None) -> Path:
-    found = checkpoints.complete(run)
-    if not found:
-        raise CheckpointError(f"there is no checkpoint in {run}: name a run folder that has one")
-    chosen = [path for path in found if step in (None, checkpoints.step_of(path))]
-    if not chosen:
-        steps = ", ".join(str(checkpoints.step_of(path)) for path in reversed(found))
-        raise CheckpointError(f"{run} has no checkpoint of step {step}: there are {steps}")
-    return chosen[0]
-
-
-def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int]:
-    """Read the model's configuration and the seed of the start that saved a checkpoint."""
-    attempt = checkpoints.read_index(checkpoint).record.get("attempt")
-    file = run / "attempts" / str(attempt) / "config.json"
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-        model = dict(content["model"])
-        adapter = model.pop("lora")
-        lora = LoraConfig(**adapter) if adapter else None
-        return ModelConfig(**model, lora=lora), int(content["data"]["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} does not say which model {checkpoint.name} belongs to ({error!r}): name a "
-            "whole run folder"
-        ) from None
 
 
 def _write(
@@ -117,10 +61,9 @@ def _write(
     seed: int,
     folder: Path,
     part: tuple[int, int],
+    *,
     merge: bool = False,
 ) -> None:
-    from train.engine.huggingface import export_adapter, export_model, open_exporter
-
     base = Path(str(config.name_or_path))
     if not base.is_dir():
         raise CheckpointError(

@@ -13,27 +13,13 @@ import torch
 import torch.distributed as dist
 
 from train.config import World
-from train.errors import ConfigError
-from train.launch.memory import memory
-from train.launch.probe import interface_variables
+from train.errors import ConfigError, mark_echo
+from train.hosts.memory import memory
+from train.hosts.probe import interface_variables
+from train.planning.cluster import Device
 
 T = TypeVar("T")
 SETUP_TIMEOUT = timedelta(minutes=60)
-
-
-@dataclass(frozen=True)
-class Device:
-    """One rank's device: the index of its host, the name that torch gives it, bytes of memory.
-
-    `host_memory`: of its host, all together; `share`: of a processor's core, where more CPU ranks
-    than cores are on the host.
-    """
-
-    node: int
-    name: str
-    memory: int
-    host_memory: int
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,8 @@ class Gang:
                 failure = [error]
         dist.broadcast_object_list(failure, src=0, group=self.control)
         if failure[0] is not None:
+            if not self.world.is_main:
+                mark_echo(failure[0])
             raise failure[0]
         return value
 
@@ -113,7 +101,8 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
         )
     else:
         env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not exported
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
     return Gang(world, device, control)

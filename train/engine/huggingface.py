@@ -19,15 +19,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
-from train.checkpoints import Index, read_index
+from train.checkpoint.folder import Index, read_index
+from train.checkpoint.slices import Reader
+from train.checkpoint.tensorfile import TensorSpec, write_header
 from train.config import LoraConfig, ModelConfig
 from train.engine import lora
 from train.engine.checkpoint import DTYPES
 from train.engine.model import DTYPES as PRECISIONS
 from train.engine.weights import keys_of, weight_files
 from train.errors import CheckpointError
-from train.slices import Reader
-from train.tensorfile import Kind, write_header
 
 LARGEST_FILE = 4 << 30  # bytes
 TORCH = {name: dtype for dtype, name in DTYPES.items()}
@@ -104,10 +104,10 @@ class Exporter:
         found: dict[str, torch.Tensor] = revert_weight_conversion(self.model, {name: value})
         return found
 
-    def kind_of(self, value: torch.Tensor) -> Kind:
+    def kind_of(self, value: torch.Tensor) -> TensorSpec:
         """Return the type that a weight has in the files."""
         dtype = PRECISIONS[self.config.precision] if value.is_floating_point() else value.dtype
-        return Kind(DTYPES[dtype], tuple(value.shape))
+        return TensorSpec(DTYPES[dtype], tuple(value.shape))
 
 
 def open_exporter(checkpoint: Path, base: Path, config: ModelConfig) -> Exporter:
@@ -127,7 +127,7 @@ def open_exporter(checkpoint: Path, base: Path, config: ModelConfig) -> Exporter
 def export_model(exporter: Exporter, folder: Path, part: int = 0, parts: int = 1) -> None:
     """Write and check the files number part, part + parts, … of the whole model, into `folder`.
 
-    Part 0 also writes the index and the configuration. With an adapter, it is merged.
+    ShardData 0 also writes the index and the configuration. With an adapter, it is merged.
 
     Raises:
         CheckpointError: a weight is missing or damaged, or was not written as it is.
@@ -156,7 +156,7 @@ def export_adapter(exporter: Exporter, folder: Path, config: LoraConfig, seed: i
     state = {name: exporter.stored(name, dtype) for name in exporter.index.tensors}
     module.save_pretrained(folder, state_dict=state)
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
     wanted = {name.replace(".default", ""): value for name, value in state.items()}
     if found.keys() != wanted.keys():
         raise CheckpointError(f"{folder} does not hold the adapter's weights: peft names them anew")
@@ -184,7 +184,7 @@ def _file_names(count: int) -> tuple[str, ...]:
     return tuple(f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
 
 
-def _kinds(exporter: Exporter, shard: Mapping[str, torch.Tensor]) -> dict[str, Kind]:
+def _kinds(exporter: Exporter, shard: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:
     return {
         key: exporter.kind_of(form)
         for name, value in shard.items()

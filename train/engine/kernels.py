@@ -98,7 +98,7 @@ class FusedHead:
         return found * torch.where(total.isfinite(), scale, math.nan).float(), total
 
 
-def usable(model_type: str, device: str) -> bool:
+def liger_supported(model_type: str, device: str) -> bool:
     """Whether a model of this type would run with Liger's kernels on this type of device."""
     known = model_type in NORMS and device in DEVICES
     return known and None not in (find_spec("liger_kernel"), find_spec("triton"))
@@ -116,7 +116,7 @@ def fuse(
         The fused head, if it is one, and the notices.
     """
     kind = str(model.config.model_type)
-    if not usable(kind, device.type):
+    if not liger_supported(kind, device.type):
         missing = device.type == "cuda" and kind in NORMS
         return None, (HINT,) if missing else ()
     activation = getattr(model.config, "hidden_activation", None) or model.config.hidden_act

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
 from train.engine import attention, kernels, lora, weights
@@ -83,15 +83,14 @@ def load(
     return LoadedModel(module, packed, selects, names, notices, head)
 
 
-def recompute(module: torch.nn.Module, mode: str) -> None:
+def recompute(module: Any, mode: str) -> None:
     """Recompute activations in the backward pass: `none`, `selective` or `full`, layer by layer."""
     if mode == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
         options["context_fn"] = _selective
-    module: Any = module
-    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    base: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
     enable = getattr(base, "activation_checkpointing_enable", None)
     if enable is not None:
         enable(activation_checkpointing_kwargs=options)
@@ -113,7 +112,10 @@ def _selects(model: PreTrainedModel) -> bool:
 
 def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code
+        )
+        return found
     except (ValueError, KeyError, OSError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder}/config.json is not a model known here: {first}") from None

@@ -12,12 +12,12 @@ import deepspeed
 import torch
 
 from train.config import RunConfig
-from train.data.lock import locked
 from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import packed_inputs, padded_inputs
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
+from train.locking import locked
 from train.planning.plan import Plan
 
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -80,7 +80,10 @@ def _optimizer(groups: list[dict[str, Any]], lr: float, plan: Plan) -> torch.opt
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         _build_cpu_adam()
-        return DeepSpeedCPUAdam(groups, lr=lr, betas=BETAS, eps=EPS, adamw_mode=True)
+        offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            groups, lr=lr, betas=BETAS, eps=EPS, adamw_mode=True
+        )
+        return offloaded
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=True)
 
 

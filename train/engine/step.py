@@ -54,6 +54,7 @@ class Engine:
         micros: Sequence[MicroBatch],
         loss_tokens: int,
         lr: float,
+        *,
         stop: bool = False,
     ) -> StepResult:
         """Take one optimizer step; every rank brings the same number of micro-batches.
@@ -98,7 +99,7 @@ class Engine:
         self.gang.sum(sums)
         return float(sums[0]), int(sums[1])
 
-    def agree(self, wish: bool) -> bool:
+    def agree(self, *, wish: bool) -> bool:
         """Whether any rank wishes so; every rank must ask."""
         wishes = torch.tensor(float(wish), dtype=torch.float64, device=self.gang.device)
         return bool(self.gang.sum(wishes) > 0)

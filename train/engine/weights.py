@@ -146,7 +146,7 @@ def _read(path: Path, key: str, start: int, count: int | None) -> torch.Tensor:
         return rows[start - first * width :][:count]
 
 
-def fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """Name a model's weights: a hash of every tensor's name, type, shape, beginning and end."""
     digest = hashlib.sha256()
     for key, path in sorted(weight_files(folder).items()):

@@ -11,17 +11,29 @@ from pathlib import Path
 
 from train.config import build_parser
 from train.errors import AnyrankError, ConfigError
-from train.launch import command, devices, flavor, hostfile, process, request, slurm
-from train.launch.supervise import Job, supervise
+from train.hosts import devices, flavor, hostfile, process, slurm
+from train.launch import arguments
+from train.launch import command as commands
+from train.launch.supervise import LaunchJob, by_srun, supervise
+from train.paths import ROOT
 
 _NEEDED = ("deepspeed", "torch", "transformers", "datasets", "sentencepiece", "peft")
+
+
+def command(argv: Sequence[str]) -> int:
+    """Launch what was typed after `./launch.sh` or `anyrank launch`; return the exit code.
+
+    Raises:
+        UserError: anything typed is wrong; nothing has been started then.
+    """
+    with process.caught() as signals:
+        return launch(argv, os.environ, time.time(), signals)
 
 
 def main() -> None:
     """Run from the command line; a user's mistake is one sentence and exit code 2."""
     try:
-        with process.caught() as signals:
-            code = launch(sys.argv[1:], os.environ, time.time(), signals)
+        code = command(sys.argv[1:])
     except AnyrankError as error:
         print(f"[error] {error}", file=sys.stderr)
         code = error.exit_code
@@ -35,24 +47,26 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         UserError: anything typed is wrong; nothing has been started then.
     """
     if "--help" in argv or "-h" in argv:
-        print(request.USAGE + build_parser().format_help())
+        print(arguments.USAGE + build_parser().format_help())
         return 0
-    asked = request.parse(argv)
+    asked = arguments.parse(argv)
     node_list = slurm.hosts(env) if asked.hostfile is None else None
-    hosts = node_list or _hosts(asked, flavor.memory_file(env, request.ROOT))
+    hosts = node_list or _hosts(asked, flavor.choice_file(env))
     if asked.gpus is not None and hosts is not None:
         hostfile.fill(hosts, asked.gpus)
-    config, args = request.check(asked, now)
+    config, args = arguments.check(asked, now)
     _require_packages()
     if hosts is None:
-        ranks = command.choose(asked.gpus, devices.find(env), os.cpu_count() or 1)
+        ranks = commands.choose(asked.gpus, devices.find(env), os.cpu_count() or 1)
         hosts = hostfile.Hostfile((hostfile.Host("localhost", ranks),))
     run_dir = Path.cwd() / (config.output.run_dir or "")
-    job = Job(hosts, asked.gpus or hosts.slots, args, run_dir, config.dry_run, env, Path.cwd())
-    return supervise(slurm.adapt(job) if node_list else job, signals)
+    job = LaunchJob(
+        hosts, asked.gpus or hosts.slots, args, run_dir, config.dry_run, env, Path.cwd()
+    )
+    return supervise(by_srun(job) if node_list else job, signals)
 
 
-def _hosts(asked: request.Request, memory: Path) -> hostfile.Hostfile | None:
+def _hosts(asked: arguments.LaunchRequest, memory: Path) -> hostfile.Hostfile | None:
     path = asked.hostfile or flavor.current(memory)
     return None if path is None else hostfile.read(path)
 
@@ -62,7 +76,7 @@ def _require_packages() -> None:
     if missing:
         raise ConfigError(
             f"{sys.executable} lacks {', '.join(missing)}: run '{sys.executable} -m pip install -e "
-            f"{request.ROOT}', or leave this environment and let ./launch.sh make its own"
+            f"{ROOT}', or leave this environment and let ./launch.sh make its own"
         )
 
 

@@ -1,7 +1,7 @@
 """`python -m train.launch.agent`: starts and watches the ranks of one host.
 
-It holds a lease: a supervisor that is gone, or silent for `wire.LEASE` seconds, ends every rank of
-this host. The ranks live in a process group of their own; what leaves the group is still found,
+It holds a lease: a supervisor that is gone, or silent for `protocol.LEASE` seconds, ends every rank
+of this host. The ranks live in a process group of their own; what leaves the group is still found,
 because this process adopts its orphans. So nothing outlives the agent, and nobody else's process
 is ever signalled.
 """
@@ -21,16 +21,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from train.errors import OutOfMemoryError
-from train.launch import process, rank, terminal, wire
-from train.launch.devices import order
-from train.launch.memory import oom_kills
-from train.launch.probe import interface_variables, look
-from train.launch.sharing import sees
+from train.errors import ExitCode
+from train.hosts import process
+from train.hosts.devices import order
+from train.hosts.memory import oom_kills
+from train.hosts.probe import interface_variables, look
+from train.hosts.shared_folder import sees
+from train.launch import heartbeat, protocol, terminal
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that deepspeed gets to end by itself after a rank has failed
@@ -49,7 +51,7 @@ class Agent:
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self.lease = (self.folder / "lease").open("w")
         fcntl.flock(self.lease, fcntl.LOCK_EX)
-        self.lines = wire.Lines()
+        self.lines = protocol.Lines()
         self.child: subprocess.Popen[bytes] | None = None
         self.selector = selectors.DefaultSelector()
         self.dead: set[str] = set()
@@ -65,7 +67,7 @@ class Agent:
         self.selector.register(self.source, selectors.EVENT_READ, "message")
         try:
             self.outbox = b"\n"  # ends what a shell's start-up files may have printed
-            self.say("hello", **look(os.environ))
+            self.say("hello", report=asdict(look(os.environ)))
             while not self.over:
                 for key, _ in self.selector.select(0.1):
                     if key.data == "message" or len(self.outbox) < _LONGEST_OUTBOX:
@@ -78,7 +80,7 @@ class Agent:
 
     def say(self, kind: str, **content: Any) -> None:
         """Send one message, or as much of it as the connection takes for now."""
-        self.outbox += wire.encode(kind, **content)
+        self.outbox += protocol.encode(kind, **content)
         self.post()
 
     def post(self) -> None:
@@ -107,9 +109,9 @@ class Agent:
             self.over = True
         for message in self.lines.feed(chunk):
             self.heard = time.monotonic()
-            self.obey(message)
+            self.dispatch(message)
 
-    def obey(self, message: wire.Message) -> None:
+    def dispatch(self, message: protocol.Message) -> None:
         """Do what one message asks for."""
         match message["kind"]:
             case "look":
@@ -121,9 +123,10 @@ class Agent:
             case "end":
                 self.over = True
 
-    def start(self, message: wire.Message) -> None:
+    def start(self, message: protocol.Message) -> None:
         """Start the command in a group of its own."""
-        env = {**os.environ, **message["env"], **order(os.environ), rank.FOLDER: str(self.folder)}
+        env = os.environ | message["env"] | order(os.environ)
+        env[heartbeat.FOLDER] = str(self.folder)
         if message["master"]:
             env |= interface_variables(env, message["master"])
         streams = terminal.streams(message["terminal"])
@@ -144,28 +147,28 @@ class Agent:
     def watch(self) -> None:
         """Look at the ranks and at the clock."""
         now = time.monotonic()
-        if now - self.heard > wire.LEASE:
+        if now - self.heard > protocol.LEASE:
             print("[agent] the supervisor is silent: ending the ranks", file=sys.stderr)
             self.over = True
-        if now - self.beaten >= wire.BEAT:
+        if now - self.beaten >= protocol.BEAT:
             self.beaten = now
             self.post()
             self.say("beat", idle=self.idle(), ranks=self.states())
         if self.child is None:
             return
         for name, pid in self.ranks().items():
-            if name not in self.dead and rank.started(pid) is None:
-                self.mourn(name, pid)
+            if name not in self.dead and heartbeat.started(pid) is None:
+                self.record_death(name, pid)
         if self.child.poll() is not None or now > self.deadline:
             self.finish(self.child)
 
-    def mourn(self, name: str, pid: int) -> None:
+    def record_death(self, name: str, pid: int) -> None:
         """Report a rank that has ended, unless all is well with it."""
         self.dead.add(name)
         record = _json(self.folder / f"{name}.exit")
         code = record.get("code")
         if not record and oom_kills() > self.kills:
-            code = OutOfMemoryError.exit_code
+            code = ExitCode.OUT_OF_MEMORY
         if code == 0:
             return
         self.deadline = min(self.deadline, time.monotonic() + _PATIENCE)
@@ -198,7 +201,7 @@ class Agent:
 
     def states(self) -> dict[str, str]:
         """Return the kernel's letter for every rank: T has been stopped."""
-        return {name: rank.state(pid) for name, pid in self.ranks().items()}
+        return {name: heartbeat.state(pid) for name, pid in self.ranks().items()}
 
     def stacks(self) -> None:
         """Ask every rank for its Python stack and send what comes."""
@@ -208,7 +211,7 @@ class Agent:
         time.sleep(1.0)
         for name, pid in sorted(self.ranks().items()):
             text = _tail(self.folder / f"{name}.stack")
-            self.say("stack", rank=int(name), state=rank.state(pid), text=text)
+            self.say("stack", rank=int(name), state=heartbeat.state(pid), text=text)
 
     def end(self) -> None:
         """Kill what is left: the group, then every process that descends from this one."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.launch import progress, stacks, terminal, wire
+from train.errors import ExitCode
+from train.launch import hang, progress, protocol, terminal
 from train.launch.link import Events, Link
-from train.launch.outcome import Death, Outcome, first_death, is_hung
-from train.launch.screen import Screen
+from train.launch.outcome import Death, Outcome, first_death
+from train.launch.output import Output
 
 _GATHER = 1.0  # seconds in which deaths of other ranks are waited for, to name the first rightly
 _STACKS = 4.0  # seconds in which the ranks of a hanging run print their stacks
@@ -21,7 +22,7 @@ _CLOSING = 15.0  # seconds for all agents to end their ranks
 
 
 @dataclass(frozen=True)
-class Start:
+class HostCommand:
     """What one host is to run."""
 
     argv: tuple[str, ...]
@@ -29,31 +30,53 @@ class Start:
 
 
 @dataclass
-class Attempt:
-    """The state of one start."""
+class Observed:
+    """What the supervisor has seen of one start so far."""
 
-    links: Sequence[Link]
-    events: Events
-    run_dir: Path
-    screen: Screen
-    signals: list[int]
-    can_stop: bool
-    began: float = field(default_factory=time.time)
     deaths: list[Death] = field(default_factory=list)
     codes: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     idle: dict[str, float | None] = field(default_factory=dict)
     stopped: dict[str, bool] = field(default_factory=dict)
     stacks: list[tuple[int, str, str]] = field(default_factory=list)
-    closing: float = float("inf")
     hung: bool = False
     cancelled: bool = False
-    obeyed: int = 0
 
-    def run(self, starts: Sequence[Start], master: str | None, cwd: Path) -> Outcome:
-        """Start the ranks and return what became of them; none is left when this returns."""
+    def outcome(self, hosts: Sequence[str], *, done: bool) -> Outcome:
+        """Return what became of the start; `hosts` in their order."""
+        codes = tuple(self.codes[name] for name in hosts if name in self.codes)
+        deaths, lost = tuple(self.deaths), tuple(self.lost)
+        return Outcome(codes, deaths, lost, self.hung, self.cancelled, done)
+
+
+class Attempt:
+    """One start: its agents are served until all have ended, or the first error is explained.
+
+    `signals` grows whenever this process is asked to stop; with `can_stop` the first one has the
+    run saved.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        events: Events,
+        run_dir: Path,
+        output: Output,
+        signals: Sequence[int],
+        *,
+        can_stop: bool,
+    ) -> None:
+        self.links, self.events, self.run_dir, self.output = links, events, run_dir, output
+        self.signals, self.can_stop = signals, can_stop
+        self.began = time.time()
+        self.seen = Observed()
+        self.closing = float("inf")  # when all is brought down, by the monotonic clock
+        self.handled = 0  # of the signals
+
+    def run(self, starts: Sequence[HostCommand], master: str | None, cwd: Path) -> Outcome:
+        """HostCommand the ranks and return what became of them; none is left when this returns."""
         size = terminal.own_size()
-        self.screen.expect_echo(False)
+        self.output.expect_echo(echoes=False)
         for link, start in zip(self.links, starts, strict=True):
             shared = {"terminal": size, "cwd": str(cwd), "master": master}
             link.send("start", argv=start.argv, env=dict(start.env), **shared)
@@ -62,31 +85,30 @@ class Attempt:
         finally:
             close_all(self.links)
         self.drain()
-        self.screen.release(0.0)
+        self.output.release(0.0)
         done = (self.run_dir / "DONE").exists()
-        codes = tuple(self.codes[link.name] for link in self.links if link.name in self.codes)
-        return Outcome(codes, tuple(self.deaths), tuple(self.lost), self.hung, self.cancelled, done)
+        return self.seen.outcome([link.name for link in self.links], done=done)
 
     def follow(self) -> None:
-        """Serve the agents until all have ended, or the first trouble has been explained."""
+        """Serve the agents until all have ended, or the first error has been explained."""
         beaten = looked = time.monotonic()
-        while len(self.codes) < len(self.links):
-            self.take(0.1)
+        while len(self.seen.codes) < len(self.links):
+            self.poll(0.1)
             self.heed_signals()
             if self.closing == float("inf"):
-                self.screen.release()
+                self.output.release()
             now = time.monotonic()
-            if now - beaten >= wire.BEAT:
+            if now - beaten >= protocol.BEAT:
                 beaten = now
                 self.beat(now)
-            if now - looked >= 2 * wire.BEAT:
+            if now - looked >= 2 * protocol.BEAT:
                 looked = now
                 self.look_for_hang()
-            if now >= self.closing or self.cancelled:
+            if now >= self.closing or self.seen.cancelled:
                 self.explain()
                 return
 
-    def take(self, patience: float) -> None:
+    def poll(self, patience: float) -> None:
         """Handle what the agents have said, waiting at most `patience` seconds for it."""
         try:
             link, message = self.events.get(timeout=patience)
@@ -100,99 +122,104 @@ class Attempt:
         while not self.events.empty():
             self.handle(*self.events.get())
 
-    def handle(self, link: Link, message: wire.Message | None) -> None:
+    def handle(self, link: Link, message: protocol.Message | None) -> None:
         """Handle one message."""
         if message is None:
-            if link.name not in self.codes and not link.closed:
-                self.lose(link, link.trouble() or "the connection ended")
+            if link.name not in self.seen.codes and not link.closed:
+                self.host_lost(link, link.error() or "the connection ended")
             return
         match message["kind"]:
             case "output":
-                self.screen.hold(message["stream"], message["data"])
+                self.output.hold(message["stream"], message["data"])
             case "beat":
-                self.idle[link.name] = message["idle"]
-                self.stopped[link.name] = "T" in message["ranks"].values()
+                self.seen.idle[link.name] = message["idle"]
+                self.seen.stopped[link.name] = "T" in message["ranks"].values()
             case "death":
-                self.mourn(link, message)
+                self.record_death(link, message)
             case "stack":
-                self.stacks.append((message["rank"], message["state"], message["text"]))
+                self.seen.stacks.append((message["rank"], message["state"], message["text"]))
             case "exit":
-                self.codes[link.name] = message["code"]
+                self.seen.codes[link.name] = message["code"]
                 if message["code"]:
                     self.close_soon()
 
-    def mourn(self, link: Link, message: Mapping[str, Any]) -> None:
-        """Note a rank's end; a rank that has saved and stopped (75) drags nobody along."""
+    def record_death(self, link: Link, message: Mapping[str, Any]) -> None:
+        """Note a rank's end; one that has saved and stopped is no reason to end the others."""
         when = message["time"] or time.time()
         death = Death(message["rank"], link.name, message["code"], when, message["tail"])
-        self.deaths.append(death)
-        if death.code != 75:
+        self.seen.deaths.append(death)
+        if death.code != ExitCode.STOPPED:
             self.close_soon()
 
     def close_soon(self) -> None:
         """Bring everything down shortly."""
         self.closing = min(self.closing, time.monotonic() + _GATHER)
 
-    def lose(self, link: Link, why: str) -> None:
+    def host_lost(self, link: Link, why: str) -> None:
         """Note a host that is gone."""
         link.closed = True
-        self.lost.append(link.name)
-        self.screen.expect_echo(True)
-        self.screen.say(f"host {link.name} is lost: {why}")
+        self.seen.lost.append(link.name)
+        self.output.expect_echo(echoes=True)
+        self.output.say(f"host {link.name} is lost: {why}")
         self.close_soon()
 
     def beat(self, now: float) -> None:
         """Renew every agent's lease, and look for agents that have fallen silent."""
         for link in self.links:
             link.send("beat")
-            if now - link.heard > wire.LEASE and not link.closed and link.name not in self.codes:
-                self.lose(link, f"it has been silent for {now - link.heard:.0f} s")
+            if (
+                now - link.heard > protocol.LEASE
+                and not link.closed
+                and link.name not in self.seen.codes
+            ):
+                self.host_lost(link, f"it has been silent for {now - link.heard:.0f} s")
 
     def heed_signals(self) -> None:
         """Stop after the current step at the first signal; end at once at a second Ctrl-C."""
-        for number in self.signals[self.obeyed :]:
-            self.obeyed += 1
+        for number in self.signals[self.handled :]:
+            self.handled += 1
             name = signal.Signals(number).name
-            if self.can_stop and self.obeyed == 1 and self.run_dir.is_dir():
+            if self.can_stop and self.handled == 1 and self.run_dir.is_dir():
                 (self.run_dir / "STOP").touch()
-                self.screen.say(f"{name}: saving and stopping after this step; again: end at once")
+                self.output.say(f"{name}: saving and stopping after this step; again: end at once")
             elif number != signal.SIGUSR1:
-                self.screen.say(f"{name}: ending at once")
-                self.cancelled = True
+                self.output.say(f"{name}: ending at once")
+                self.seen.cancelled = True
 
     def look_for_hang(self) -> None:
         """Find out whether all ranks stand still, and if so print where each one stands."""
-        known = [idle for idle in self.idle.values() if idle is not None]
+        known = [idle for idle in self.seen.idle.values() if idle is not None]
         seen = progress.steps(self.run_dir, self.began)
         since = time.time() - max(seen.written, self.began)
-        saving, stopped = progress.saving(self.run_dir, self.began), any(self.stopped.values())
+        saving, stopped = progress.saving(self.run_dir, self.began), any(self.seen.stopped.values())
         idle = min(known, default=None)
-        if self.hung or not is_hung(idle, since, seen.usual, saving, stopped):
+        if self.seen.hung or not hang.is_hung(
+            idle, since, seen.usual, saving=saving, stopped=stopped
+        ):
             return
-        self.hung = True
-        self.screen.say(f"the run hangs: no step for {since:.0f} s, and no rank moves")
+        self.seen.hung = True
+        self.output.say(f"the run hangs: no step for {since:.0f} s, and no rank moves")
         for link in self.links:
             link.send("stacks")
         deadline = time.monotonic() + _STACKS
         while time.monotonic() < deadline:
-            self.take(0.1)
-        for line in stacks.summary(self.stacks):
-            self.screen.say(line)
+            self.poll(0.1)
+        for line in hang.summary(self.seen.stacks):
+            self.output.say(line)
         self.close_soon()
 
     def explain(self) -> None:
         """Print the first failing rank's error, before all that it caused."""
-        death = first_death(self.deaths)
-        echo = death is not None and death.code == 1 and (self.lost or self.hung)
-        if death is not None and death.code != 75 and not echo:
+        death = first_death(self.seen.deaths)
+        echo = death is not None and death.code == 1 and (self.seen.lost or self.seen.hung)
+        if death is not None and death.code != ExitCode.STOPPED and not echo:
             tail = "" if death.rank == 0 else death.tail.strip()
-            if death.rank != 0 or death.code not in (2, 3):
+            if death.rank != 0 or death.code not in (ExitCode.USER, ExitCode.NON_FINITE):
                 below = ":" if tail else ""
-                self.screen.say(f"rank {death.rank} on {death.host} {death.cause}{below}")
+                self.output.say(f"rank {death.rank} on {death.host} {death.cause}{below}")
             if tail:
-                self.screen.hold("err", "")
-                self.screen.held.appendleft((0.0, "err", tail + "\n"))
-        self.screen.release(0.0)
+                self.output.hold_first("err", tail + "\n")
+        self.output.release(0.0)
 
 
 def close_all(links: Sequence[Link]) -> None:

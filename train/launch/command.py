@@ -1,15 +1,31 @@
-"""From a layout to the `deepspeed` command: pure functions, so that each can be read in a test."""
+"""From a layout to the `deepspeed` command and its environment: pure functions."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from train.errors import ConfigError
-from train.launch.devices import Devices
+from train.hosts.devices import Devices
 
 # What it would say, the supervisor has said; as an error it prints only the whole command line.
 QUIET = ("--log_level", "critical")
+# What other hosts' ranks are given of this machine's variables.
+_PREFIXES = (
+    "ACCELERATE_", "AMD_", "AWS_", "AZURE_", "CUBLAS_", "CUDA_", "CUDNN_", "DEEPSPEED_", "DS_",
+    "FI_", "FLASH_", "GLOO_", "GOOGLE_", "HF_", "HIP_", "HSA_", "HUGGING", "KMP_", "MIOPEN_",
+    "MKL_", "MLFLOW_", "NCCL_", "NVIDIA_", "NVTE_", "OMP_", "PYTHON", "PYTORCH_", "RCCL_",
+    "ROCM_", "S3_", "SAFETENSORS_", "TENSORBOARD_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
+    "TRITON_", "UCX_", "WANDB_", "XDG_CACHE_",
+)  # fmt: skip
+_NAMES = (
+    "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "TMPDIR", "HTTP_PROXY",
+    "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+)  # fmt: skip
+# Each host has its own devices, and the launcher of each host names them to its ranks.
+_OWN = re.compile(r"(CUDA|HIP|ROCR|NVIDIA)_VISIBLE_DEVICES|PYTHONPATH|PYTHONHOME")
 
 
 def choose(asked: int | None, devices: Devices, cores: int) -> int:
@@ -77,3 +93,15 @@ def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
     """
     wanted = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
     return {name: value for name, value in wanted.items() if name not in env}
+
+
+def forwarded(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that other hosts' ranks are given, beyond what DeepSpeed forwards.
+
+    They travel inside the connection, never on a command line; their names are shown, no value is.
+    """
+    return {
+        name: value
+        for name, value in sorted(env.items())
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not _OWN.fullmatch(name)
+    }

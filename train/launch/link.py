@@ -4,57 +4,21 @@ from __future__ import annotations
 
 import os
 import queue
-import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from train.launch import process, wire
+from train.hosts import process
+from train.hosts.probe import HostReport
+from train.hosts.remote import python_path
+from train.launch import protocol
 
-ROOT = Path(__file__).resolve().parents[2]
-
-# BatchMode: never ask for a password. The host's key is checked as ssh is set up to check it.
-SSH = (
-    "ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5",
-    "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR",
-)  # fmt: skip
-
-
-def here(module: str) -> tuple[str, ...]:
-    """Return the command that runs one of our modules on this machine."""
-    return (sys.executable, "-P", "-m", module)
-
-
-def over_ssh(name: str, module: str, cwd: Path) -> tuple[str, ...]:
-    """Return the command that runs one of our modules on another host, in the same folder."""
-    python = shlex.join(("env", *_paths(), *here(module)))
-    return (*SSH, "--", name, f"cd {shlex.quote(str(cwd))} && exec {python}")
-
-
-def over_srun(name: str, module: str, cwd: Path) -> tuple[str, ...]:
-    """Return the command that runs one of our modules on a node of this Slurm job."""
-    step = ("--nodes=1", "--ntasks=1", f"--nodelist={name}", f"--chdir={cwd}", "--overlap")
-    quiet = ("--kill-on-bad-exit=0", "--unbuffered", "--input=all", "--quit-on-interrupt")
-    return ("srun", *step, *quiet, "env", *_paths(), *here(module))
-
-
-def _paths() -> tuple[str, ...]:
-    """Return where Python and its libraries are to look on another host: where they do here."""
-    own = os.environ.get("PYTHONPATH", "").split(":")
-    found = [f"PYTHONPATH={':'.join(dict.fromkeys((str(ROOT), *filter(None, own))))}"]
-    if os.environ.get("LD_LIBRARY_PATH"):
-        found.append(f"LD_LIBRARY_PATH={os.environ['LD_LIBRARY_PATH']}")
-    return tuple(found)
-
-
-Events: TypeAlias = "queue.Queue[tuple[Link, wire.Message | None]]"
+Events: TypeAlias = "queue.Queue[tuple[Link, protocol.Message | None]]"
 
 
 class Link:
@@ -68,14 +32,12 @@ class Link:
     ) -> None:
         self.name, self.events = name, events
         self.heard = time.monotonic()
-        self.hello: dict[str, Any] | None = None
+        self.report: HostReport | None = None
+        self.reported = 0.0  # seconds since the epoch
         self.closed = False
-        self.lines = wire.Lines()
+        self.lines = protocol.Lines()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the link)
-        env = {
-            **env,
-            "PYTHONPATH": f"{ROOT}:{env['PYTHONPATH']}" if "PYTHONPATH" in env else str(ROOT),
-        }
+        env = {**env, "PYTHONPATH": python_path(env.get("PYTHONPATH", ""))}
         self.process = subprocess.Popen(
             argv,
             env=env,
@@ -93,9 +55,9 @@ class Link:
         """Send one message; a connection that takes no more is noticed by its silence."""
         assert self.process.stdin is not None
         with suppress(OSError, ValueError):
-            self.process.stdin.write(wire.encode(kind, **content))
+            self.process.stdin.write(protocol.encode(kind, **content))
 
-    def trouble(self) -> str:
+    def error(self) -> str:
         """Return what the connection itself complained about, on one line."""
         self.errors.seek(0)
         text = self.errors.read()[-2000:].decode(errors="replace")

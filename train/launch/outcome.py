@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from train.errors import ExitCode
+
 RESTARTS = 3  # without progress
-_SHORTEST_HANG = 30.0  # seconds
-_SLOWEST_START = 900.0  # seconds without a sign of life before the first step: kernels are built
-_SLOWEST_SAVE = 1800.0  # seconds for a file system to take a checkpoint, or the model
-_PATIENCE = 10.0  # times the usual step
+# After these there is nothing to start again.
+FINAL = (ExitCode.DONE, ExitCode.USER, ExitCode.NON_FINITE, ExitCode.STOPPED)
 
 # What an exit code says about its cause; a rank that was killed left none.
-_MEANINGS = {2: 0, 3: 0, 77: 0, None: 1}
+_MEANINGS: dict[int | None, int] = {
+    ExitCode.USER: 0,
+    ExitCode.NON_FINITE: 0,
+    ExitCode.OUT_OF_MEMORY: 0,
+    None: 1,
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,14 @@ class Death:
     @property
     def cause(self) -> str:
         """How it ended, in words."""
-        names = {2: "something must be changed", 3: "not finite", 77: "out of memory"}
+        names = {
+            ExitCode.USER: "something must be changed",
+            ExitCode.NON_FINITE: "not finite",
+            ExitCode.OUT_OF_MEMORY: "out of memory",
+        }
         if self.code is None:
             return "was killed"
-        name = f", {names[self.code]}" if self.code in names else ""
+        name = f", {names[ExitCode(self.code)]}" if self.code in names else ""
         return f"ended with exit code {self.code}{name}"
 
 
@@ -51,7 +60,7 @@ class Outcome:
     def code(self) -> int:
         """The exit code that this start stands for."""
         if self.cancelled:
-            return 130
+            return ExitCode.INTERRUPTED
         first = first_death(self.deaths)
         if first is not None and first.code is not None:
             return first.code
@@ -86,32 +95,8 @@ def first_death(deaths: Sequence[Death]) -> Death | None:
     return min(deaths, key=weight, default=None)
 
 
-def decide(outcome: Outcome, fruitless: int) -> Next:
-    """Decide after a start; `fruitless` counts the restarts in a row that made no progress."""
-    if outcome.code in (0, 2, 3, 75) or outcome.cancelled:
+def decide(outcome: Outcome, without_progress: int) -> Next:
+    """Decide after a start; `without_progress` counts the restarts in a row that made none."""
+    if outcome.code in FINAL or outcome.cancelled:
         return Next.END
-    return Next.RESTART if fruitless < RESTARTS else Next.GIVE_UP
-
-
-def is_hung(
-    idle: float | None,
-    since_step: float,
-    usual: float | None,
-    saving: bool = False,
-    stopped: bool = False,
-) -> bool:
-    """Whether the ranks hang: nothing moves, and no step has come for far longer than usual.
-
-    Args:
-        idle: seconds since any rank's main thread moved; None before a rank has reported.
-        since_step: seconds since the last finished step, or since the start.
-        usual: seconds of a usual step; None before the first.
-        saving: whether a save is under way, for which ranks may wait without moving.
-        stopped: whether a rank was stopped by a signal, so that nothing is worth waiting for.
-    """
-    if idle is None:
-        return False
-    limit = _SLOWEST_START if usual is None else max(_SHORTEST_HANG, _PATIENCE * usual)
-    if saving and not stopped:
-        limit = max(limit, _SLOWEST_SAVE)
-    return min(idle, since_step) > limit
+    return Next.RESTART if without_progress < RESTARTS else Next.GIVE_UP

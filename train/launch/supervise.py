@@ -14,29 +14,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from train.errors import HostfileError, OutOfMemoryError
-from train.launch import command, network, preflight, progress, wire
-from train.launch.attempt import Attempt, Start, close_all
-from train.launch.devices import Devices
-from train.launch.environment import forwarded
-from train.launch.exhaustion import note
-from train.launch.hostfile import Host, Hostfile, fill, render
-from train.launch.link import ROOT, Events, Link, here, over_ssh
+from train.errors import ExitCode, HostfileError
+from train.hosts import network, slurm
+from train.hosts.devices import Devices
+from train.hosts.hostfile import Host, Hostfile, fill, render
+from train.hosts.probe import HostReport
+from train.hosts.remote import here, over_srun, over_ssh
+from train.hosts.shared_folder import shared_token
+from train.launch import command, preflight, progress, protocol
+from train.launch.attempt import Attempt, HostCommand, close_all
+from train.launch.link import Events, Link
+from train.launch.oom import note
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
-from train.launch.screen import Screen
-from train.launch.sharing import shared_token
+from train.launch.output import Output
+from train.paths import SCRIPT
+from train.text import GIB
 
 AGENT = "train.launch.agent"
 _HELLO = 40.0  # seconds for an agent to report: ssh, a shell, Python from a cold disk
 _PAUSE = 1.0  # seconds between an end and the next start
 
 Reach = Callable[[str, str, Path], tuple[str, ...]]
+Select = Callable[[Hostfile, Sequence[Link]], Hostfile]
 
 
 @dataclass(frozen=True)
-class Job:
+class LaunchJob:
     """A run: which hosts it may use, how many ranks it wants, and what every rank is told."""
 
     hostfile: Hostfile
@@ -49,86 +55,121 @@ class Job:
     reach: Reach = over_ssh
     address: Callable[[str], str | None] = lambda name: None
     deepspeed: tuple[str, ...] = (sys.executable, "-P", "-m", "deepspeed.launcher.runner")
-    script: Path = ROOT / "train" / "main.py"
+    script: Path = SCRIPT
 
 
-def supervise(job: Job, signals: list[int]) -> int:
+def by_srun(job: LaunchJob) -> LaunchJob:
+    """Return the job with its agents started through srun instead of ssh."""
+    return replace(job, env=slurm.step_environment(job.env), reach=over_srun, address=slurm.address)
+
+
+def supervise(job: LaunchJob, signals: list[int]) -> int:
     """Run a job to its end and return its exit code.
 
     Raises:
         UserError: a host cannot be used as it is; nothing has been started then.
     """
-    screen = Screen(None if job.dry_run else job.run_dir / "launch.log")
+    output = Output(None if job.dry_run else job.run_dir / "launch.log")
     (job.run_dir / "STOP").unlink(missing_ok=True)
-    fruitless, best = 0, progress.newest_checkpoint(job.run_dir)
-    first = True
+    without_progress, best = 0, progress.newest_checkpoint(job.run_dir)
+    begin = first_start
     while True:
-        outcome = start(job, screen, signals, first)
-        first = False
+        outcome = begin(job, output, signals)
+        begin = restart
         reached = progress.newest_checkpoint(job.run_dir)
-        fruitless, best = (0, reached) if reached > best else (fruitless, best)
-        following = decide(outcome, fruitless)
+        if reached > best:
+            without_progress, best = 0, reached
+        following = decide(outcome, without_progress)
         if signals and following is Next.RESTART:
-            return 75 if signal.SIGUSR1 in signals else outcome.code
+            return ExitCode.STOPPED if signal.SIGUSR1 in signals else outcome.code
         following = Next.END if job.dry_run else following
         if following is Next.GIVE_UP:
-            screen.say(f"giving up: {RESTARTS} restarts brought no progress past step {best}")
+            output.say(f"giving up: {RESTARTS} restarts brought no progress past step {best}")
         if following is not Next.RESTART:
             return outcome.code
-        fruitless += 1
-        learn(job, outcome, screen)
+        without_progress += 1
+        lower_memory_cap(job, outcome, output)
         where = f"step {best}" if best else "the beginning: there is no checkpoint yet"
-        screen.say(f"starting again from {where} (restart {fruitless} of {RESTARTS})")
+        output.say(f"starting again from {where} (restart {without_progress} of {RESTARTS})")
         time.sleep(_PAUSE)
 
 
-def learn(job: Job, outcome: Outcome, screen: Screen) -> None:
+def lower_memory_cap(job: LaunchJob, outcome: Outcome, output: Output) -> None:
     """After a start that ran out of memory, see to it that the next plan is a smaller one."""
     death = first_death(outcome.deaths)
-    if outcome.code != OutOfMemoryError.exit_code or death is None:
+    if outcome.code != ExitCode.OUT_OF_MEMORY or death is None:
         return
     predicted = note(job.run_dir, death.rank, death.host)
-    size = "" if predicted is None else f", predicted at {predicted / 2**30:.2f} GiB a device,"
-    screen.say(f"the plan{size} did not fit: the next one will be smaller")
+    size = "" if predicted is None else f", predicted at {predicted / GIB:.2f} GiB a device,"
+    output.say(f"the plan{size} did not fit: the next one will be smaller")
 
 
-def start(job: Job, screen: Screen, signals: list[int], first: bool) -> Outcome:
-    """Connect to the hosts and run the ranks once.
+def first_start(job: LaunchJob, output: Output, signals: list[int]) -> Outcome:
+    """Run the ranks on the hosts that were asked for, all of them.
 
     Raises:
-        UserError: at the first start, a host that does not answer or does not match the others.
+        UserError: a host does not answer, or does not match the others.
+    """
+    wanted = fill(job.hostfile, job.ranks)
+    return start(job, wanted, partial(require_all, output=output), job.args, output, signals)
+
+
+def restart(job: LaunchJob, output: Output, signals: list[int]) -> Outcome:
+    """Run the ranks again on what is left of the job's hosts, from the newest checkpoint.
+
+    Raises:
+        HostfileError: no host is left.
+    """
+    args = job.args if job.dry_run else (*job.args, "--resume", "auto")
+    left = partial(leave_out, ranks=job.ranks, output=output)
+    return start(job, job.hostfile, left, args, output, signals)
+
+
+def start(
+    job: LaunchJob,
+    wanted: Hostfile,
+    select: Select,
+    args: tuple[str, ...],
+    output: Output,
+    signals: list[int],
+) -> Outcome:
+    """Connect to the wanted hosts and run the ranks once, on those that `select` returns.
+
+    Raises:
+        UserError: a host cannot be used, as `select` decides, or does not match the others.
     """
     events: Events = queue.Queue()
-    wanted = fill(job.hostfile, job.ranks) if first else job.hostfile
     links: list[Link] = []
     try:
         for host in wanted.hosts:
             links.append(connect(job, host, events))
         with nullcontext() if job.dry_run else shared_token(job.run_dir) as token:
-            hear(links, events, signals, token)
+            await_reports(links, events, signals, token)
         if signals:  # a preempted job is queued again though it has nothing to save yet
             preempted = signal.SIGUSR1 in signals
-            return Outcome((75,)) if preempted else Outcome(cancelled=True)
-        hosts = usable(job, wanted, links, screen, first)
-        chosen = [link for link in links if link.name in {host.name for host in hosts.hosts}]
+            return Outcome((ExitCode.STOPPED,)) if preempted else Outcome(cancelled=True)
+        hosts = select(wanted, links)
+        names = {host.name for host in hosts.hosts}
+        chosen = tuple(link for link in links if link.name in names)
         close_all([link for link in links if link not in chosen])
-        for remark in preflight.differences([link.hello or {} for link in chosen]):
-            raise HostfileError(remark)
-        starts, master = plan_starts(job, hosts, chosen, first)
-        describe(hosts, chosen, starts, screen)
-        attempt = Attempt(chosen, events, job.run_dir, screen, signals, not job.dry_run)
+        reports = tuple(link.report for link in chosen if link.report is not None)
+        for error in preflight.differences(reports):
+            raise HostfileError(error)
+        starts, master = plan_starts(job, hosts, chosen, reports, args)
+        describe(hosts, chosen, reports, starts, output)
+        attempt = Attempt(chosen, events, job.run_dir, output, signals, can_stop=not job.dry_run)
         outcome = attempt.run(starts, master, job.cwd)
         if job.dry_run:
             return replace(outcome, done=True)
         if outcome.codes and outcome.code == 1 and not (any(outcome.codes) or outcome.deaths):
-            screen.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
+            output.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
         return outcome
     finally:
         close_all([link for link in links if not link.closed])
 
 
-def connect(job: Job, host: Host, events: Events) -> Link:
-    """Start the agent of one host.
+def connect(job: LaunchJob, host: Host, events: Events) -> Link:
+    """HostCommand the agent of one host.
 
     Raises:
         HostfileError: there is no ssh, or no srun, on this machine.
@@ -145,12 +186,14 @@ def connect(job: Job, host: Host, events: Events) -> Link:
         ) from None
 
 
-def hear(links: Sequence[Link], events: Events, signals: Sequence[int], token: Path | None) -> None:
+def await_reports(
+    links: Sequence[Link], events: Events, signals: Sequence[int], token: Path | None
+) -> None:
     """Wait until every agent has reported, and looked for the token, or is known not to."""
     deadline = time.monotonic() + _HELLO
     waiting, beaten = set(links), 0.0
     while waiting and not signals and time.monotonic() < deadline:
-        if time.monotonic() - beaten >= wire.BEAT:
+        if time.monotonic() - beaten >= protocol.BEAT:
             beaten = time.monotonic()  # the quick ones must not take us for lost meanwhile
             for link in links:
                 link.send("beat")
@@ -160,58 +203,72 @@ def hear(links: Sequence[Link], events: Events, signals: Sequence[int], token: P
             continue
         kind = message["kind"] if message else ""
         if message is None:  # an agent that had reported may end as well
-            link.hello = None
-        if message and kind == "hello":
-            link.hello = {**message, "heard": time.time()}
+            link.report = None
+        elif kind == "hello":
+            link.report, link.reported = HostReport.from_json(message["report"]), time.time()
             if token is not None:
                 link.send("look", path=str(token))
                 continue
-        elif message and link.hello and kind == "seen":
-            link.hello["shared"] = message["seen"]
+        elif kind == "seen" and link.report is not None:
+            link.report = replace(link.report, shared=bool(message["seen"]))
         if kind in ("", "hello", "seen"):
             waiting.discard(link)
 
 
-def usable(
-    job: Job, wanted: Hostfile, links: Sequence[Link], screen: Screen, first: bool
-) -> Hostfile:
-    """Return the hosts to run on: all that were wanted, or after a fault those that are left.
+def require_all(wanted: Hostfile, links: Sequence[Link], output: Output) -> Hostfile:
+    """Return the hosts that were wanted, having said what each may fail of later.
 
     Raises:
-        HostfileError: at the first start, a host that cannot be used; later, when none is left.
+        HostfileError: one of them cannot be used; what the others lack is said before.
     """
-    kept, faults = [], []
+    errors = []
     for host, link in zip(wanted.hosts, links, strict=True):
-        fault = preflight.fault(host, link.hello, link.trouble())
-        if fault:
-            faults.append(fault)
-            continue
-        kept.append(host)
-        facts = link.hello or {}
-        for text in preflight.limits(host, facts, facts["heard"]) if first else ():
-            screen.say(f"host {host.name}: {text}")
-    for fault in faults[1:] if first else faults:
-        screen.say(fault if first else f"leaving out {fault}")
-    if faults and first:
-        raise HostfileError(faults[0])
+        error = preflight.error_of(host, link.report, link.error())
+        if error:
+            errors.append(error)
+        elif link.report is not None:
+            for text in preflight.notices_of(host, link.report, link.reported):
+                output.say(f"host {host.name}: {text}")
+    for error in errors[1:]:
+        output.say(error)
+    if errors:
+        raise HostfileError(errors[0])
+    return wanted
+
+
+def leave_out(wanted: Hostfile, links: Sequence[Link], ranks: int, output: Output) -> Hostfile:
+    """Return the hosts that can still be used, filled with up to `ranks` ranks.
+
+    Raises:
+        HostfileError: none can.
+    """
+    kept = []
+    for host, link in zip(wanted.hosts, links, strict=True):
+        error = preflight.error_of(host, link.report, link.error())
+        if error:
+            output.say(f"leaving out {error}")
+        else:
+            kept.append(host)
     if not kept:
         raise HostfileError("no host is left to go on with: see above what each one said")
     left = replace(wanted, hosts=tuple(kept))
-    return fill(left, min(job.ranks, left.slots))
+    return fill(left, min(ranks, left.slots))
 
 
 def plan_starts(
-    job: Job, hosts: Hostfile, links: Sequence[Link], first: bool
-) -> tuple[list[Start], str | None]:
+    job: LaunchJob,
+    hosts: Hostfile,
+    links: Sequence[Link],
+    reports: Sequence[HostReport],
+    args: tuple[str, ...],
+) -> tuple[list[HostCommand], str | None]:
     """Return what each host runs, and the address at which they meet (None on one machine)."""
-    facts = [link.hello or {} for link in links]
-    kind = str(facts[0]["device"])
-    added = command.environment(job.env, kind)
-    args = job.args if first or job.dry_run else (*job.args, "--resume", "auto")
+    first = reports[0]
+    added = command.environment(job.env, first.device)
     if len(links) == 1 and network.is_here(links[0].name):
-        found = Devices(kind, tuple(facts[0]["gpus"]), facts[0]["restricted"])
-        argv = command.local(job.deepspeed, hosts.slots, found, facts[0]["port"], job.script, args)
-        return [Start(argv, added)], None
+        found = Devices(first.device, first.gpus, first.restricted)
+        argv = command.local(job.deepspeed, hosts.slots, found, first.port, job.script, args)
+        return [HostCommand(argv, added)], None
     address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)
     path = job.run_dir / "hostfile"
     # Numbers are named only where CUDA_VISIBLE_DEVICES hides some: DeepSpeed would set it anew. The
@@ -219,32 +276,36 @@ def plan_starts(
     visible = [
         (
             host.name.rpartition("@")[2],
-            (fact["gpus"] if fact["restricted"] else range(host.slots))[: host.slots],
+            (report.gpus if report.restricted else range(host.slots))[: host.slots],
         )
-        for host, fact in zip(hosts.hosts, facts, strict=True)
+        for host, report in zip(hosts.hosts, reports, strict=True)
     ]
     most = [Host(name, 1 + max(ids)) for name, ids in visible]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(replace(hosts, hosts=tuple(most))))
-    where, meeting = command.include(visible), (address, int(facts[0]["port"]))
+    where, meeting = command.include(visible), (address, first.port)
     starts = []
     for node, link in enumerate(links):
-        env = added if network.is_here(link.name) else forwarded(job.env) | added
+        env = added if network.is_here(link.name) else command.forwarded(job.env) | added
         argv = command.one_of_many(job.deepspeed, node, path, where, meeting, job.script, args)
-        starts.append(Start(argv, env))
+        starts.append(HostCommand(argv, env))
     return starts, address
 
 
 def describe(
-    hosts: Hostfile, links: Sequence[Link], starts: Sequence[Start], screen: Screen
+    hosts: Hostfile,
+    links: Sequence[Link],
+    reports: Sequence[HostReport],
+    starts: Sequence[HostCommand],
+    output: Output,
 ) -> None:
     """Say what is about to run, and which variables go along."""
-    kind = str((links[0].hello or {})["device"])
+    kind = reports[0].device
     noun = "CPU ranks (no GPU was found)" if kind == "cpu" else f"{kind} GPUs"
     if len(links) == 1 and network.is_here(links[0].name):
-        screen.say(f"{hosts.slots} {noun} on this machine")
+        output.say(f"{hosts.slots} {noun} on this machine")
         return
     layout = ", ".join(f"{host.name} x {host.slots}" for host in hosts.hosts)
-    screen.say(f"{hosts.slots} {noun} on {len(links)} hosts: {layout}")
+    output.say(f"{hosts.slots} {noun} on {len(links)} hosts: {layout}")
     names = sorted({name for start in starts for name in start.env})
-    screen.say(f"variables given to the other hosts: {', '.join(names)}")
+    output.say(f"variables given to the other hosts: {', '.join(names)}")

@@ -8,22 +8,22 @@ from dataclasses import replace
 from train.config import LoraConfig
 from train.planning.hardware import GPUS, Gpu
 from train.planning.pins import KERNELS
-from train.planning.request import Choice, Request
+from train.planning.request import Choice, PlanRequest
 from train.planning.search import choose, feasible
+from train.text import GIB
 
-GIB = 2**30
 PIN_COST = 0.05
 WORTHWHILE = 0.7
 
 
-def with_advice(request: Request, choice: Choice) -> Choice:
+def with_advice(request: PlanRequest, choice: Choice) -> Choice:
     """Return the choice with `nearest` told, if nothing fits."""
     if choice.chosen is not None:
         return choice
     return replace(choice, nearest=nearest(request, choice))
 
 
-def nearest(request: Request, choice: Choice) -> str:
+def nearest(request: PlanRequest, choice: Choice) -> str:
     """Return one sentence: by how much nothing fits, and what would."""
     least = min(choice.candidates, key=lambda candidate: candidate.memory.total)
     have, need = request.cluster.gpu.memory, least.memory.total
@@ -39,7 +39,7 @@ def nearest(request: Request, choice: Choice) -> str:
     return f"{lacking}; {' or '.join(found[:4]) or 'use a smaller model'}"
 
 
-def _changes(request: Request) -> Iterator[tuple[str, Request]]:
+def _changes(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
     """Yield what could be changed, the smallest of each kind first."""
     free = _unpinned(request)
     if free is not request:
@@ -57,7 +57,7 @@ def _changes(request: Request) -> Iterator[tuple[str, Request]]:
         yield f"use --block-size {shorter.block_size}", shorter
 
 
-def _pairs(request: Request) -> Iterator[tuple[str, Request]]:
+def _pairs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
     """Yield two changes at once, for where no single one is enough."""
     free = _unpinned(request)
     adapted = _adapted(free)
@@ -74,16 +74,16 @@ def _pairs(request: Request) -> Iterator[tuple[str, Request]]:
             yield f"use {more.cluster.gpus} GPUs{words}", more
 
 
-def _unpinned(request: Request) -> Request:
+def _unpinned(request: PlanRequest) -> PlanRequest:
     free = {key: value for key, value in request.pins.items() if key in KERNELS}
     return replace(request, pins=free) if dict(request.pins) != free else request
 
 
-def _adapted(request: Request) -> Request:
+def _adapted(request: PlanRequest) -> PlanRequest:
     return replace(request, lora=request.lora or LoraConfig(16, 32, 0.0))
 
 
-def _more_gpus(request: Request) -> Request | None:
+def _more_gpus(request: PlanRequest) -> PlanRequest | None:
     cluster = request.cluster
     for factor in (2, 4, 8, 16, 32, 64):
         more = replace(request, cluster=replace(cluster, sizes=cluster.sizes * factor))
@@ -92,11 +92,11 @@ def _more_gpus(request: Request) -> Request | None:
     return None
 
 
-def _bigger_gpus(request: Request) -> Iterator[Request]:
+def _bigger_gpus(request: PlanRequest) -> Iterator[PlanRequest]:
     return (changed for changed in _flavors(request) if feasible(changed))
 
 
-def _flavors(request: Request) -> Iterator[Request]:
+def _flavors(request: PlanRequest) -> Iterator[PlanRequest]:
     """Yield the request on larger GPUs: the same vendor's first, the smallest first."""
     cluster = request.cluster
     here = cluster.gpu.name.startswith("MI")
@@ -111,7 +111,7 @@ def _flavors(request: Request) -> Iterator[Request]:
         yield replace(request, cluster=replace(cluster, gpu=gpu))
 
 
-def _shorter(request: Request) -> Request | None:
+def _shorter(request: PlanRequest) -> PlanRequest | None:
     block = request.block_size // 2
     while block >= 128:
         changed = replace(request, block_size=block)
@@ -121,7 +121,7 @@ def _shorter(request: Request) -> Request | None:
     return None
 
 
-def pin_cost(request: Request, choice: Choice) -> str | None:
+def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
     """Return what the pins cost, where that is more than 5 % of a step."""
     free = _unpinned(request)
     if choice.chosen is None or free is request:
@@ -140,9 +140,9 @@ def pin_cost(request: Request, choice: Choice) -> str | None:
     )
 
 
-def unlisted(gpu: Gpu) -> str | None:
+def unknown_gpu(gpu: Gpu) -> str | None:
     """Return what to do about a device whose rates are not known."""
-    if gpu.is_cpu or gpu.listed:
+    if gpu.is_cpu or gpu.known:
         return None
     return (
         f"the table has no '{gpu.name}': its memory was found, its rates are assumed to be an "
@@ -150,7 +150,7 @@ def unlisted(gpu: Gpu) -> str | None:
     )
 
 
-def scaling_warning(request: Request, choice: Choice) -> str | None:
+def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
     """Return a warning where twice the GPUs would give much less than twice the speed."""
     if choice.chosen is None or {"dp", "tp", "pp", "sp"} & request.pins.keys():
         return None

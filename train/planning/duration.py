@@ -14,7 +14,7 @@ from train.planning.activations import Setting, layer_bytes
 from train.planning.links import Group, data_group, gather_time, tensor_group
 from train.planning.memory import described, element_size, setting_of, shard_group
 from train.planning.plan import Plan
-from train.planning.request import Duration, Lengths, Request
+from train.planning.request import Duration, Lengths, PlanRequest
 from train.planning.shape import Shape
 from train.planning.states import counts_of
 
@@ -76,7 +76,7 @@ HOOKS = 4e-4
 HOST_ADAM_BYTES = 1.5e11
 
 
-def duration(request: Request, plan: Plan, lengths: Lengths, rates: Rates = RATES) -> Duration:
+def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = RATES) -> Duration:
     """Return the seconds of one optimizer step by what they are spent on."""
     if request.cluster.gpu.is_cpu:
         rates = replace(rates, **ON_CPU)
@@ -93,7 +93,7 @@ def duration(request: Request, plan: Plan, lengths: Lengths, rates: Rates = RATE
     return Duration(compute, micros * tensor + exposed, bubble if plan.pp > 1 else 0.0, offload)
 
 
-def busiest(request: Request, plan: Plan, lengths: Lengths) -> tuple[float, int]:
+def busiest(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, int]:
     """Return the tokens of the busiest replica in a step, and its number of micro-batches."""
     samples = -(-request.batch_size // plan.dp)
     if lengths.mean == lengths.longest:
@@ -102,7 +102,9 @@ def busiest(request: Request, plan: Plan, lengths: Lengths) -> tuple[float, int]
     return min(even + lengths.mean / 2, samples * float(lengths.longest)), plan.accumulation
 
 
-def _micro(request: Request, plan: Plan, lengths: Lengths, tokens: float, rates: Rates) -> float:
+def _micro(
+    request: PlanRequest, plan: Plan, lengths: Lengths, tokens: float, rates: Rates
+) -> float:
     """Return the seconds of one micro-batch's forward and backward pass on one GPU."""
     shape, gpu = request.shape, request.cluster.gpu
     run = setting_of(request, plan, lengths)
@@ -158,7 +160,7 @@ def _ragged(rows: int, columns: int, plan: Plan, rates: Rates) -> float:
     return 1 + rates.ragged * bool(rows % TILE or columns / plan.tp % TILE)
 
 
-def _rate(request: Request) -> float:
+def _rate(request: PlanRequest) -> float:
     """Return the FLOP per second of large products: in fp32 they do without tensor cores."""
     gpu = request.cluster.gpu
     if request.precision == "bf16" or gpu.is_cpu:
@@ -166,7 +168,7 @@ def _rate(request: Request) -> float:
     return gpu.achievable * gpu.single
 
 
-def _head(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+def _head(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:
     """Return the seconds of logits and loss, there and back."""
     shape, gpu = request.shape, request.cluster.gpu
     rows = tokens * request.loss_fraction
@@ -177,7 +179,7 @@ def _head(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
     ) * product + rates.vocabulary * rows * vocab / gpu.bandwidth
 
 
-def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+def _tensor(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:
     """Return the seconds of tensor and sequence parallelism's collectives of one micro-batch."""
     shape, cluster = request.shape, request.cluster
     size = element_size(request) * tokens / plan.sp * shape.hidden
@@ -196,7 +198,7 @@ def _tensor(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
     return found
 
 
-def _boundaries(request: Request, plan: Plan, tokens: float, rates: Rates) -> float:
+def _boundaries(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:
     """Return the seconds of a micro-batch's two passages between pipeline stages."""
     if plan.pp == 1:
         return 0.0
@@ -207,7 +209,7 @@ def _boundaries(request: Request, plan: Plan, tokens: float, rates: Rates) -> fl
     return 2 * (size / plan.tp / rate + rates.begin + rates.hop_across)
 
 
-def _data(request: Request, plan: Plan, micros: int, work: float, rates: Rates) -> float:
+def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rates) -> float:
     """Return the seconds of ZeRO's communication that compute does not hide."""
     cluster, size = request.cluster, element_size(request)
     group, shards = data_group(plan, cluster), shard_group(request, plan)
@@ -239,7 +241,7 @@ def _data(request: Request, plan: Plan, micros: int, work: float, rates: Rates) 
     return micros * (max(0.0, gathers + scatter - rates.overlap * work) + first)
 
 
-def _update(request: Request, plan: Plan, rates: Rates) -> tuple[float, float]:
+def _update(request: PlanRequest, plan: Plan, rates: Rates) -> tuple[float, float]:
     """Return the seconds of the update on the GPU, and those of offload."""
     cluster = request.cluster
     adapter = request.lora.r if request.lora else 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from train.planning.advice import pin_cost, scaling_warning, with_advice
-from train.planning.request import Candidate, Choice, Request
+from train.planning.request import Candidate, Choice, PlanRequest
+from train.text import GIB, align
 
-GIB = 2**30
 SHOWN = 8
 
 
-def explain(request: Request, choice: Choice, everything: bool = False) -> str:
+def explain(request: PlanRequest, choice: Choice, *, everything: bool = False) -> str:
     """Return the explanation that `anyrank plan` prints; `everything` lists every legal plan."""
     blocks = [_header(request)]
     choice = with_advice(request, choice)
@@ -36,7 +36,7 @@ def _best_of_each(ranked: Sequence[Candidate]) -> list[Candidate]:
     return list(kinds.values())
 
 
-def _header(request: Request) -> str:
+def _header(request: PlanRequest) -> str:
     shape, cluster = request.shape, request.cluster
     how = f"LoRA r={request.lora.r}" if request.lora else "all parameters"
     hosts = f"{len(cluster.sizes)} host" + ("s" if len(cluster.sizes) > 1 else "")
@@ -57,12 +57,9 @@ COLUMNS = (
 
 def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
     rows = [COLUMNS, *(_cells(candidate) for candidate in candidates)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     marks = [" ", *("*" if c is chosen else " " if c.fits else "-" for c in candidates)]
-    return "\n".join(
-        mark + " " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for mark, row in zip(marks, rows, strict=True)
-    )
+    lines = align(rows, [False] * len(COLUMNS))
+    return "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
@@ -90,7 +87,7 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _remarks(request: Request, choice: Choice) -> list[str]:
+def _remarks(request: PlanRequest, choice: Choice) -> list[str]:
     rejected = ", ".join(f"{n} for {reason}" for reason, n in choice.rejected.items())
     remarks = [f"Rejected: {rejected}."] if rejected else []
     for text in (pin_cost(request, choice), scaling_warning(request, choice)):

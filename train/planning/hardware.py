@@ -1,4 +1,4 @@
-"""GPUs, their links, and clusters of them. Bytes, bytes per second and FLOP per second.
+"""GPUs and their links. Bytes, bytes per second and FLOP per second.
 
 Memory is what torch can see of a device, a little under what is printed on the box. `achievable`
 is the rate of large bf16 matrix products, measured where a measurement is published and a share of
@@ -10,12 +10,11 @@ pytorch/torchtitan `get_peak_flops`; karpathy/nanochat `common.py`; cli99/llm-an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from train.errors import HostfileError, PlanError, did_you_mean
+from train.errors import PlanError, did_you_mean
+from train.text import GIB
 
-GIB = 2**30
 TERA = 1e12
 GIGA = 1e9
 
@@ -46,11 +45,11 @@ class Gpu:
         return self.name.startswith("cpu")
 
     @property
-    def listed(self) -> bool:
+    def known(self) -> bool:
         """Whether the rates are those of a GPU in the table."""
         return self.name.lower() in _BY_NAME
 
-    def shared(self, share: float) -> Gpu:
+    def scaled(self, share: float) -> Gpu:
         """Return it slowed to a share of itself, as where more CPU ranks than cores are."""
         return replace(
             self,
@@ -58,26 +57,6 @@ class Gpu:
             peak=self.peak * share,
             achievable=self.achievable * share,
         )
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host."""
-
-    gpu: Gpu
-    sizes: tuple[int, ...]
-    nic: float
-    host_memory: float
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of the whole cluster."""
-        return sum(self.sizes)
-
-    @property
-    def per_host(self) -> int:
-        """GPUs of the smallest host, which a collective waits for."""
-        return min(self.sizes)
 
 
 def _gpu(
@@ -206,50 +185,3 @@ def _cpu(memory: float | None) -> Gpu:
     if memory is None:
         raise PlanError("the device 'cpu' needs a memory size: name a GPU with --gpu instead")
     return Gpu("cpu", memory, 1.2e10, 1e11, 8e10, 8e8, 1e9, 1.2e10)
-
-
-def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gpu: Gpu) -> Cluster:
-    """Return the cluster of a hostfile's (name, slots) and its `#:` words.
-
-    `hardware` may hold `nic` (`200Gb`: one for each accelerator card; `8x200Gb`: all of a host's),
-    `link` (of one GPU inside its host) and `host_memory` (`512GB`); what is missing comes from the
-    GPU's row.
-
-    Raises:
-        PlanError: no host, or a host without a slot.
-        HostfileError: a malformed word.
-    """
-    sizes = tuple(slots for _, slots in hosts)
-    if not sizes or min(sizes) < 1:
-        raise PlanError("a plan needs at least one host with at least one GPU")
-    for key in hardware:
-        if key not in ("gpu", "nic", "link", "host_memory", "memory"):
-            raise HostfileError(
-                f"a '#:' line has the unknown word '{key}'"
-                f"{did_you_mean(key, ('gpu', 'nic', 'link', 'host_memory', 'memory'))}"
-            )
-    if "link" in hardware:
-        gpu = replace(gpu, link=_rate(hardware["link"], "link"))
-    if "memory" in hardware:
-        gpu = replace(gpu, memory=_rate(hardware["memory"], "memory"))
-    nic = _nic(hardware["nic"], gpu, max(sizes)) if "nic" in hardware else gpu.nic * max(sizes)
-    default = gpu.memory * max(sizes) * (1.0 if gpu.is_cpu else 2.0)
-    memory = hardware.get("host_memory")
-    return Cluster(gpu, sizes, nic, _rate(memory, "host_memory") if memory else default)
-
-
-def _nic(text: str, gpu: Gpu, slots: int) -> float:
-    """Return the rate of all NICs of a host; an MI250 card is two slots."""
-    cards = slots // 2 if gpu.name.startswith("MI250") and slots > 1 else slots
-    return _rate(text, "nic") * (1 if "x" in text else cards)
-
-
-def _rate(text: str, key: str) -> float:
-    """Read `200Gb`, `8x200Gb`, `50GB`, `64GiB` as bytes (per second)."""
-    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)(Gb|GB|GiB|TB|TiB|Tb)(?:/s|ps)?", text)
-    if match is None or float(match[2]) <= 0:
-        raise HostfileError(
-            f"'{key}={text}' in a '#:' line is not a size: write for example {key}=200GB"
-        )
-    unit = {"Gb": 1e9 / 8, "Tb": 1e12 / 8, "GB": 1e9, "TB": 1e12, "GiB": 2**30, "TiB": 2**40}
-    return int(match[1] or 1) * float(match[2]) * unit[match[3]]

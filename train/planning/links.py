@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from train.planning.hardware import Cluster
+from train.planning.cluster import Cluster
 from train.planning.plan import Plan
 
 

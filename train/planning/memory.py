@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from train.planning.activations import Setting, layer_bytes, outer_bytes
 from train.planning.links import Group, data_group
 from train.planning.plan import Plan
-from train.planning.request import Lengths, Memory, Request
+from train.planning.request import Lengths, Memory, PlanRequest
 from train.planning.states import States, states_of
 
 GIB = 2**30
@@ -29,7 +29,7 @@ class Footprint:
     host: float
 
 
-def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
+def footprint(request: PlanRequest, plan: Plan, lengths: Lengths) -> Footprint:
     """Return the peak memory of a plan."""
     size = element_size(request)
     adapter = request.lora.r if request.lora else 0
@@ -50,19 +50,19 @@ def footprint(request: Request, plan: Plan, lengths: Lengths) -> Footprint:
     return Footprint(gpu, _host(request, states, gpu.total))
 
 
-def shard_group(request: Request, plan: Plan) -> Group:
+def shard_group(request: PlanRequest, plan: Plan) -> Group:
     """Return the ranks among which ZeRO divides states: all replicas, or those of one host."""
     group = data_group(plan, request.cluster)
     inside = request.pins.get("shards") == "host"
     return replace(group, size=group.local) if inside else group
 
 
-def element_size(request: Request) -> int:
+def element_size(request: PlanRequest) -> int:
     """Bytes of a weight's element."""
     return 2 if request.precision == "bf16" else 4
 
 
-def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
+def setting_of(request: PlanRequest, plan: Plan, lengths: Lengths) -> Setting:
     """Return how a micro-batch of this plan is run."""
     return Setting(
         size=element_size(request),
@@ -76,23 +76,23 @@ def setting_of(request: Request, plan: Plan, lengths: Lengths) -> Setting:
     )
 
 
-def described(request: Request) -> bool:
+def described(request: PlanRequest) -> bool:
     """Whether the pins describe other people's run rather than one of this project's."""
     return bool({"attention", "kernels", "gradients"} & request.pins.keys())
 
 
-def _fused(request: Request) -> bool:
+def _fused(request: PlanRequest) -> bool:
     """Whether norms, activations and loss are single kernels: most published runs' are."""
     if not described(request):
         return request.fused
     return request.pins.get("kernels", "fused") == "fused"
 
 
-def _dense(request: Request) -> bool:
+def _dense(request: PlanRequest) -> bool:
     return request.pins.get("attention") == "dense"
 
 
-def _activations(request: Request, plan: Plan, lengths: Lengths) -> tuple[float, float]:
+def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, float]:
     """Return the bytes of layers and of the outer part on the stage that holds the most."""
     run, shape = setting_of(request, plan, lengths), request.shape
     if plan.recompute != "none" and run.dense:
@@ -133,7 +133,7 @@ def _settle(
     return (layers, outer, states.buffers) if running >= other else (0.0, 0.0, other)
 
 
-def _host(request: Request, states: States, device: float) -> float:
+def _host(request: PlanRequest, states: States, device: float) -> float:
     """Bytes of one host: what its ranks offload or copy to save, and the processes.
 
     A checkpoint is copied to the host before it is written. On CPU the devices' own bytes count.

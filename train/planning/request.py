@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from train.config import LoraConfig
-from train.planning.hardware import Cluster
+from train.planning.cluster import Cluster
 from train.planning.plan import Plan
 from train.planning.shape import Shape
 
@@ -37,7 +37,7 @@ def lengths_of(lengths: Sequence[int] | Mapping[int, int] | None, block_size: in
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """One question: this model, on this cluster, with this batch; `pins` fix parts of the plan.
 
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens

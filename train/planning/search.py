@@ -12,10 +12,10 @@ from train.planning.memory import described
 from train.planning.pins import check_pins
 from train.planning.plan import OFFLOAD, RECOMPUTE, Plan
 from train.planning.predict import predict
-from train.planning.request import Candidate, Choice, Lengths, Request, lengths_of
+from train.planning.request import Candidate, Choice, Lengths, PlanRequest, lengths_of
 
 
-def choose(request: Request) -> Choice:
+def choose(request: PlanRequest) -> Choice:
     """Predict every legal plan and choose the fastest that fits.
 
     Raises:
@@ -32,7 +32,7 @@ def choose(request: Request) -> Choice:
     return Choice(ranked, chosen, None, dict(sorted(rejected.items())))
 
 
-def feasible(request: Request) -> bool:
+def feasible(request: PlanRequest) -> bool:
     """Whether any legal plan fits: the smallest micro-batches need least."""
     lengths = lengths_of(request.lengths, request.block_size)
     pins = {"micro_tokens": str(lengths.longest)} | dict(request.pins)
@@ -46,7 +46,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float, float, str]:
     return (not candidate.fits, speed, candidate.memory.total, str(candidate.plan))
 
 
-def legal(request: Request, lengths: Lengths) -> Iterator[Plan]:
+def legal(request: PlanRequest, lengths: Lengths) -> Iterator[Plan]:
     """Yield every legal plan that the pins allow."""
     dp, tp, pp, sp = _degrees(request)
     pins = request.pins
@@ -77,7 +77,7 @@ def accumulation(tokens: float, dp: int, capacity: int, lengths: Lengths) -> int
     return max(1, -(-int(tokens) // int(dp * capacity * 0.97)))
 
 
-def _degrees(request: Request) -> tuple[int, int, int, int]:
+def _degrees(request: PlanRequest) -> tuple[int, int, int, int]:
     """Return dp, tp, pp, sp: all GPUs go to data unless a pin says otherwise."""
     gpus = request.cluster.gpus
     tp, pp, sp = (int(request.pins.get(key, "1")) for key in ("tp", "pp", "sp"))
@@ -98,7 +98,7 @@ def _degrees(request: Request) -> tuple[int, int, int, int]:
     return dp, tp, pp, sp
 
 
-def _capacities(request: Request, lengths: Lengths, dp: int) -> tuple[int, ...]:
+def _capacities(request: PlanRequest, lengths: Lengths, dp: int) -> tuple[int, ...]:
     """Return the capacities to try: whole samples, in steps of about a third."""
     pinned = request.pins.get("micro_tokens")
     if pinned is not None:
@@ -115,7 +115,7 @@ def _capacities(request: Request, lengths: Lengths, dp: int) -> tuple[int, ...]:
     return tuple(lengths.longest * count for count in sorted({*counts, min(most, 1024)}))
 
 
-def _contradiction(request: Request) -> str:
+def _contradiction(request: PlanRequest) -> str:
     pins = ", ".join(f"{key}={value}" for key, value in sorted(request.pins.items()))
     unsafe = request.precision == "bf16" and not described(request)
     if request.pins.get("zero") == "0" and unsafe:

@@ -111,6 +111,12 @@ class Shape:
         outer = self.embedding_parameters + self.head_parameters
         return self.layers * self.layer_parameters + outer + self.outer_norms * self.norm_elements
 
+    @property
+    def parameters_without_input(self) -> int:
+        """Elements that every token meets: all but the input embedding, the output's included."""
+        layers = self.layers * self.layer_parameters + self.outer_norms * self.norm_elements
+        return layers + self.vocab * self.hidden
+
     def adapter_parameters(self, r: int) -> int:
         """Elements of a rank-`r` adapter on every matrix of every layer."""
         return self.layers * sum(r * (rows + columns) for rows, columns in self.linears)

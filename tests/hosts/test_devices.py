@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from train.errors import ConfigError
+from train.hosts.devices import Devices, count_amd, find, order
+
+
+def amd(root: Path, simds: list[int]) -> Path:
+    (root / "dev").mkdir()
+    (root / "dev/kfd").touch()
+    for number, simd in enumerate(simds):
+        node = root / f"sys/class/kfd/kfd/topology/nodes/{number}"
+        node.mkdir(parents=True)
+        (node / "properties").write_text(f"cpu_cores_count 64\nsimd_count {simd}\n")
+    return root
+
+
+def nvidia(root: Path, count: int) -> Path:
+    for number in range(count):
+        (root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
+    return root
+
+
+def test_a_machine_without_a_gpu_has_cpu_ranks(tmp_path: Path) -> None:
+    assert find({"PATH": "", "CUDA_VISIBLE_DEVICES": "0"}, tmp_path) == Devices("cpu")
+
+
+def test_every_die_of_an_amd_card_is_a_device_and_a_cpu_node_is_none(tmp_path: Path) -> None:
+    assert count_amd(amd(tmp_path, [0, 0, 440, 440])) == 2
+    env = {"PATH": "", "ROCR_VISIBLE_DEVICES": "1"}
+    assert find(env, tmp_path) == Devices("amd", (1,), restricted=True)
+
+
+def test_nvidia_gpus_are_counted_by_the_driver_where_there_is_no_tool(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 4)
+    assert find({"PATH": ""}, root) == Devices("nvidia", (0, 1, 2, 3))
+
+
+def test_nvidia_smi_is_believed_before_the_driver(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 8)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\necho '  MIG 1g'\n")
+    tool.chmod(0o755)
+    assert find({"PATH": str(tmp_path)}, root) == Devices("nvidia", (0,))
+
+
+def test_uuids_name_gpus_even_where_the_driver_shows_no_files(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    lines = "".join(f"GPU {n}: NVIDIA H100 (UUID: GPU-{n}a{n}b)\n" for n in range(3))
+    tool.write_text(f"#!/bin/sh\ncat <<'E'\n{lines}E\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin", "CUDA_VISIBLE_DEVICES": "GPU-2a2b,GPU-0a"}
+    assert find(env, tmp_path) == Devices("nvidia", (2, 0), restricted=True)
+    for ambiguous in ("GPU-", "MIG-1"):
+        with pytest.raises(ConfigError, match="or their UUIDs"):
+            find(env | {"CUDA_VISIBLE_DEVICES": ambiguous}, tmp_path)
+
+
+def test_a_driver_whose_tool_finds_nothing_is_a_fault_not_a_cpu(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Unable to determine the device handle'; exit 255\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin"}
+    assert find(env, tmp_path) == Devices("cpu")  # the tool alone, without a driver
+    nvidia(tmp_path, 1)
+    with pytest.raises(ConfigError, match="finds no GPU .Unable to determine the device handle"):
+        find(env, tmp_path)
+    assert find(env | {"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == Devices("cpu")
+
+
+def test_numbers_made_from_uuids_are_counted_as_nvidia_smi_does() -> None:
+    assert order({"CUDA_VISIBLE_DEVICES": "GPU-1a"}) == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert order({"CUDA_VISIBLE_DEVICES": "0,1"}) == {} == order({})
+
+
+def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:
+    root = nvidia(tmp_path, 4)
+    seen = find({"PATH": "", "CUDA_VISIBLE_DEVICES": "3, 1"}, root)
+    assert seen == Devices("nvidia", (3, 1), restricted=True)
+    assert find({"PATH": "", "CUDA_VISIBLE_DEVICES": ""}, root) == Devices("cpu")
+
+
+@pytest.mark.parametrize("value", ["4", "GPU-8a3f", "0,x", "0," * 9 + "7"])
+def test_a_visible_device_that_is_not_there_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES must list numbers"):
+        find({"PATH": "", "CUDA_VISIBLE_DEVICES": value}, nvidia(tmp_path, 4))

@@ -1,0 +1,56 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.launch.output import Output
+
+
+def test_a_line_of_the_launcher_never_continues_another(capfd: pytest.CaptureFixture[str]) -> None:
+    screen = Output(None)
+    screen.hold("err", " 60%|######    | 24/40")
+    screen.release(0.0)
+    screen.say("host b is lost")
+    screen.say("starting again")
+    assert capfd.readouterr().err == (
+        " 60%|######    | 24/40\n[launch] host b is lost\n[launch] starting again\n"
+    )
+
+
+def test_on_a_terminal_it_takes_the_place_of_the_progress_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outer, inner = os.openpty()
+    with os.fdopen(inner, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        screen = Output(None)
+        screen.hold("err", "\r 60%|###")
+        screen.release(0.0)
+        screen.say("host b is lost")
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += os.read(outer, 1000)
+        assert shown == b"\r 60%|###\r\x1b[K[launch] host b is lost\r\n"
+    os.close(outer)
+
+
+def test_what_the_launcher_says_is_kept_beside_the_run(tmp_path: Path) -> None:
+    Output(tmp_path / "launch.log").say("starting again")
+    assert (tmp_path / "launch.log").read_text().endswith(" starting again\n")
+
+
+def test_the_echo_of_what_has_been_told_goes_to_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen = Output(tmp_path / "launch.log")
+    screen.expect_echo(echoes=True)
+    for data in ("step 1\nTraceback (most recent call last):\n  File", "\nConnectionError\n"):
+        screen.hold("out", data)
+    screen.release(0.0)
+    assert capfd.readouterr().out == "step 1\n"
+    assert "File\nConnectionError\n" in (tmp_path / "launch.log").read_text()
+    screen.expect_echo(echoes=False)
+    screen.hold("out", "Traceback (most recent call last)\n")
+    screen.release(0.0)
+    assert capfd.readouterr().out == "Traceback (most recent call last)\n"

@@ -1,0 +1,126 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from train.commands.report import command
+from train.errors import ConfigError
+from train.report.runs import compare, read_runs, verdict
+from train.report.tables import tables
+
+
+def make_run(path: Path, losses, ranks, *, begins=(1,), nudge=0.0, done=True, lines=()) -> Path:
+    """A run folder as training leaves it; `ranks` and `begins` say how many ranks from when."""
+    path.mkdir(parents=True)
+    with (path / "metrics.jsonl").open("w") as file:
+        for step, loss in enumerate(losses, 1):
+            world = [n for n, first in zip(ranks, begins, strict=True) if first <= step][-1]
+            record = {
+                "step": step, "loss": loss * (1 + nudge), "lr": 1e-3, "tokens": 10, "seconds": 0.5,
+                "loss_tokens": 9, "tokens_per_s": 20.0 * world, "mfu": None, "world_size": world,
+                "sample_hash": f"{step:x}", "peak_bytes": 2**30, "time": 1000.0 + step,
+            }  # fmt: skip
+            file.write(json.dumps(record) + "\n")
+        file.write(json.dumps({"step": len(losses), "eval_loss": 2.5, "eval_tokens": 3}) + "\n")
+        file.write('{"step": 99, "lo')
+    ends = [*(first - 1 for first in begins[1:]), len(losses)]
+    for number, (world, first, last) in enumerate(zip(ranks, begins, ends, strict=True), 1):
+        attempt = path / "attempts" / f"{number:04d}"
+        attempt.mkdir(parents=True)
+        plan = {"plan": {"dp": world}, "memory": {"weights": 2**29, "total": 2**29},
+                "time": {"compute": 0.4, "total": 0.4}}  # fmt: skip
+        (attempt / "plan.json").write_text(json.dumps(plan))
+        (attempt / "config.json").write_text(json.dumps({"model": {"precision": "fp32"}}))
+        started = {"started": 1000.0 + first - 0.5, "hosts": ["0: cpu"]}
+        (attempt / "environment.json").write_text(json.dumps(started))
+        steps = [f"| INFO | [Step {step}/9] | Loss: 1 |" for step in range(first, last + 1)]
+        (attempt / "log.txt").write_text("\n".join([*steps, *lines]) + "\n")
+        os.utime(attempt / "log.txt", (1000 + last, 1000 + last))
+    if done:
+        (path / "DONE").write_text("")
+    return path
+
+
+LOSSES = [3.0, 2.5, 2.25, 2.125]
+
+
+def test_runs_of_different_counts_with_the_same_losses_are_one_curve(tmp_path, capsys):
+    one = make_run(tmp_path / "one", LOSSES, (1,))
+    two = make_run(tmp_path / "two", LOSSES, (4, 2), begins=(1, 3), nudge=1e-7)
+    runs = read_runs([one, two])
+    assert runs[1].gpus == (4, 2)
+    found = compare(*runs)
+    assert (found.common, found.apart) == (4, None)
+    assert found.relative == pytest.approx(1e-7, rel=1e-3)
+    assert verdict(runs).startswith("One curve: 1 rank, 4 → 2 ranks give the same losses")
+    assert command([str(one), str(two), "--text"]) == 0
+    said = capsys.readouterr().out
+    assert "One curve" in said and "1.00e-07" in said and "resumed by start 2" in said
+    assert not (one / "report").exists()
+
+
+def test_a_loss_that_differs_is_named_with_its_step(tmp_path):
+    runs = [make_run(tmp_path / "a", LOSSES, (1,)), make_run(tmp_path / "b", LOSSES, (2,))]
+    lines = (runs[1] / "metrics.jsonl").read_text().replace('"loss": 2.25', '"loss": 2.26')
+    (runs[1] / "metrics.jsonl").write_text(lines)
+    said = verdict(read_runs(runs))
+    assert said.startswith("Not one curve") and "step 3 of b" in said and "1e-06" in said
+
+
+def test_runs_over_other_samples_are_called_different(tmp_path):
+    runs = [make_run(tmp_path / "a", LOSSES, (1,)), make_run(tmp_path / "b", LOSSES, (2,))]
+    lines = (runs[1] / "metrics.jsonl").read_text().replace('"sample_hash": "2"', '"h": "x"')
+    (runs[1] / "metrics.jsonl").write_text(lines)
+    assert "different runs" in verdict(read_runs(runs))
+    assert "from step 2" in verdict(read_runs(runs))
+
+
+def test_the_history_tells_starts_faults_and_the_end_in_order(tmp_path):
+    run = make_run(tmp_path / "run", LOSSES, (4, 3), begins=(1, 3))
+    (run / "launch.log").write_text("2001-01-01 00:00:00 host node2 is lost: no answer\n  more\n")
+    rows = tables(read_runs([run]))["GPU counts, faults and resumes"]
+    assert [row["what"] for row in rows] == [
+        "start 1",
+        "ended early",
+        "start 2",
+        "done",
+        "launcher",
+    ]
+    assert rows[0]["more"] == "4 ranks, steps 1 to 2"
+    assert rows[-1]["more"] == "host node2 is lost: no answer"
+
+
+def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
+    bad = "<script>alert(1)</script>"
+    first = make_run(tmp_path / "<b>x", LOSSES, (1,), done=False, lines=[bad])
+    second = make_run(tmp_path / "y", LOSSES, (2,))
+    assert command([str(first), str(second), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<b>x" not in page and bad not in page
+    assert "&lt;b&gt;x" in page and "&lt;script&gt;" in page
+    pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {"losses", "history", "speed", "memory", "time"}
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert str(tmp_path / "out" / "index.html") in capsys.readouterr().out
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = [make_run(tmp_path / side / "run", LOSSES, (1,)) for side in ("a", "b")]
+    assert [run.name for run in read_runs(paths)] == ["a/run", "b/run"]
+
+
+@pytest.mark.parametrize("words", [["missing"], ["."], [], ["x", "--txt"]])
+def test_a_mistake_is_one_sentence(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        command(words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path, capsys):
+    run = make_run(tmp_path / "run", LOSSES, (1,))
+    assert command([str(run), "--checkpoints"]) == 0
+    assert "has no checkpoint" in capsys.readouterr().out

@@ -1,0 +1,92 @@
+"""What a checkpoint belongs to: what must be equal to go on from it, and what may have changed.
+
+What one optimizer step means must be as it was, or the run is refused; how the step is laid out on
+the GPUs, and how far and how fast the run goes, may change, and each change is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.errors import CheckpointError
+
+# What must be equal, with the words for it and what to do about a difference.
+RESUME_INVARIANTS = {
+    "model": ("model shape", "give the same --model-name-or-path"),
+    "adapter": ("LoRA shape", "give the same --use-lora, --lora-r and --lora-alpha"),
+    "base": ("frozen base model", "give the same --model-name-or-path"),
+    "block_size": ("block size", "give the same --block-size"),
+    "loss_on": ("loss mask", "give the same --loss-on"),
+    "tokenizer": ("tokenizer", "give the same --tokenizer"),
+    "dataset": ("dataset", "give the same --dataset-name-or-path"),
+    "batch_size": ("batch size", "give the same --batch-size"),
+    "seed": ("seed", "give the same --seed"),
+}
+# A dataset's fingerprint changes with these, too: then they are named, and it is not.
+IMPLIED_BY = {"dataset": ("block_size", "loss_on", "tokenizer")}
+
+
+@dataclass(frozen=True)
+class RunFingerprint:
+    """What a checkpoint says of its run: what must be equal to resume, and what may differ.
+
+    `must_match` has the keys of RESUME_INVARIANTS.
+    """
+
+    must_match: Mapping[str, Any]
+    may_differ: Mapping[str, Any]
+
+
+def refuse_other_run(there: RunFingerprint, own: RunFingerprint, folder: Path) -> None:
+    """Refuse a checkpoint of a run whose steps mean something else.
+
+    Raises:
+        CheckpointError: something that must be equal is not; every difference is named.
+    """
+    old, new = there.must_match, own.must_match
+    differ = {name for name in RESUME_INVARIANTS if old.get(name) != new[name]}
+    differ -= {name for name, causes in IMPLIED_BY.items() if differ & set(causes)}
+    if not differ:
+        return
+    named = [(name, *RESUME_INVARIANTS[name]) for name in RESUME_INVARIANTS if name in differ]
+    texts = [f"{noun} ({_difference(old.get(name), new[name])})" for name, noun, _ in named]
+    raise CheckpointError(
+        f"{folder} belongs to a run with another {' and another '.join(texts)}: "
+        f"{', '.join(remedy for _, _, remedy in named)}, or another --run-dir"
+    )
+
+
+def refuse_beyond_end(step: int, total: int, folder: Path) -> None:
+    """Refuse a checkpoint from beyond the end of this run.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if step > total:
+        raise CheckpointError(
+            f"{folder} is at step {step}, but this run ends after step {total}: raise "
+            "--max-steps or --epochs, or give another --run-dir"
+        )
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs between a checkpoint's settings and the run's, the plan left out."""
+    for name, value in here.items():
+        if name not in ("ranks", "plan") and there.get(name) != value:
+            yield f"{name.replace('_', ' ')} was {_word(there.get(name))}, is {_word(value)}"
+
+
+def _difference(there: Any, here: Any) -> str:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        return ", ".join(f"{key} {there.get(key)}, now {here.get(key)}" for key in keys)
+    return f"{_word(there)}, now {_word(here)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {item}" for key, item in value.items())
+    return "none" if value is None else str(value)

@@ -1,0 +1,164 @@
+"""The optimizer's state as flat slices of global tensors, whatever the ZeRO stage.
+
+Each rank owns pieces of the parameters: under ZeRO its part of the flat fp32 partitions, without it
+an equal share of all elements, so that the writing and reading is divided alike. A piece names the
+flat tensor that holds the fp32 master and Adam's moments, which are set and read in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from train.engine.step import Engine
+
+Named = tuple[str, torch.nn.Parameter]
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """Elements `start` to `start + length` of a parameter, at `offset` of the flat `holder`."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+    holder: torch.Tensor
+    offset: int
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """Return this piece's view (length,) of the holder, or of a moment of the same layout."""
+        return flat.detach().view(-1).narrow(0, self.offset, self.length)
+
+
+def trained(engine: Engine) -> tuple[Named, ...]:
+    """Return the trainable parameters by name, a tied one once."""
+    return tuple((n, p) for n, p in engine.model.module.named_parameters() if p.requires_grad)
+
+
+def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """Return a parameter's whole shape, also where ZeRO-3 has partitioned it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def local_shards(engine: Engine) -> tuple[LocalShard, ...]:
+    """Return what this rank owns; all ranks' pieces together cover every parameter once."""
+    stage = engine.deepspeed.zero_optimization_stage()
+    world = engine.gang.world
+    if stage == 0:
+        return tuple(replicated(trained(engine), world.rank, world.size))
+    owned = _partitioned if stage == 3 else _flattened
+    return tuple(owned(trained(engine), engine.deepspeed.optimizer, world.rank))
+
+
+def replicated(named: Sequence[Named], rank: int, size: int) -> Iterator[LocalShard]:
+    """Yield rank's share of parameters that every rank holds whole."""
+    total, at = sum(p.numel() for _, p in named), 0
+    low, high = total * rank // size, total * (rank + 1) // size
+    for name, parameter in named:
+        first, last = max(low, at), min(high, at + parameter.numel())
+        if first < last:
+            start = first - at
+            yield LocalShard(name, tuple(parameter.shape), start, last - first, parameter, start)
+        at += parameter.numel()
+
+
+def _flattened(named: Sequence[Named], optimizer: Any, rank: int) -> Iterator[LocalShard]:
+    """Yield what ZeRO-1 and -2 give this rank: an interval of each group's parameters in a row."""
+    holders = flat_partitions(optimizer)
+    for name, parameter in named:
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            continue
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+        holder = holders[mapping.param_group_index]
+        yield LocalShard(name, tuple(parameter.shape), there.start, here.numel, holder, here.start)
+
+
+def _partitioned(named: Sequence[Named], optimizer: Any, rank: int) -> Iterator[LocalShard]:
+    """Yield what ZeRO-3 gives this rank: an interval of every parameter, the last ones padded."""
+    for name, parameter in named:
+        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = rank * size
+        length = min(size, parameter.ds_numel - start)  # type: ignore[attr-defined]
+        if length > 0:
+            holder = optimizer.fp32_partitioned_groups_flat[group]
+            yield LocalShard(name, shape_of(parameter), start, length, holder, offset)
+
+
+def flat_partitions(optimizer: Any) -> list[torch.Tensor]:
+    """Return the flat fp32 partitions of this rank, by parameter group or by sub-group."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        if hasattr(optimizer, name):
+            return list(getattr(optimizer, name))
+    return list(optimizer.fp32_groups_flat_partition)
+
+
+def state_views(
+    engine: Engine, piece: LocalShard
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the views of a piece's master, first and second moment, in the order of STATE."""
+    state = _adam(engine).state[piece.holder]
+    return piece.of(piece.holder), piece.of(state["exp_avg"]), piece.of(state["exp_avg_sq"])
+
+
+def init_state(engine: Engine, steps: int) -> None:
+    """Make the moments where Adam has not yet, and set the number of steps it has taken."""
+    adam = _adam(engine)
+    if engine.deepspeed.zero_optimization_stage() == 0:
+        holders: list[torch.Tensor] = [parameter for _, parameter in trained(engine)]
+    else:
+        holders = flat_partitions(engine.deepspeed.optimizer)
+    for holder in holders:
+        state = adam.state[holder]
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name not in state:
+                state[name] = torch.zeros_like(holder.detach())
+        state["step"] = _count(adam, holder, steps)
+
+
+def _count(adam: Any, holder: torch.Tensor, steps: int) -> Any:
+    """Return the number of steps as this Adam keeps it: DeepSpeed's on the host as an int."""
+    if not isinstance(adam, torch.optim.AdamW):
+        return steps
+    fused = bool(adam.defaults.get("fused"))
+    return torch.tensor(float(steps), device=holder.device if fused else "cpu")
+
+
+def step_count(engine: Engine) -> int | None:
+    """Return the number of steps that Adam has taken; None where this rank owns nothing."""
+    counts = {int(state["step"]) for state in _adam(engine).state.values() if "step" in state}
+    assert len(counts) <= 1, f"parameters have been updated differently often: {counts}"
+    return counts.pop() if counts else None
+
+
+def refresh_low_precision(engine: Engine) -> None:
+    """After the masters were set: make what the forward pass uses follow from them."""
+    stage, optimizer = engine.deepspeed.zero_optimization_stage(), engine.deepspeed.optimizer
+    if stage == 0:
+        broadcast_shards(engine)
+    elif stage == 3:
+        for number in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+    else:
+        optimizer.update_lp_params()
+
+
+def broadcast_shards(engine: Engine) -> None:
+    """Give each rank the pieces that the others have read."""
+    named, size = trained(engine), engine.gang.world.size
+    for owner in range(size):
+        for piece in replicated(named, owner, size):
+            for values in state_views(engine, piece):
+                dist.broadcast(values, src=owner)
+
+
+def _adam(engine: Engine) -> Any:
+    optimizer = engine.deepspeed.optimizer
+    return optimizer if engine.deepspeed.zero_optimization_stage() == 0 else optimizer.optimizer

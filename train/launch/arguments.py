@@ -1,0 +1,180 @@
+"""What was typed after `./launch.sh`, checked before anything heavy is imported or started."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.config import RunConfig, parse_args
+from train.errors import ConfigError, DataError, ModelError, UserError
+from train.paths import looks_local, shipped
+from train.planning.dsconfig import read_ds_config
+from train.planning.pins import merge_pins
+
+USAGE = """\
+./launch.sh [N] [--hostfile F] [arguments of train/main.py]
+
+  N              GPUs of the whole job; the hosts are filled in order, the last one partly if
+                 need be. Left out: all GPUs of the hosts, or of this machine. A machine without
+                 a GPU runs CPU ranks, one thread each.
+  --hostfile F   DeepSpeed's hostfile, lines such as 'node1 slots=4'; left out: the current
+                 flavor (anyrank switch), or with none chosen this machine
+
+With neither a model nor a dataset named, an embedded preset is trained.
+
+"""
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """How many GPUs, on which hosts, and the run's own arguments."""
+
+    gpus: int | None
+    hostfile: str | None
+    args: tuple[str, ...]
+
+
+def parse(argv: Sequence[str]) -> LaunchRequest:
+    """Split the launcher's own words from the run's.
+
+    Raises:
+        ConfigError: N is not a whole number of at least 1, or --hostfile lacks its value.
+    """
+    words = list(argv)
+    gpus = None
+    if words and not re.match(r"-\D", words[0]):
+        gpus = _count(words.pop(0))
+    hostfile: str | None = None
+    args: list[str] = []
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag not in ("--hostfile", "-H"):
+            args.append(word)
+            continue
+        if not equals:
+            value = words.pop(0) if words else ""
+        if not value or hostfile is not None:
+            fault = "is given twice" if hostfile is not None else "lacks its value"
+            raise ConfigError(f"--hostfile {fault}: name one hostfile, such as hostfiles/8node")
+        hostfile = value
+        if gpus is None and words and words[0].isdecimal():
+            gpus = _count(words.pop(0))
+    return LaunchRequest(gpus, hostfile, tuple(args))
+
+
+def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...]]:
+    """Check the run's arguments and files; return them with the run folder decided.
+
+    Everything that every rank must agree on is in the returned arguments: the clock is read once.
+
+    Raises:
+        UserError: an argument, the ds_config or a path is wrong.
+    """
+    config = parse_args(request.args)
+    added: list[str] = []
+    ds_config = ds_config_path(config.ds_config)
+    if str(ds_config) != config.ds_config:
+        added += ["--ds-config", str(ds_config)]
+    merge_pins(config, read_ds_config(ds_config))
+    require_path(config.model.name_or_path, "model", ModelError)
+    require_path(config.model.tokenizer, "tokenizer", ModelError)
+    require_path(config.data.name_or_path, "dataset", DataError)
+    if config.output.save_dir is not None:
+        save_dir, own = Path(config.output.save_dir), config.output.run_dir
+        require_replaceable(save_dir, config.model.name_or_path, own)
+    if config.output.run_dir is None:
+        added += ["--run-dir", run_dir(config, now)]
+    args = (*request.args, *added)
+    return parse_args(args), args
+
+
+def ds_config_path(name: str) -> Path:
+    """Return where a ds_config lies; a shipped one is found from any working folder."""
+    path = Path(name).expanduser()
+    return shipped(path) if not path.exists() and shipped(path).exists() else path
+
+
+def require_path(name: str | None, noun: str, error: type[UserError]) -> None:
+    """Refuse a name that can only be a local path and is not there; hub names pass.
+
+    Raises:
+        UserError: of the class `error`.
+    """
+    if name is None or Path(name).expanduser().exists():
+        return
+    if looks_local(name):
+        raise error(
+            f"the {noun} '{name}' does not exist: check the path (it is relative to {Path.cwd()}),"
+            " or give a hub name such as owner/name"
+        )
+
+
+def require_replaceable(folder: Path, base: str | None, run: str | None = None) -> None:
+    """Refuse to put a model in the place of a folder that holds anything but a saved model.
+
+    Args:
+        base: the model that is trained from, if it is a folder.
+        run: the run's folder; left out, it will be one in `runs`.
+
+    Raises:
+        ConfigError: it does, it cannot be made, it is the model that is trained from, or the run
+            lies in it.
+    """
+    own = Path(run or "runs/new").resolve()
+    where = folder.resolve()
+    if own.is_relative_to(where) or any(
+        where.is_relative_to(own / kept) for kept in ("checkpoints", "attempts")
+    ):
+        raise ConfigError(
+            f"'{folder}' would be replaced by the model, but the run's own folder {run or 'runs'} "
+            "needs it: name another folder to save to"
+        )
+    if not folder.exists():
+        parent = next(path for path in where.parents if path.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise ConfigError(
+                f"'{folder}' cannot be made, as {parent} is no folder that can be written: name "
+                "another folder to save to"
+            )
+        return
+    if base is not None and folder.resolve() == Path(base).expanduser().resolve():
+        raise ConfigError(
+            f"{folder} is the model that is trained from: name another folder to save to"
+        )
+    inside = list(folder.iterdir()) if folder.is_dir() else [folder]
+    saved = {"config.json", "adapter_config.json"} & {path.name for path in inside}
+    if inside and (not saved or any(path.is_dir() for path in inside)):
+        raise ConfigError(
+            f"'{folder}' would be replaced by the model, but holds other things "
+            f"({', '.join(sorted(path.name for path in inside)[:3])}): name a new folder to save to"
+        )
+
+
+def run_dir(config: RunConfig, now: float) -> str:
+    """Name the run's folder `runs/<time>-<model>`; a second run of one second gets a suffix."""
+    name = Path(config.model.name_or_path or "preset").name
+    stem = f"runs/{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-"
+    stem += re.sub(r"[^A-Za-z0-9._-]", "_", name) or "model"
+    path, again = stem, 1
+    while Path(path).exists():
+        again += 1
+        path = f"{stem}-{again}"
+    return path
+
+
+def _count(word: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,9}", word):
+        raise ConfigError(
+            f"the first word is the number of GPUs of the whole job, but is '{word}' instead: "
+            "write for example ./launch.sh 8, the run's arguments after it"
+        )
+    if int(word) < 1:
+        raise ConfigError(
+            f"the number of GPUs must be at least 1, but is {word} instead: write ./launch.sh 1"
+        )
+    return int(word)

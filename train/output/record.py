@@ -1,0 +1,154 @@
+"""The run folder as it is written: a line per step, a folder per start, DONE at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from train.checkpoint.folder import require_newest
+from train.errors import ConfigError
+
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+TOLD = re.compile(
+    r"^(CUDA|NCCL|HIP|ROCR|RCCL|OMP|MKL|GLOO|TORCH|PYTORCH|DS|DEEPSPEED|HF|TRANSFORMERS|SLURM"
+    r"|MASTER|WORLD|LOCAL|CROSS|RANK|TOKENIZERS|WANDB)"
+)
+PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step; `step` counts from 1, times are seconds, `time` is since the epoch."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    samples: int
+    loss_tokens: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+    tokens_per_s: float
+    mfu: float | None
+    world_size: int
+    plan: str
+    sample_hash: str
+    peak_bytes: int
+    time: float
+
+
+@dataclass(frozen=True)
+class EvalRecord:
+    """One evaluation over the whole split, after `step` steps."""
+
+    step: int
+    eval_loss: float
+    eval_tokens: int
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run and of this start of it; only rank 0 writes to it."""
+
+    path: Path
+    attempt: Path
+
+    def write(self, record: StepRecord | EvalRecord) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            FaultError: a newer start of this run has taken over.
+        """
+        require_newest(self.attempt)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what this start will write anew: the lines after `step`, and DONE."""
+        (self.path / "DONE").unlink(missing_ok=True)
+        path = self.path / "metrics.jsonl"
+        lines = [line for line in read_metrics(path) if line.get("step", 0) <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has an evaluation after `step`."""
+        lines = read_metrics(self.path / "metrics.jsonl")
+        return any("eval_loss" in line and line["step"] == step for line in lines)
+
+    def note(self, name: str, value: Any) -> None:
+        """Write one of the attempt's JSON files."""
+        text = json.dumps(value, indent=2, default=str)
+        (self.attempt / name).write_text(text + "\n", encoding="utf-8")
+
+    def log(self, line: str) -> None:
+        """Append one line to the attempt's log.txt."""
+        with (self.attempt / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def finish(self) -> None:
+        """Write DONE, last."""
+        (self.path / "DONE").write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """Make the folder and the next attempt's; from then on no earlier attempt writes to it.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        attempts = path / "attempts"
+        attempts.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
+        attempt = attempts / f"{number:04d}"
+        attempt.mkdir()
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {path} cannot be written ({error.strerror or error}): "
+            "give another --run-dir"
+        ) from None
+    return RunFolder(path, attempt)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, in order; a line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
+    """Describe what the run ran on: package versions, hosts, and variables without secrets."""
+    told = {
+        key: "(redacted)" if SECRET.search(key) else value
+        for key, value in sorted(env.items())
+        if TOLD.match(key)
+    }
+    return {
+        "started": time.time(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hosts": hosts,
+        "variables": told,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,112 @@
+"""Clusters of GPUs: as a hostfile describes them, or as they were found. Bytes and seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from train.errors import HostfileError, PlanError, did_you_mean
+from train.planning.calibration import calibrated
+from train.planning.hardware import Gpu, find_gpu
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host."""
+
+    gpu: Gpu
+    sizes: tuple[int, ...]
+    nic: float
+    host_memory: float
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return sum(self.sizes)
+
+    @property
+    def per_host(self) -> int:
+        """GPUs of the smallest host, which a collective waits for."""
+        return min(self.sizes)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One rank's device as it was found: the index of its host, its name, bytes of memory.
+
+    `name` is torch's or the driver's; `host_memory` is of its host, all together; `share` is the
+    share of a processor's core, where more CPU ranks than cores are on the host.
+    """
+
+    node: int
+    name: str
+    memory: int
+    host_memory: int
+    share: float = 1.0
+
+
+def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:
+    """Return what the planner knows of devices that were found, in the order of their ranks.
+
+    The smallest device and the smallest host stand for all.
+
+    Args:
+        calibrations: where the rates lie that were measured before, if any were.
+    """
+    hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
+    smallest = min(devices, key=lambda device: device.memory)
+    gpu = find_gpu(smallest.name, smallest.memory)
+    if calibrations is not None:
+        gpu = calibrated(gpu, calibrations)
+    found = cluster_of(hosts, {}, gpu.scaled(min(device.share for device in devices)))
+    return replace(found, host_memory=float(min(device.host_memory for device in devices)))
+
+
+def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gpu: Gpu) -> Cluster:
+    """Return the cluster of a hostfile's (name, slots) and its `#:` words.
+
+    `hardware` may hold `nic` (`200Gb`: one for each accelerator card; `8x200Gb`: all of a host's),
+    `link` (of one GPU inside its host) and `host_memory` (`512GB`); what is missing comes from the
+    GPU's row.
+
+    Raises:
+        PlanError: no host, or a host without a slot.
+        HostfileError: a malformed word.
+    """
+    sizes = tuple(slots for _, slots in hosts)
+    if not sizes or min(sizes) < 1:
+        raise PlanError("a plan needs at least one host with at least one GPU")
+    for key in hardware:
+        if key not in ("gpu", "nic", "link", "host_memory", "memory"):
+            raise HostfileError(
+                f"a '#:' line has the unknown word '{key}'"
+                f"{did_you_mean(key, ('gpu', 'nic', 'link', 'host_memory', 'memory'))}"
+            )
+    if "link" in hardware:
+        gpu = replace(gpu, link=_rate(hardware["link"], "link"))
+    if "memory" in hardware:
+        gpu = replace(gpu, memory=_rate(hardware["memory"], "memory"))
+    nic = _nic(hardware["nic"], gpu, max(sizes)) if "nic" in hardware else gpu.nic * max(sizes)
+    default = gpu.memory * max(sizes) * (1.0 if gpu.is_cpu else 2.0)
+    memory = hardware.get("host_memory")
+    return Cluster(gpu, sizes, nic, _rate(memory, "host_memory") if memory else default)
+
+
+def _nic(text: str, gpu: Gpu, slots: int) -> float:
+    """Return the rate of all NICs of a host; an MI250 card is two slots."""
+    cards = slots // 2 if gpu.name.startswith("MI250") and slots > 1 else slots
+    return _rate(text, "nic") * (1 if "x" in text else cards)
+
+
+def _rate(text: str, key: str) -> float:
+    """Read `200Gb`, `8x200Gb`, `50GB`, `64GiB` as bytes (per second)."""
+    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)(Gb|GB|GiB|TB|TiB|Tb)(?:/s|ps)?", text)
+    if match is None or float(match[2]) <= 0:
+        raise HostfileError(
+            f"'{key}={text}' in a '#:' line is not a size: write for example {key}=200GB"
+        )
+    unit = {"Gb": 1e9 / 8, "Tb": 1e12 / 8, "GB": 1e9, "TB": 1e12, "GiB": 2**30, "TiB": 2**40}
+    return int(match[1] or 1) * float(match[2]) * unit[match[3]]

@@ -1,0 +1,227 @@
+"""Runs as they stand in their folders, to be compared: steps, starts, what happened to them.
+
+Nothing here needs the run to be finished, or to be alone: a folder is read as it is, and what a
+crash left half written is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from train.errors import ConfigError
+from train.output.record import read_metrics
+
+TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}  # promised largest relative difference of two runs' losses
+STEP = re.compile(r"\[Step (\d+)/\d+\]")
+SAME = ("sample_hash", "lr", "tokens", "loss_tokens")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run; times are seconds since the epoch, `steps` first and last as logged."""
+
+    number: int
+    began: float
+    ended: float
+    gpus: int
+    devices: tuple[str, ...]
+    plan: Mapping[str, Any]
+    steps: tuple[int, int] | None
+    last_line: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of the launcher's log: `time` in seconds since the epoch."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; `steps` and `evals` are lines of metrics.jsonl, each step once, in order."""
+
+    name: str
+    path: Path
+    precision: str
+    steps: tuple[Mapping[str, Any], ...]
+    evals: tuple[Mapping[str, Any], ...]
+    starts: tuple[Start, ...]
+    events: tuple[Event, ...]
+    done: bool
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPU counts in the order in which they were used, repetitions left out."""
+        counts = [int(step["world_size"]) for step in self.steps]
+        return tuple(n for i, n in enumerate(counts) if i == 0 or counts[i - 1] != n)
+
+    def predicted(self, what: str) -> Mapping[str, float]:
+        """Return the last plan's `memory` (bytes) or `time` (seconds) by part; {}: not kept."""
+        return dict(self.starts[-1].plan.get(what, {})) if self.starts else {}
+
+    def usual(self, key: str) -> float | None:
+        """Return the median of a step's value, without the first of each start; None: unknown."""
+        begins = {start.steps[0] for start in self.starts if start.steps}
+        settled = [s for s in self.steps if s["step"] not in begins] or self.steps
+        values = [float(step[key]) for step in settled if step.get(key) is not None]
+        return median(values) if values else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs' losses over the steps that both have.
+
+    `relative` is the largest |a - b| / |a|, at `step`; `apart` the first step whose samples,
+    learning rate or token counts differ (None: never).
+    """
+
+    common: int
+    relative: float
+    step: int
+    apart: int | None
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
+    """Read run folders; each is named by as little of its path as tells it from the others.
+
+    Raises:
+        ConfigError: a path is no run folder, or has no finished step.
+    """
+    whole = [path.expanduser().resolve() for path in paths]
+    depth = 1
+    while len({path.parts[-depth:] for path in whole}) < len(set(whole)):
+        depth += 1
+    return tuple(read_run(path, "/".join(path.parts[-depth:])) for path in whole)
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read one run folder.
+
+    Raises:
+        ConfigError: it is no run folder, or has no finished step.
+    """
+    lines = read_metrics(path / "metrics.jsonl")
+    steps = {int(line["step"]): line for line in lines if "loss" in line and "step" in line}
+    if not steps:
+        raise ConfigError(
+            f"{path} has no metrics.jsonl with a finished step: name a run's folder (--run-dir), "
+            "such as runs/2026-01-31-1200-mistral"
+        )
+    starts = _starts(path / "attempts", [float(step["time"]) for step in steps.values()])
+    configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
+    model: Mapping[str, Any] = next(
+        (config["model"] for config in configs[::-1] if "model" in config), {}
+    )
+    return Run(
+        name=name,
+        path=path,
+        precision=str(model.get("precision", "fp32")),
+        steps=tuple(steps[number] for number in sorted(steps)),
+        evals=tuple(line for line in lines if "eval_loss" in line),
+        starts=starts,
+        events=tuple(_events(path / "launch.log")),
+        done=(path / "DONE").exists(),
+    )
+
+
+def compare(base: Run, other: Run) -> Difference | None:
+    """Compare two runs' losses; None where they have no step in common."""
+    ours = {step["step"]: step for step in base.steps}
+    pairs = [(ours[step["step"]], step) for step in other.steps if step["step"] in ours]
+    if not pairs:
+        return None
+    apart = [a["step"] for a, b in pairs if any(a.get(key) != b.get(key) for key in SAME)]
+    sizes = [(abs(a["loss"] - b["loss"]) / (abs(a["loss"]) or 1.0), a["step"]) for a, b in pairs]
+    relative, step = max(sizes)
+    return Difference(len(pairs), relative, int(step), min(apart, default=None))
+
+
+def verdict(runs: Sequence[Run]) -> str:
+    """Say in one sentence whether the runs' losses are one curve."""
+    if len(runs) < 2:
+        return f"{runs[0].name}: {ranks(*runs[0].gpus)}, {len(runs[0].steps)} steps"
+    found = [(run, compare(runs[0], run)) for run in runs[1:]]
+    for run, difference in found:
+        if difference is None:
+            return f"{run.name} has no step in common with {runs[0].name}"
+        if difference.apart is not None:
+            return (
+                f"different runs: {run.name} differs from {runs[0].name} in samples, learning rate "
+                f"or token counts from step {difference.apart}"
+            )
+    run, worst = max(found, key=lambda pair: pair[1].relative if pair[1] else 0.0)
+    assert worst is not None
+    limit = max(TOLERANCE.get(run.precision, 1e-6) for run in runs)
+    counts = ", ".join(ranks(*run.gpus) for run in runs)
+    said = f"largest difference {worst.relative:.1e}, in step {worst.step} of {run.name}"
+    if worst.relative <= limit:
+        return f"One curve: {counts} give the same losses ({said})"
+    return f"Not one curve: {said}, more than the {limit:.0e} promised"
+
+
+def ranks(*counts: int) -> str:
+    """Say how many ranks, one count after the other: `4 → 2 ranks`."""
+    return f"{' → '.join(map(str, counts))} rank{'' if counts == (1,) else 's'}"
+
+
+def _starts(folder: Path, times: Sequence[float]) -> tuple[Start, ...]:
+    names = sorted(path for path in folder.glob("*") if path.name.isdigit())
+    began = [_began(path) for path in names]
+    bounds = zip(began, [*began[1:], math.inf], strict=False)
+    return tuple(_start(path, *bound, times) for path, bound in zip(names, bounds, strict=True))
+
+
+def _began(folder: Path) -> float:
+    """When a start began: as it says, or else when its folder was first written to."""
+    told = _json(folder / "environment.json").get("started")
+    return float(told or min((path.stat().st_mtime for path in folder.iterdir()), default=0.0))
+
+
+def _start(folder: Path, began: float, following: float, times: Sequence[float]) -> Start:
+    plan = _json(folder / "plan.json")
+    degrees = plan.get("plan", {})
+    log = folder / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    steps = [int(match[1]) for line in lines if (match := STEP.search(line))]
+    written = [*times, log.stat().st_mtime] if log.exists() else times
+    return Start(
+        number=int(folder.name),
+        began=began,
+        ended=max((t for t in written if began <= t < following), default=began),
+        gpus=math.prod(int(degrees.get(key, 1)) for key in ("dp", "tp", "pp", "sp")),
+        devices=tuple(_json(folder / "environment.json").get("hosts", ())),
+        plan=plan,
+        steps=(steps[0], steps[-1]) if steps else None,
+        last_line=lines[-1] if lines else "",
+    )
+
+
+def _events(path: Path) -> list[Event]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            stamp = time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
+        except ValueError:  # the next line of a longer message
+            continue
+        found.append(Event(stamp, line[20:]))
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a start that ended before it had written this
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,119 @@
+"""The tables of a report: what runs did, and whether their losses are one curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.checkpoint.folder import survey
+from train.errors import ConfigError
+from train.report.page import WORDS, Table
+from train.report.runs import Run, compare, ranks
+from train.text import GIB, align, format_bytes
+
+
+def tables(runs: Sequence[Run]) -> dict[str, Table]:
+    """Return the report's tables by heading."""
+    return {
+        "Runs": [_summary(run) for run in runs],
+        "Loss": [_against(runs[0], run) for run in runs[1:]],
+        "GPU counts, faults and resumes": [row for run in runs for row in _history(run)],
+        "Memory, predicted and measured": [_memory(run) for run in runs],
+        "Time of a step, predicted and measured": [_time(run) for run in runs],
+    }
+
+
+def _summary(run: Run) -> dict[str, str]:
+    first, last = run.steps[0], run.steps[-1]
+    mfu = run.usual("mfu")
+    return {
+        "run": run.name,
+        "ranks": " → ".join(map(str, run.gpus)),
+        "steps": f"{first['step']}–{last['step']}",
+        "first loss": f"{first['loss']:.6f}",
+        "last loss": f"{last['loss']:.6f}",
+        "eval loss": f"{run.evals[-1]['eval_loss']:.6f}" if run.evals else "–",
+        "tokens/s": f"{run.usual('tokens_per_s') or 0:,.0f}",
+        "MFU": f"{mfu:.1%}" if mfu is not None else "–",
+        "precision": run.precision,
+        "starts": str(len(run.starts)),
+        "state": "done" if run.done else "not finished",
+    }
+
+
+def _against(base: Run, run: Run) -> dict[str, str]:
+    found = compare(base, run)
+    return {
+        "run": run.name,
+        "against": base.name,
+        "steps in common": str(found.common if found else 0),
+        "largest relative difference": f"{found.relative:.2e}" if found else "–",
+        "in step": str(found.step) if found else "–",
+        "samples, rates, tokens": _same(found.apart) if found else "–",
+    }
+
+
+def _same(apart: int | None) -> str:
+    return "equal" if apart is None else f"differ from step {apart}"
+
+
+def _history(run: Run) -> list[dict[str, str]]:
+    """The starts and the launcher's lines, in the order of time, in minutes since the first."""
+    rows: list[tuple[float, str, str]] = []
+    for start in run.starts:
+        steps = f"steps {start.steps[0]} to {start.steps[1]}" if start.steps else "no step"
+        how = "" if start is not run.starts[-1] or run.done else f"; last said: {start.last_line}"
+        rows.append((start.began, f"start {start.number}", f"{ranks(start.gpus)}, {steps}{how}"))
+    for early, late in zip(run.starts, run.starts[1:], strict=False):
+        rows.append((early.ended, "ended early", f"resumed by start {late.number}"))
+    rows += [(event.time, "launcher", event.text) for event in run.events]
+    if run.done:
+        rows.append((max(start.ended for start in run.starts), "done", ""))
+    zero = min((when for when, _, _ in rows), default=0.0)
+    return [
+        {"run": run.name, "minute": f"{(when - zero) / 60:.2f}", "what": what, "more": more}
+        for when, what, more in sorted(rows, key=lambda row: row[0])
+    ]
+
+
+def _memory(run: Run) -> dict[str, str]:
+    parts = run.predicted("memory")
+    measured = max(step["peak_bytes"] for step in run.steps)
+    unit, name = (GIB, "GiB") if measured >= GIB else (GIB / 1024, "MiB")
+    shown = {"run": run.name} | {key: f"{value / unit:.1f}" for key, value in parts.items()}
+    return shown | {"measured": f"{measured / unit:.1f}", "unit": f"{name} per device"}
+
+
+def _time(run: Run) -> dict[str, str]:
+    parts = run.predicted("time")
+    shown = {"run": run.name} | {name: f"{value:.3f}" for name, value in parts.items()}
+    return shown | {"measured": f"{run.usual('seconds') or 0:.3f}", "unit": "seconds per step"}
+
+
+def checkpoints(path: Path) -> Table:
+    """Return a row for each checkpoint of a run folder, the oldest first, every byte verified.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a folder: name a run's folder (--run-dir)")
+    return [
+        {
+            "step": str(found.step),
+            "size": format_bytes(found.bytes),
+            "ranks": str(found.world_size or "–"),
+            "state": f"damaged: {found.error}" if found.error else "good",
+        }
+        for found in survey(path)
+    ]
+
+
+def as_text(tables: dict[str, Table]) -> str:
+    """Lay tables out for a terminal."""
+    return "\n\n".join(f"{name}\n{_aligned(rows)}" for name, rows in tables.items() if rows)
+
+
+def _aligned(rows: Table) -> str:
+    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("  " + line for line in align(cells, [name in WORDS for name in rows[0]]))

@@ -1,0 +1,96 @@
+"""The stages of a run that need no torch: find what is named, open the data."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.config import RunConfig, World
+from train.data.model_folder import locate_model, read_model_config
+from train.data.open import open_dataset
+from train.data.order import steps_per_epoch
+from train.data.preset import build_preset
+from train.data.store import Dataset
+from train.launch.arguments import ds_config_path, require_replaceable
+from train.output.console import Console
+from train.paths import cache_folder
+from train.planning import DsConfig, Shape, read_ds_config, shape_of
+from train.planning.pins import merge_pins
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """A run with every name resolved: its model is a local folder, its ds_config read."""
+
+    config: RunConfig
+    model: Path
+    shape: Shape
+    ds: DsConfig
+    pins: Mapping[str, str]
+    preset: bool
+
+
+def begin(world: World, env: Mapping[str, str]) -> tuple[Console, Path]:
+    """Return rank 0's voice, silent on other ranks, and this user's cache folder.
+
+    Raises:
+        ConfigError: the cache folder cannot be made.
+    """
+    return Console(world.is_main), cache_folder(env)
+
+
+def host_name() -> str:
+    """Return this host's short name."""
+    return socket.gethostname().split(".")[0]
+
+
+def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
+    """Find the model's folder and the ds_config; build the preset where nothing was named.
+
+    Raises:
+        UserError: one of them is missing or malformed, or the model would replace other files.
+    """
+    if config.output.save_dir is not None:
+        save_dir, own = Path(config.output.save_dir), config.output.run_dir
+        require_replaceable(save_dir, config.model.name_or_path, own)
+    ds = read_ds_config(ds_config_path(config.ds_config))
+    pins = merge_pins(config, ds)
+    preset = config.preset
+    if preset:
+        config = _with_preset(config, cache, console)
+    model = locate_model(str(config.model.name_or_path), config.model.trust_remote_code)
+    config = replace(config, model=replace(config.model, name_or_path=str(model)))
+    return RunInputs(config, model, shape_of(read_model_config(model)), ds, pins, preset)
+
+
+def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:
+    """Open the dataset, tokenized once per host, and say what was found in it.
+
+    Raises:
+        DataError: it is missing, empty or malformed, or smaller than one batch.
+    """
+    data = open_dataset(inputs.config.data, inputs.config.model, cache)
+    for notice in data.notices:
+        console.say(notice)
+    steps = steps_per_epoch(len(data.train), inputs.config.data.batch_size)
+    console.say(
+        f"{len(data.train)} samples to train on, {len(data.validation)} held out; "
+        f"{inputs.config.data.batch_size} samples per step, {steps} steps per epoch"
+    )
+    return data
+
+
+def _with_preset(config: RunConfig, cache: Path, console: Console) -> RunConfig:
+    found = build_preset(cache)
+    console.say(
+        f"The embedded preset: a small Mistral on the standard library's functions; batch size "
+        f"{config.data.batch_size}, block size {config.data.block_size}, "
+        f"{config.max_steps or 'all'} steps, lr {config.optimizer.lr:g}, {config.model.precision}"
+    )
+    return replace(
+        config,
+        model=replace(config.model, name_or_path=str(found.model)),
+        data=replace(config.data, name_or_path=str(found.dataset)),
+    )

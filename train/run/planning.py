@@ -1,0 +1,141 @@
+"""The plan of a run: chosen on rank 0 for the devices that were found, and explained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from train.data.model_folder import read_model_config
+from train.data.store import Dataset
+from train.engine.gang import Gang
+from train.engine.kernels import liger_supported
+from train.errors import ModelError, PlanError
+from train.launch import oom
+from train.output.console import Console
+from train.paths import calibration_folder
+from train.planning import (
+    Candidate,
+    Choice,
+    Cluster,
+    PlanRequest,
+    choose,
+    log_lines,
+    pin_cost,
+    render,
+    scaling_warning,
+    unknown_gpu,
+    with_advice,
+)
+from train.planning.cluster import cluster_of_devices
+from train.planning.plan import Plan
+from train.run.inputs import RunInputs
+from train.text import GIB
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """The candidate chosen, on which cluster, as DeepSpeed's dictionary."""
+
+    chosen: Candidate
+    cluster: Cluster
+    zero: Mapping[str, object]
+
+    @property
+    def plan(self) -> Plan:
+        """The layout of a step."""
+        return self.chosen.plan
+
+
+def choose_plan(
+    inputs: RunInputs, data: Dataset, gang: Gang, console: Console, cache: Path | None = None
+) -> PlannedRun:
+    """Choose a plan on rank 0, tell everyone, and print it with what the user should know of it.
+
+    Args:
+        cache: the user's cache folder, where `anyrank plan --calibrate` keeps what it measured.
+
+    Raises:
+        PlanError: nothing that the pins allow fits.
+        ModelError: the tokenizer has more entries than the model embeds.
+    """
+    check_vocabulary(inputs, data)
+    devices = gang.devices()
+    console.say(describe_layout([device.node for device in devices]))
+    calibrations = None if cache is None else calibration_folder(cache)
+    request = _request(inputs, data, cluster_of_devices(devices, calibrations))
+    names = {device.name for device in devices}
+    choice, lines = gang.from_main(lambda: _choose(request, inputs.config.output.run_dir, names))
+    for line in lines:
+        console.say(line)
+    if choice.chosen is None:
+        raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
+    config = inputs.config
+    zero = render(choice.chosen.plan, inputs.shape, config.model, config.optimizer, inputs.ds)
+    return PlannedRun(choice.chosen, request.cluster, zero)
+
+
+def describe_layout(nodes: Sequence[int]) -> str:
+    """Say how many ranks were found on how many hosts, from each rank's host."""
+    sizes = list(Counter(nodes).values())
+    hosts = f"{len(sizes)} host{'s' if len(sizes) > 1 else ''}"
+    if len(set(sizes)) == 1:
+        return f"Found {hosts} x {sizes[0]} = {len(nodes)} ranks"
+    return f"Found {hosts} with {', '.join(map(str, sizes))} = {len(nodes)} ranks"
+
+
+def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
+    """Refuse data with tokens that the model does not embed; entries that are not used may be more.
+
+    Raises:
+        ModelError: there are such; both numbers are named.
+    """
+    if data.tokenizer.vocab_size <= inputs.shape.vocab:
+        return
+    largest = max(int(split.tokens.max(initial=0)) for split in (data.train, data.validation))
+    if largest >= inputs.shape.vocab:
+        raise ModelError(
+            f"the tokenizer has {data.tokenizer.vocab_size} entries but the model embeds only "
+            f"{inputs.shape.vocab}: give the model's own with --tokenizer"
+        )
+
+
+def _choose(
+    request: PlanRequest, run_dir: str | None, devices: Collection[str]
+) -> tuple[Choice, tuple[str, ...]]:
+    limit = oom.limit(Path(run_dir), devices) if run_dir else None
+    learned = ""
+    if limit is not None:
+        memory = min(limit, request.cluster.gpu.memory)
+        gpu = replace(request.cluster.gpu, memory=memory)
+        request = replace(request, cluster=replace(request.cluster, gpu=gpu))
+        learned = f"A plan of this run ran out of memory: planning below {memory / GIB:.2f} GiB"
+    choice = with_advice(request, choose(request))
+    notices = (
+        learned,
+        unknown_gpu(request.cluster.gpu),
+        pin_cost(request, choice),
+        scaling_warning(request, choice),
+    )
+    return choice, (*log_lines(choice), *(notice for notice in notices if notice))
+
+
+def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
+    config = inputs.config
+    model_type = str(read_model_config(inputs.model).get("model_type"))
+    lengths, counts = np.unique(data.train.lengths, return_counts=True)
+    return PlanRequest(
+        shape=inputs.shape,
+        cluster=cluster,
+        batch_size=config.data.batch_size,
+        block_size=config.data.block_size,
+        precision=config.model.precision,
+        lora=config.model.lora,
+        lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
+        loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
+        fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
+        pins=inputs.pins,
+    )

@@ -1,0 +1,227 @@
+"""Where a run goes on: its newest checkpoint that is whole, if that belongs to it."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from train.checkpoint import folder as checkpoints
+from train.checkpoint.folder import Index
+from train.checkpoint.identity import (
+    RunFingerprint,
+    changes,
+    refuse_beyond_end,
+    refuse_other_run,
+)
+from train.config import RunConfig
+from train.data.order import steps_per_epoch
+from train.data.store import Dataset
+from train.engine.checkpoint import Saver, load
+from train.engine.gang import Gang
+from train.engine.step import Engine
+from train.engine.weights import weights_fingerprint
+from train.engine.zero import shape_of, trained
+from train.errors import CheckpointError
+from train.hosts.shared_folder import sees
+from train.loop import Outputs, is_due
+from train.output.console import Console
+from train.output.record import RunFolder
+from train.planning.plan import Plan
+from train.run.inputs import RunInputs
+from train.text import format_bytes
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on, what saves it, and whether an evaluation there was not made yet."""
+
+    saver: Saver
+    start: int
+    pending_eval: bool
+
+
+def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Outputs) -> Resumed:
+    """Go on from the run's newest good checkpoint, as `--resume` says, or from step 0.
+
+    Raises:
+        CheckpointError: there is one, but not for this run; or there is no space for the next.
+    """
+    gang, output, folder = engine.gang, inputs.config.output, out.folder
+    own = gang.from_main(lambda: fingerprint_of(inputs, data, plan, gang.world.size))
+    saver = Saver(engine, out.path, folder.attempt if folder else None, own, output.keep)
+    total = total_steps(inputs.config, data)
+    if output.resume == "never":
+        start = 0
+    else:
+        start = load_newest(engine, out.path, own, output.resume, total, out.console)
+
+    def prepare_folder() -> bool:
+        if folder is None:
+            return False
+        if output.resume == "never":
+            _start_over(folder, out.console)
+        checkpoints.tidy(out.path, start)
+        folder.rewind(start)
+        _require_room(saver.bytes(), range(start, total), inputs.config, out)
+        due = start > 0 and is_due(start, total, output.eval_step)
+        return due and not folder.evaluated(start)
+
+    return Resumed(saver, start, gang.from_main(prepare_folder))
+
+
+def total_steps(config: RunConfig, data: Dataset) -> int:
+    """Return the number of optimizer steps of the whole run."""
+    epoch = steps_per_epoch(len(data.train), config.data.batch_size)
+    return config.max_steps or config.epochs * epoch
+
+
+def require_shared(gang: Gang, run: Path) -> None:
+    """Refuse a run folder that a rank's host does not see, or may not write to.
+
+    Raises:
+        CheckpointError: it names the host.
+    """
+    word = gang.from_main(lambda: uuid.uuid4().hex)
+    token = run / f".shared-{word}"
+    gang.on_main(lambda: token.write_text(word))
+    try:
+        (run / f".shared-{word}-{gang.world.rank}").write_text("")
+        (run / f".shared-{word}-{gang.world.rank}").unlink()
+        seen = sees(token)
+    except OSError:
+        seen = False
+    answers = gang.gather((socket.gethostname(), seen))
+    gang.on_main(lambda: token.unlink())
+    blind = sorted({host for host, saw in answers if not saw})
+    if blind:
+        raise CheckpointError(
+            f"the run folder {run} of {answers[0][0]} cannot be seen or written on "
+            f"{', '.join(blind)}: give a --run-dir that all hosts share"
+        )
+
+
+def _start_over(folder: RunFolder, console: Console) -> None:
+    place = checkpoints.set_aside(folder.path, folder.attempt)
+    if place is not None:
+        console.say(f"--resume never: starting from step 0; the old checkpoints are now in {place}")
+
+
+def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int) -> RunFingerprint:
+    """Return what a checkpoint of this run belongs to, and with which settings it is made."""
+    config = inputs.config
+    lora, sizes, optimizer = config.model.lora, config.data, config.optimizer
+    must_match = {
+        "model": asdict(inputs.shape),
+        "adapter": {"r": lora.r, "alpha": lora.alpha} if lora else None,
+        "base": weights_fingerprint(inputs.model) if lora else None,
+        "block_size": sizes.block_size,
+        "loss_on": sizes.loss_on,
+        "tokenizer": data.tokenizer.fingerprint,
+        "dataset": data.train.fingerprint,
+        "batch_size": sizes.batch_size,
+        "seed": sizes.seed,
+    }
+    may_differ = {
+        "ranks": world_size,
+        "plan": plan.to_json(),
+        "precision": config.model.precision,
+        "lora_dropout": lora.dropout if lora else None,
+        "epochs": config.epochs,
+        "max_steps": config.max_steps,
+        **asdict(optimizer),
+    }
+    return RunFingerprint(must_match, may_differ)
+
+
+def _require_room(size: int, steps: range, config: RunConfig, out: Outputs) -> None:
+    """Refuse to begin where the disk cannot hold what the run will write."""
+    output = config.output
+    saves = sum(1 for step in steps if is_due(step + 1, steps.stop, output.save_step))
+    have = len(checkpoints.complete(out.path))
+    more = max(1, min(have + saves, output.keep + 1) - have) if saves else 0
+    model = size // 12 * (4 if config.model.precision == "fp32" else 2)
+    elsewhere = Path(output.save_dir) if output.save_dir else None
+    if elsewhere is not None:
+        checkpoints.require_space(elsewhere, model, "the model needs")
+    needed = more * size + (0 if elsewhere else model)
+    noun = "checkpoint" if more == 1 else "checkpoints"
+    purpose = f"{more} more {noun} of {format_bytes(size)} and the model need"
+    free = checkpoints.require_space(out.path, needed, purpose)
+    out.console.say(f"{purpose} {format_bytes(needed)}; {format_bytes(free)} are free")
+
+
+def load_newest(
+    engine: Engine, run: Path, own: RunFingerprint, mode: str, total: int, console: Console
+) -> int:
+    """Load the newest checkpoint that verifies; return the step to go on from, 0 for none.
+
+    Raises:
+        CheckpointError: it belongs to another run, all are damaged, or `must` finds none.
+    """
+    faults = []
+    for folder in engine.gang.from_main(partial(checkpoints.complete, run)):
+        found = _opened(engine, folder)
+        if isinstance(found, Index):
+            refuse_other_run(found.run, own, folder)
+            refuse_beyond_end(found.step, total, folder)
+            _refuse_shapes(engine, found, folder)
+            try:
+                read = load(engine, folder, found)
+            except CheckpointError as error:
+                found = error
+            else:
+                _tell(found, own, read, folder, console)
+                return found.step
+        faults.append(f"{folder.name} ({found})")
+        console.say(f"The checkpoint {folder.name} is damaged, so it is passed over: {found}")
+    if faults:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints.home(run)} is whole, the damage is: "
+            f"{'; '.join(faults)}; repair one, or start over with --resume never"
+        )
+    if mode == "must":
+        raise CheckpointError(
+            f"--resume must found no checkpoint in {checkpoints.home(run)}: give the --run-dir of "
+            "a run that has one, or leave --resume out"
+        )
+    console.say(f"There is no checkpoint in {checkpoints.home(run)}: starting from step 0")
+    return 0
+
+
+def _opened(engine: Engine, folder: Path) -> Index | CheckpointError:
+    try:
+        index: Index = engine.gang.from_main(partial(checkpoints.read_index, folder))
+        return index
+    except CheckpointError as error:
+        return error
+
+
+def _refuse_shapes(engine: Engine, index: Index, folder: Path) -> None:
+    """Refuse a checkpoint whose parameters are not this model's, though its shape is."""
+    there = {name: entry.shape for name, entry in index.tensors.items() if "master" in entry.kinds}
+    here = {name: shape_of(parameter) for name, parameter in trained(engine)}
+    for name in sorted(there.keys() ^ here.keys()) + sorted(there):
+        if there.get(name) != here.get(name):
+            raise CheckpointError(
+                f"{folder} has {name} of shape {there.get(name)}, but the model has "
+                f"{here.get(name)}: give the same --model-name-or-path, or another --run-dir"
+            )
+
+
+def _tell(index: Index, own: RunFingerprint, read: int, folder: Path, console: Console) -> None:
+    console.say(
+        f"Resuming from {folder.name}, saved on {_ranks(index.run.may_differ)}; now "
+        f"{_ranks(own.may_differ)} ({format_bytes(read)} read by all ranks together)"
+    )
+    for change in changes(index.run.may_differ, own.may_differ):
+        console.say(f"Changed since: {change}")
+
+
+def _ranks(settings: Mapping[str, Any]) -> str:
+    noun = "rank" if settings["ranks"] == 1 else "ranks"
+    return f"{settings['ranks']} {noun} with ZeRO {settings['plan']['zero']}"

@@ -1,0 +1,162 @@
+"""The stages of a run that need torch, but for planning and resuming: load, train, save."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from train.checkpoint import folder as checkpoints
+from train.data.feed import Placement, StepBatch
+from train.data.store import Dataset
+from train.data.tokenizer import Tokenizer
+from train.data.tokenizers import load_tokenizer
+from train.engine import start as engines
+from train.engine.export import save_final
+from train.engine.gang import Gang
+from train.engine.sample import generate
+from train.engine.step import Engine
+from train.launch.arguments import run_dir
+from train.launch.stopping import StopRequests
+from train.loop import Outputs, TrainingJob
+from train.output.console import Console
+from train.output.record import StepRecord, environment, open_run_folder
+from train.output.trackers import NoTracker, open_tracker
+from train.planning import Cluster, compare
+from train.planning.predict import sample_cost, step_flops
+from train.run.inputs import RunInputs
+from train.run.planning import PlannedRun
+from train.run.resume import Resumed, require_shared, total_steps
+
+
+def open_outputs(
+    inputs: RunInputs, planned: PlannedRun, gang: Gang, env: Mapping[str, str], stop: StopRequests
+) -> Outputs:
+    """Open the run folder on rank 0, and write there what this start is.
+
+    Raises:
+        ConfigError: the folder cannot be written, or not by all hosts, or --report-to needs a
+            package.
+    """
+    out = inputs.config.output
+    named = out.run_dir
+    path = Path(named or gang.from_main(lambda: run_dir(inputs.config, time.time())))
+    devices = [f"{device.node}: {device.name}" for device in gang.devices()]
+    folder = gang.on_main(lambda: open_run_folder(path))
+    require_shared(gang, path)
+    stop.follow(path)
+    tracker = gang.on_main(lambda: open_tracker(out.report_to, path)) or NoTracker()
+    console = Console(True, folder.log) if folder is not None else Console(False)
+    if folder is not None:
+        folder.note("config.json", asdict(inputs.config))
+        folder.note("plan.json", planned.chosen.to_json())
+        folder.note("ds_config.json", planned.zero)
+        folder.note("environment.json", environment(env, devices))
+        console.say(f"The run folder is {path}")
+    return Outputs(console, folder, tracker, path)
+
+
+def start_engine(inputs: RunInputs, planned: PlannedRun, gang: Gang, out: Outputs) -> Engine:
+    """Load the model under the plan; say what was changed in it.
+
+    Raises:
+        ModelError: the folder does not hold a model that can be trained here.
+    """
+    engine = engines.start(
+        gang, inputs.config, inputs.model, planned.chosen.plan, dict(planned.zero)
+    )
+    for notice in engine.model.notices:
+        out.console.say(notice)
+    # Collecting garbage at different moments on different ranks makes all of them wait each time.
+    gc.collect()
+    gc.freeze()
+    return engine
+
+
+def training_job(
+    inputs: RunInputs, data: Dataset, planned: PlannedRun, engine: Engine, resumed: Resumed
+) -> TrainingJob:
+    """Put together what the loop needs to go on from where the run is."""
+    config = inputs.config
+    chosen = planned.chosen.plan
+    longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
+    cost = np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64])
+    return TrainingJob(
+        config=config,
+        train=data.train,
+        validation=data.validation,
+        placement=Placement(
+            replica=engine.gang.world.rank,
+            replicas=chosen.dp,
+            capacity=max(chosen.micro_tokens, longest),
+            cost=cost,
+            padded=not engine.model.packed,
+        ),
+        start=resumed.start,
+        total=total_steps(inputs.config, data),
+        plan_digest=chosen.digest,
+        world_size=engine.gang.world.size,
+        mfu=partial(_mfu, inputs, planned.cluster),
+        pending_eval=resumed.pending_eval,
+        expected=partial(compare, planned.chosen),
+    )
+
+
+def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
+    """Write the final Hugging Face folder with its tokenizer, from the last checkpoint."""
+    folder, config = save_folder(inputs, out), inputs.config
+    out.console.stage(7, f"Saving the model to {folder}")
+    checkpoint = engine.gang.from_main(lambda: checkpoints.complete(out.path)[0])
+    save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
+
+
+def finish(
+    inputs: RunInputs, records: Sequence[StepRecord], data: Dataset, gang: Gang, out: Outputs
+) -> None:
+    """Say what came of the run; for the preset, show what the saved model generates; write DONE."""
+    if records:
+        first, last = records[0], records[-1]
+        out.console.say(
+            f"Loss {'before training' if first.step == 1 else 'at first'}: {first.loss:.4f} "
+            f"(step {first.step}), after: {last.loss:.4f} (step {last.step})"
+        )
+    if inputs.preset and gang.world.is_main:
+        _show_generated(
+            data, load_tokenizer(inputs.config.model), save_folder(inputs, out), out.console
+        )
+    out.tracker.close()
+    if out.folder is not None:
+        out.folder.finish()
+    out.console.stage(8, "Done")
+    gang.barrier()
+    gc.unfreeze()  # or libraries' cycles outlive the process's end, and some complain of that
+
+
+def _show_generated(data: Dataset, tokenizer: Tokenizer, folder: Path, console: Console) -> None:
+    """Print what the saved model answers to the prompt of a sample held out from training."""
+    tokens, mask = data.validation.sample(0)
+    prompt = tokens[: int(mask.argmax())].tolist()
+    answer = generate(folder, prompt, data.tokenizer.eos)
+    console.say("The saved model, asked for a function it has not seen:")
+    for line in (*tokenizer.decode(prompt).splitlines(), "", ">>> generated:"):
+        console.say(f"    {line}")
+    for line in tokenizer.decode(answer).splitlines():
+        console.say(f"    {line}")
+
+
+def save_folder(inputs: RunInputs, out: Outputs) -> Path:
+    """Return where the final model goes."""
+    return Path(inputs.config.output.save_dir or out.path / "model")
+
+
+def _mfu(inputs: RunInputs, cluster: Cluster, batch: StepBatch, seconds: float) -> float | None:
+    if not cluster.gpu.known:  # a processor, or a device whose peak is not known
+        return None
+    lora = inputs.config.model.lora
+    flops = step_flops(inputs.shape, batch.lengths.tolist(), lora.r if lora else None)
+    return flops / seconds / (cluster.gpu.peak * cluster.gpus)

@@ -1,0 +1,39 @@
+"""Numbers and tables in words: what every room prints in the same way. Bytes inside, units here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+GIB = 2**30
+
+
+def format_bytes(size: float) -> str:
+    """Write bytes in decimal units: `2.4 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") -> list[str]:
+    """Return rows as lines of aligned columns.
+
+    Args:
+        rows: of cells; a row may be shorter than the others, and its last cell does not then
+            widen the column.
+        left: for each column, whether its cells are set to the left.
+        gap: what stands between two columns.
+    """
+    count = len(left)
+    widths = [
+        max((len(row[i]) for row in rows if len(row) == count or i + 1 < len(row)), default=0)
+        for i in range(count)
+    ]
+    return [
+        gap.join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=False)
+        ).rstrip()
+        for row in rows
+    ]
