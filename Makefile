@@ -1,19 +1,32 @@
-# make setup: .venv with everything, nothing run.    make test: sets up what it needs, runs the suite.
+# make setup: .venv with everything, nothing run.  make check: the inner loop, under a minute.
+# make test: sets up what it needs, runs the whole suite.  make test-cluster: several hosts and Slurm.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: setup test test-cluster
+.PHONY: setup check lint test test-cluster test-all
 
-TOOLS := pytest hypothesis mypy ruff matplotlib tensorboard mistral_common
+TOOLS := pytest xdist pytest_cov hypothesis mypy ruff matplotlib tensorboard mistral_common
 PYTHON = source ./launch.sh && python=$$(find_python test $(TOOLS))
-STRICT := train/errors.py train/arguments.py train/config.py train/cli.py train/planning train/launch train/data
+LINT = $$python -m ruff check . && $$python -m ruff format --check . && $$python -m mypy train
+# A file's tests share what they have made, so a file stays with one worker.
+WORKERS := -n 2 --dist loadfile
 
 setup:
 	@source ./launch.sh && make_environment test
 
+check:
+	@$(PYTHON) && $(LINT) && $$python -m pytest tests -m fast -q $(WORKERS) $(PYTEST)
+
 test:
-	@$(PYTHON) && $$python -m ruff check . && $$python -m ruff format --check . \
-	  && $$python -m mypy $(wildcard $(STRICT)) && $$python -m pytest tests $(PYTEST)
+	@$(PYTHON) && $(LINT) && $$python -m pytest tests --ignore=tests/cluster $(WORKERS) \
+	  --cov --cov-report= --cov-fail-under=$(FLOOR) $(PYTEST)
 
 # Several hosts and a Slurm on this machine, brought up and taken down; needs root.
 test-cluster:
 	@tests/cluster/install && $(PYTHON) && $$python -m pytest tests/cluster $(PYTEST)
+
+# Every rank count, stage and pair, 32 ranks, and real runs hurt at random: an hour or two.
+test-all: test
+	@tests/cluster/install && $(PYTHON) && $$python -m pytest tests -m "" --exhaustive $(PYTEST) \
+	  && $$python -m tests.chaos --kills 100 --damaged 40
+
+FLOOR := 70

@@ -111,7 +111,7 @@ def engine_trace(engine: Engine, shares: Sequence[StepBatch]) -> Trace:
 def shares_of(job: TrainingJob, steps: int) -> list[StepBatch]:
     data = job.config.data
     args = (job.train, data.seed, data.batch_size)
-    return [step_batch(*args, step, job.layout) for step in range(steps)]
+    return [step_batch(*args, step, job.placement) for step in range(steps)]
 
 
 def compare(way: str, found: Trace, base: Trace, start: Mapping[str, torch.Tensor]) -> Any:
@@ -168,7 +168,7 @@ def main() -> int:
         names = [name for name in names if "offload" not in name]
         print("no g++: DeepSpeed's CPU Adam cannot be built, so offloading is left out")
     gang = join()
-    if not kernels.usable("mistral", gang.device.type):
+    if not kernels.liger_supported("mistral", gang.device.type):
         names = [name for name in names if "Liger" not in name]
         print("no GPU with liger-kernel: its ways are left out")
     kernels.ROWS = 64  # short micro-batches, so that their loss is fused, too

@@ -92,14 +92,14 @@ class Observed:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def step(
-        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, stop: bool
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, lr: float, *, stop: bool
     ) -> StepResult:
         self.enters.append(time.perf_counter())
         if step % 2:
             self._bare(micros, loss_tokens)
         settle()
         began = time.perf_counter()
-        found = self.engine.step(step, micros, loss_tokens, lr, stop)
+        found = self.engine.step(step, micros, loss_tokens, lr, stop=stop)
         settle()
         self.steps.append(time.perf_counter() - began)
         if step % 2 == 0:
@@ -116,8 +116,8 @@ class Observed:
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
         return 0.0, 1
 
-    def agree(self, wish: bool) -> bool:
-        return self.engine.agree(wish)
+    def agree(self, *, wish: bool) -> bool:
+        return self.engine.agree(wish=wish)
 
     def peak_bytes(self) -> int:
         return self.engine.peak_bytes()

@@ -55,7 +55,7 @@ class Way:
 
 def packed_share(job: TrainingJob, step: int) -> StepBatch:
     data = job.config.data
-    return step_batch(job.train, data.seed, data.batch_size, step, job.layout)
+    return step_batch(job.train, data.seed, data.batch_size, step, job.placement)
 
 
 def in_rows(job: TrainingJob, step: int, rows: int) -> StepBatch:
@@ -70,7 +70,7 @@ def ways(run: Rig, steps: int) -> dict[str, Way]:
     packed, padded = run.engine(), run.engine(packed=False)
     block = replace(padded, inputs=partial(padded_inputs, width=BLOCK))
     job = run.job(packed)
-    rows = job.layout.capacity // BLOCK
+    rows = job.placement.capacity // BLOCK
     padded_shares = [in_rows(job, step, rows) for step in range(steps)]
     return {
         "packed": Way(packed, [packed_share(job, step) for step in range(steps)]),

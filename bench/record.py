@@ -6,11 +6,15 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from train.hosts.usage import gpus as gpu_usage
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "deepspeed", "transformers", "peft")
@@ -37,7 +41,7 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, An
         "bench": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "hardware": f"{os.cpu_count()} x {platform.machine()}",
+        "hardware": _hardware(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "summary": dict(summary),
@@ -49,6 +53,15 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, An
     return path
 
 
+def _hardware() -> str:
+    """Name the processors and the GPUs."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    cpu = f"{os.cpu_count()} x {model[1] if model else platform.machine()}"
+    gpus = [device.name for device in gpu_usage(os.environ)]
+    return ", ".join([cpu, *(f"{n} x {name}" for name, n in Counter(gpus).items())])
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -57,7 +70,9 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
+    """Return the commit, with `-dirty` where the files are no longer those of it."""
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     return done.stdout.strip() or "none"

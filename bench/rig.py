@@ -27,6 +27,7 @@ from train.engine import start as engines
 from train.engine.gang import Gang, connect
 from train.engine.model import DTYPES
 from train.engine.step import Engine
+from train.interfaces import Trainer
 from train.launch.stopping import StopRequests
 from train.loop import NoSaver, Outputs, TrainingJob, fit
 from train.output.console import Console
@@ -81,7 +82,7 @@ def rig(gang: Gang, words: Sequence[str]) -> Rig:
     return Rig(source, data, gang, choose_plan(source, data, gang, QUIET))
 
 
-def train(engine: Engine, job: TrainingJob, out: Outputs) -> tuple[StepRecord, ...]:
+def train(engine: Trainer, job: TrainingJob, out: Outputs) -> tuple[StepRecord, ...]:
     """Train to the job's end as a run does, but save nothing and heed no request to stop."""
     return fit(engine, job, out, NoSaver(), StopRequests(World(), sys.exit))
 

@@ -15,9 +15,33 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+# What a test needs, by its place; every other test is `fast`.
+MARKERS = {
+    "cluster": ("tests/cluster/",),
+    "ranks": (
+        "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_pairs.py",
+        "tests/engine/test_checkpoint_runs.py", "tests/engine/test_stopping.py",
+        "tests/test_main.py", "tests/test_examples.py", "tests/test_install.py",
+    ),
+    "torch": ("tests/engine/",),
+    "slow": (
+        "tests/launch/test_supervise.py", "tests/commands/test_prepare.py",
+        "tests/hosts/test_probe.py", "tests/data/test_preset.py",
+    ),
+}  # fmt: skip
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is asked for."""
-    parser.addoption("--all-pairs", action="store_true", help="every pair of ranks and stages")
+    parser.addoption("--exhaustive", action="store_true", help="every rank count, stage and pair")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its place."""
+    for item in items:
+        place = item.path.relative_to(ROOT).as_posix()
+        found = (name for name, starts in MARKERS.items() if place.startswith(starts))
+        item.add_marker(next(found, "fast"))
 
 
 @pytest.fixture(scope="session")

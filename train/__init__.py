@@ -1,3 +1,3 @@
 """anyrank: fine-tune a language model on any number of GPUs by changing one number."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

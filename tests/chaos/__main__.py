@@ -88,7 +88,7 @@ def hurt(bench: Bench, kills: int, damaged: int) -> None:
         kind = cases.DAMAGES[number % len(cases.DAMAGES)]
         cases.damage_and_resume(bench, template, bench.folder / f"damaged{number}", kind)
         print(f"{number + 1} damaged, {len(bench.tally.faults)} faults", flush=True)
-    size = next(one.bytes for one in survey(template) if one.fault is None)
+    size = next(one.bytes for one in survey(template) if one.error is None)
     for number in range(disks):
         cases.fill_disk_and_resume(bench, bench.folder / "disk", size)
         print(f"{number + 1} full disks, {len(bench.tally.faults)} faults", flush=True)

@@ -64,7 +64,7 @@ class Bench:
         """Wait for a start's end; check that nothing is left, and where it had gone on from."""
         if not start.wait(timeout):
             self.tally.orphans += len(start.pids())
-            self.fault(start, f"processes were left: {start.pids()}")
+            self.error(start, f"processes were left: {start.pids()}")
             start.end()
         self.check_resume(start, expected)
 
@@ -79,7 +79,7 @@ class Bench:
         if found != expected:
             self.tally.wrong_resumes += 1
             self.tally.silent_restarts += found == 0
-            self.fault(start, f"went on from {found} instead of {expected}")
+            self.error(start, f"went on from {found} instead of {expected}")
 
     def finish(self, run: Path) -> None:
         """Let a run come to its end, unhurt, and compare its whole curve."""
@@ -87,19 +87,19 @@ class Bench:
         start = self.start(run)
         self.settle(start, good)
         if start.code() != 0:
-            self.fault(start, f"ended with {start.code()}: {start.text()[-600:]}")
+            self.error(start, f"ended with {start.code()}: {start.text()[-600:]}")
             return
         try:
             found = difference(run, self.reference)
         except AssertionError as error:
             self.tally.wrong_resumes += 1
-            self.fault(start, f"another curve: {error}")
+            self.error(start, f"another curve: {error}")
             return
         self.tally.runs += 1
         self.tally.largest_difference = max(self.tally.largest_difference, found)
         if found > 1e-6:
             self.tally.wrong_resumes += 1
-            self.fault(start, f"a loss differs by {found:.1e}")
+            self.error(start, f"a loss differs by {found:.1e}")
         shutil.rmtree(run, ignore_errors=True)
 
     def fault(self, start: Start, text: str) -> None:
@@ -109,7 +109,7 @@ class Bench:
 
 def newest_good(run: Path) -> int:
     """The step of the newest checkpoint of which every byte verifies."""
-    return max((one.step for one in survey(run) if one.fault is None), default=0)
+    return max((one.step for one in survey(run) if one.error is None), default=0)
 
 
 def kill_until_done(bench: Bench, run: Path, kills: int) -> int:
@@ -187,14 +187,14 @@ def damage_and_resume(bench: Bench, template: Path, run: Path, kind: str) -> Non
         start = bench.start(run)
         bench.settle(start, step_of(folders[1]))
         if told and f"The checkpoint {folders[0].name} is damaged" not in start.text():
-            bench.fault(start, f"{kind}: passed over without a word")
+            bench.error(start, f"{kind}: passed over without a word")
         bench.finish(run)
         return
     start = bench.start(run)
     bench.settle(start, -1)
     if start.code() != 2 or "--resume never" not in start.text():
         bench.tally.silent_restarts += start.code() == 0
-        bench.fault(start, f"all checkpoints damaged, and it ended with {start.code()}")
+        bench.error(start, f"all checkpoints damaged, and it ended with {start.code()}")
     shutil.rmtree(run)
 
 
@@ -237,9 +237,9 @@ def fill_disk_and_resume(bench: Bench, disk: Path, size: int) -> None:
         start = bench.start(run, harm, ranks)
         bench.settle(start, 0)
         if not start.harmed():
-            bench.fault(start, f"the disk was never filled: {start.text()[-500:]}")
+            bench.error(start, f"the disk was never filled: {start.text()[-500:]}")
         elif start.code() not in (0, 2) or (start.code() == 2 and "free" not in start.text()):
-            bench.fault(start, f"a full disk ended it with {start.code()}: {start.text()[-500:]}")
+            bench.error(start, f"a full disk ended it with {start.code()}: {start.text()[-500:]}")
         (disk / "filler").unlink(missing_ok=True)
         bench.tally.damages["full disk"] = bench.tally.damages.get("full disk", 0) + 1
         bench.finish(run)

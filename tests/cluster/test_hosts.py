@@ -13,8 +13,6 @@ import pytest
 from tests.cluster.conftest import FOLDER, Lab, left_of
 from tests.cluster.curves import check_curve, wait_for_step
 
-pytestmark = pytest.mark.ranks
-
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Path:

@@ -13,7 +13,6 @@ from tests.chaos.launches import difference, launch, steps
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "--batch-size 12 --block-size 96 --max-steps 100 --lr 2e-3 --lr-schedule linear "
 WORDS += "--precision fp32 --ds-config ds_configs/auto.json --pin micro_tokens=400"
-pytestmark = pytest.mark.ranks
 
 
 @pytest.fixture

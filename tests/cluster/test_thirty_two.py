@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.launches import difference, steps
 from tests.cluster.conftest import ROOT, Lab, finish, left_of, require
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ from tests.chaos.launches import difference, environment, parent
 from tests.cluster.conftest import ROOT, Lab, finish, left_of
 from tests.cluster.curves import check_curve, records, wait_for_step, went_on
 
-pytestmark = pytest.mark.ranks
-
 STEPS = 60
 WORDS = f"--batch-size 12 --block-size 96 --max-steps {STEPS} --save-step 10 --lr 2e-3 "
 WORDS += "--lr-schedule linear --precision fp32 --ds-config ds_configs/auto.json "

@@ -37,6 +37,7 @@ VARIANTS = {
     "recompute": "recompute=full zero=3",
     "selective": "recompute=selective zero=2",
     "padded": "recompute=none zero=2",
+    "seed": "recompute=none zero=0 --seed 8",
     **{
         f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3"
         for z in range(4)

@@ -60,12 +60,11 @@ def test_each_kernel_that_the_notice_names_has_run(found, way):
     notice = found[way]["notices"][-1]
     expected = {
         "RMSNorm": "_rms_norm_backward_kernel",
-        "RoPE": "_triton_rope",
         "SwiGLU": "_swiglu_backward_kernel",
         "GeGLU": "_geglu_tanh_backward_kernel",
         "fused linear cross-entropy": "liger_cross_entropy_kernel",
     }
-    assert notice.startswith("Liger kernels: RMSNorm, RoPE, ")
+    assert notice.startswith("Liger kernels: RMSNorm, ")
     for name, kernel in expected.items():
         assert (name in notice) == (kernel in found[way]["kernels"]), (name, notice)
 
@@ -100,17 +99,17 @@ def test_transformers_keeps_its_own_classes_and_functions(found):
 
 
 def test_a_cpu_and_an_unknown_model_keep_the_plain_modules():
-    assert not kernels.usable("llama", "cpu")
-    assert not kernels.usable("bloom", "cuda")
+    assert not kernels.liger_supported("llama", "cpu")
+    assert not kernels.liger_supported("bloom", "cuda")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    assert kernels.fuse(model, torch.device("cpu"), True) == (None, ())
+    assert kernels.fuse(model, torch.device("cpu"), selects=True) == (None, ())
     assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_on_a_gpu_without_liger_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    assert kernels.fuse(model, torch.device("cuda"), True) == (None, (kernels.HINT,))
+    assert kernels.fuse(model, torch.device("cuda"), selects=True) == (None, (kernels.HINT,))
     assert "pip install 'liger-kernel" in kernels.HINT
 
 

@@ -17,8 +17,9 @@ def rows(tmp_path_factory):
     out = tmp_path_factory.mktemp("numerics") / "found"
     words = [sys.executable, "bench/numerics.py", "--steps", "4", "--out", str(out)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert out.with_suffix(".json").is_file(), done.stderr[-3000:]
     found = json.loads(out.with_suffix(".json").read_text())
-    assert done.returncode == 0 or found["rows"], done.stderr[-3000:]
+    assert done.returncode == (0 if all(row["met"] for row in found["rows"]) else 1)
     return {row["way"]: row for row in found["rows"]}
 
 

@@ -27,11 +27,11 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of launch.sh beside a setup.py, and a bin/ with nothing but the stub."""
+    """A copy of launch.sh beside a pyproject.toml, and a bin/ with nothing but the stub."""
     root = tmp_path / "a checkout"
     (root / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "launch.sh", root)
-    (root / "setup.py").write_text("v1\n")
+    (root / "pyproject.toml").write_text("v1\n")
     for name in ("python", "python3"):  # whatever this machine has must not be found
         (root / "bin" / name).write_text(STUB)
         (root / "bin" / name).chmod(0o755)
@@ -73,7 +73,7 @@ def test_a_half_made_environment_is_made_anew(checkout: Path) -> None:
 
 def test_new_dependencies_are_installed_into_the_same_environment(checkout: Path) -> None:
     run(checkout, "2")
-    (checkout / "setup.py").write_text("v2\n")
+    (checkout / "pyproject.toml").write_text("v2\n")
     _, calls = run(checkout, "2")
     assert calls == ["venv", "pip", "pip"]
 

@@ -209,7 +209,7 @@ def set_aside(run: Path, attempt: Path) -> Path | None:
 
 
 def read_index(folder: Path) -> Index:
-    """Read a checkpoint's index and check it against COMPLETE and against its files' sizes.
+    """Read a checkpoint's index and check it against COMPLETE and its schema.
 
     Raises:
         CheckpointError: it is damaged; the text says how.

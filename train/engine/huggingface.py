@@ -127,7 +127,7 @@ def open_exporter(checkpoint: Path, base: Path, config: ModelConfig) -> Exporter
 def export_model(exporter: Exporter, folder: Path, part: int = 0, parts: int = 1) -> None:
     """Write and check the files number part, part + parts, … of the whole model, into `folder`.
 
-    ShardData 0 also writes the index and the configuration. With an adapter, it is merged.
+    Part 0 also writes the index and the configuration. With an adapter, it is merged.
 
     Raises:
         CheckpointError: a weight is missing or damaged, or was not written as it is.

@@ -1,16 +1,15 @@
 """Liger's kernels for the modules of one loaded model, and for its loss fused with the head.
 
 Modules get a forward of their own. Liger's `_apply_liger_kernel_to_instance` would also replace
-classes and the rotation in transformers' module, for every later model of the process. Weights
-are read in the forward of the module that owns them, which is where ZeRO-3 has gathered them.
+classes in transformers' module, for every later model of the process. Weights are read in the
+forward of the module that owns them, which is where ZeRO-3 has gathered them. The rotation stays
+transformers': it is a function of its module, and no public way replaces it for one model alone.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from importlib.util import find_spec
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -105,7 +104,7 @@ def liger_supported(model_type: str, device: str) -> bool:
 
 
 def fuse(
-    model: PreTrainedModel, device: torch.device, selects: bool
+    model: PreTrainedModel, device: torch.device, *, selects: bool
 ) -> tuple[FusedHead | None, tuple[str, ...]]:
     """Give the model's modules Liger's kernels where these are right; say so in a notice.
 
@@ -125,14 +124,12 @@ def fuse(
         name = type(module).__name__
         if name.endswith("RMSNorm"):
             _fuse_norm(module, *NORMS[kind])
-        elif name.endswith("Attention"):
-            _fuse_rotation(module)
         elif name.endswith("MLP") and gate:
             _fuse_gate(module, product)
     head = model.get_output_embeddings()
     capped = getattr(model.config, "final_logit_softcapping", None) is not None
     plain = selects and type(head) is torch.nn.Linear and not capped
-    names = ["RMSNorm", "RoPE", gate, "fused linear cross-entropy" if plain else ""]
+    names = ["RMSNorm", gate, "fused linear cross-entropy" if plain else ""]
     notice = f"Liger kernels: {', '.join(name for name in names if name)}"
     return FusedHead(head) if plain else None, (notice,)
 
@@ -150,26 +147,6 @@ def _fuse_norm(module: Any, offset: float, casting: str) -> None:
         return found
 
     module.forward = forward
-
-
-def _fuse_rotation(module: Any) -> None:
-    """Give an attention its class's forward with another rotation among the names that it sees."""
-    plain: Any = inspect.unwrap(type(module).forward)
-    names = {**plain.__globals__, "apply_rotary_pos_emb": _rotate}
-    own = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
-    own.__kwdefaults__ = plain.__kwdefaults__
-    module.forward = MethodType(own, module)
-
-
-def _rotate(
-    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from liger_kernel.ops import LigerRopeFunction
-
-    # It rotates in place, unseen by autograd, and selective recomputation starts from what the
-    # projections gave: without the copies that would be rotated twice.
-    query, key = LigerRopeFunction.apply(query.clone(), key.clone(), cos, sin)
-    return query, key
 
 
 def _fuse_gate(module: Any, product: str) -> None:

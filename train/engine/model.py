@@ -73,7 +73,7 @@ def load(
     weights.check_loaded(folder, model)
     selects, head = packed and _selects(model), None
     if fused:
-        head, said = kernels.fuse(model, device, selects)
+        head, said = kernels.fuse(model, device, selects=selects)
         notices += said
     module: torch.nn.Module = model
     nothing = torch.zeros(0, dtype=torch.int64)

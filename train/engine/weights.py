@@ -20,7 +20,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from train.errors import ModelError
 
-PROBE = 256  # elements compared at the beginning and at the end of what a rank holds
+PROBE = 256  # elements at the beginning and at the end of a tensor that its fingerprint hashes
+CHUNK = 1 << 22  # elements compared at a time
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -57,12 +58,17 @@ def check_tie(folder: Path, tied: bool, names: tuple[str, str]) -> None:
     files = weight_files(folder)
     if not tied or not set(names) <= set(files):
         return
-    first, second = (_read(files[name], name, 0, None) for name in names)
+    first, second = (_whole(files[name], name) for name in names)
     if first.shape != second.shape or not torch.equal(first, second):
         raise ModelError(
             f"{folder} holds {names[0]} and {names[1]} that differ, but its config.json ties "
             "them: set tie_word_embeddings to false there, or remove one of the two"
         )
+
+
+def _whole(path: Path, key: str) -> torch.Tensor:
+    with safe_open(path, "pt") as file:
+        return torch.as_tensor(file.get_tensor(key)).reshape(-1)
 
 
 def check_loaded(folder: Path, model: PreTrainedModel) -> None:
@@ -116,34 +122,32 @@ def _compare(
 ) -> None:
     with safe_open(path, "pt") as file:
         stored = tuple(file.get_slice(key).get_shape())
-    if stored != shape:
-        raise ModelError(
-            f"'{key}' in {path} has shape {list(stored)}, but the model's config.json makes it "
-            f"{list(shape)}: the weights belong to another model"
-        )
-    for offset in {0, max(0, part.numel() - PROBE)}:
-        here = part[offset : offset + PROBE].cpu()
-        there = _read(path, key, start + offset, here.numel()).to(here.dtype)
-        if not torch.equal(here, there):
+        if stored != shape:
             raise ModelError(
-                f"'{name}' was not loaded as it stands in {path}: the model's weights would be "
-                "partly random, so nothing was trained; check the installed transformers version"
+                f"'{key}' in {path} has shape {list(stored)}, but the model's config.json makes "
+                f"it {list(shape)}: the weights belong to another model"
             )
+        for offset in range(0, part.numel(), CHUNK):
+            here = part[offset : offset + CHUNK].cpu()
+            there = _read(file, key, start + offset, here.numel()).to(here.dtype)
+            if not torch.equal(here, there):
+                raise ModelError(
+                    f"'{name}' was not loaded as it stands in {path}: the model's weights would "
+                    "be partly random, so nothing was trained; check the installed transformers "
+                    "version"
+                )
 
 
-def _read(path: Path, key: str, start: int, count: int | None) -> torch.Tensor:
-    """Read `count` elements of a tensor from its flat position `start` (None: all of it)."""
-    with safe_open(path, "pt") as file:
-        view: Any = file.get_slice(key)
-        shape = view.get_shape()
-        if count is None or not shape:
-            return torch.as_tensor(file.get_tensor(key)).reshape(-1)
-        width = 1
-        for size in shape[1:]:
-            width *= size
-        first, last = start // width, -(-(start + count) // width)
-        rows: torch.Tensor = view[first:last].reshape(-1)
-        return rows[start - first * width :][:count]
+def _read(file: Any, key: str, start: int, count: int) -> torch.Tensor:
+    """Read `count` elements of a tensor in an open file from its flat position `start`."""
+    view = file.get_slice(key)
+    shape = view.get_shape()
+    if not shape:
+        return torch.as_tensor(file.get_tensor(key)).reshape(-1)
+    width = math.prod(shape[1:])
+    first, last = start // width, -(-(start + count) // width)
+    rows: torch.Tensor = view[first:last].reshape(-1)
+    return rows[start - first * width :][:count]
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -154,7 +158,7 @@ def weights_fingerprint(folder: Path) -> str:
             view: Any = file.get_slice(key)
             size = math.prod(view.get_shape())
             digest.update(f"{key} {view.get_dtype()} {view.get_shape()}".encode())
-        for start in sorted({0, max(0, size - PROBE)}):
-            part = _read(path, key, start, min(size, PROBE)).contiguous()
-            digest.update(part.view(torch.uint8).numpy().tobytes())
+            for start in sorted({0, max(0, size - PROBE)}):
+                part = _read(file, key, start, min(size, PROBE)).contiguous()
+                digest.update(part.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

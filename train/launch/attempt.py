@@ -74,7 +74,7 @@ class Attempt:
         self.handled = 0  # of the signals
 
     def run(self, starts: Sequence[HostCommand], master: str | None, cwd: Path) -> Outcome:
-        """HostCommand the ranks and return what became of them; none is left when this returns."""
+        """Start the ranks and return what became of them; none is left when this returns."""
         size = terminal.own_size()
         self.output.expect_echo(echoes=False)
         for link, start in zip(self.links, starts, strict=True):

@@ -169,7 +169,7 @@ def start(
 
 
 def connect(job: LaunchJob, host: Host, events: Events) -> Link:
-    """HostCommand the agent of one host.
+    """Start the agent of one host.
 
     Raises:
         HostfileError: there is no ssh, or no srun, on this machine.

@@ -28,6 +28,7 @@ from train.engine.weights import weights_fingerprint
 from train.engine.zero import shape_of, trained
 from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
+from train.interfaces import CheckpointSaver
 from train.loop import Outputs, is_due
 from train.output.console import Console
 from train.output.record import RunFolder
@@ -40,7 +41,7 @@ from train.text import format_bytes
 class Resumed:
     """Where a run goes on, what saves it, and whether an evaluation there was not made yet."""
 
-    saver: Saver
+    saver: CheckpointSaver
     start: int
     pending_eval: bool
 
