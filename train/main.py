@@ -25,11 +25,10 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     data = inputs.open_data(found, cache, console)
 
-    from train.engine.gang import connect  # torch: nothing that can fail above needs it
-    from train.run import planning, resume, session
+    from train.run import planning, resume, session  # torch: what can fail above needs none
 
     console.stage(3, f"Joining the ranks, {world.size} in all")
-    gang = connect(world, env)
+    gang = session.join(found, data, world, env)
     console.stage(4, "Planning")
     planned = planning.choose_plan(found, data, gang, console, cache)
     if config.dry_run:

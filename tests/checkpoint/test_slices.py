@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from train.checkpoint import slices
 from train.checkpoint.slices import BLOCK, Reader, ShardData, TensorMetadata, write_shards
 from train.checkpoint.tensorfile import TensorSpec, read_header, write_header
-from train.errors import CheckpointError
+from train.errors import CheckpointError, FaultError
 
 ELEMENTS = 8 * BLOCK // 4 + 777  # eight blocks and a bit, of four bytes an element
 WHOLE = {
@@ -161,3 +163,25 @@ def test_a_written_header_is_read_back_with_its_places(tmp_path):
         file.write(bytes(12 + 8))
     assert read_header(path) == places
     assert (places["b"].stop - places["b"].start, places["c"].kind.bytes) == (8, 0)
+
+
+def test_what_cannot_be_read_is_tried_again_and_is_a_fault_not_damage(written, monkeypatch):
+    folder, entries = written
+    real, calls = os.preadv, []
+
+    def failing(*place):
+        calls.append(place)
+        if len(calls) in wrong:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*place)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    monkeypatch.setattr(slices, "PAUSES", (0.0, 0.0))
+    wrong = {1, 2}
+    reader = Reader(folder, entries)
+    assert list(reader.read("w", "master", 0, 10))
+    wrong = set(range(1, 100))
+    calls.clear()
+    with pytest.raises(FaultError, match="not known to be damaged"):
+        list(Reader(folder, entries).read("w", "master", 0, 10))
+    assert len(calls) == 3

@@ -265,3 +265,20 @@ def test_an_adapter_trains_alone_and_loads_back_through_peft(folder, gang, tmp_p
     again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     trained = {name for name, p in again.named_parameters() if "lora_B" in name and p.any()}
     assert len(trained) == 2 * 7
+
+
+def test_the_norm_of_ten_million_elements_is_that_of_zero_to_seven_digits(gang, tmp_path):
+    """ZeRO sums squares in fp64; summed in fp32 the norm, and the clipping, were off by 4e-4."""
+    torch.manual_seed(0)
+    sizes = SIZE | {"hidden_size": 256, "intermediate_size": 1024, "vocab_size": 16384}
+    folder = tmp_path / "wide"
+    AutoModelForCausalLM.from_config(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
+    batch = step_batch(SPLIT, 0, 8, 0, Placement(0, 1, capacity=2000))
+    assert len(batch.micros) == 1
+    plain, zero = (
+        engine(gang, folder, "--max-grad-norm 0.1", zero=stage).step(
+            0, batch.micros, batch.loss_tokens, 1e-3
+        )
+        for stage in (0, 1)
+    )
+    assert plain.grad_norm == pytest.approx(zero.grad_norm, rel=1e-7)

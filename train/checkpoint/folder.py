@@ -25,7 +25,7 @@ import xxhash
 
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.identity import RunFingerprint
-from train.checkpoint.slices import Reader, ShardRef, TensorMetadata
+from train.checkpoint.slices import Reader, ShardRef, TensorMetadata, patiently
 from train.checkpoint.tensorfile import SIZES
 from train.errors import CheckpointError, FaultError
 from train.text import format_bytes
@@ -214,9 +214,8 @@ def read_index(folder: Path) -> Index:
     Raises:
         CheckpointError: it is damaged; the text says how.
     """
-    with _damage("its index"):
-        text = (folder / "index.json").read_bytes()
-        mark = (folder / "COMPLETE").read_text(encoding="utf-8").strip()
+    text = patiently((folder / "index.json").read_bytes)
+    mark = patiently((folder / "COMPLETE").read_bytes).decode(errors="replace").strip()
     if xxhash.xxh3_64_hexdigest(text) != mark:
         raise CheckpointError("index.json is not what COMPLETE vouches for")
     with _damage("index.json"):
@@ -290,8 +289,6 @@ def _damage(what: str) -> Iterator[None]:
     """Turn what a damaged file can cause into one error."""
     try:
         yield
-    except OSError as error:
-        raise CheckpointError(f"{what} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{what} is malformed: {error}") from None
 

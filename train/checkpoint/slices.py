@@ -9,10 +9,13 @@ is told the checksum of that table. So any part of a slice can be read, and veri
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -20,12 +23,14 @@ from numpy.typing import NDArray
 
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.tensorfile import SIZES, ByteRange, TensorSpec, read_header, write_header
-from train.errors import CheckpointError
+from train.errors import CheckpointError, FaultError
 
 BLOCK = 1 << 14  # bytes under one checksum
 CHUNK = 1 << 24  # bytes read at a time
+PAUSES = (0.5, 2.0, 8.0)  # seconds between two tries to read what cannot be read
 STATE = ("master", "exp_avg", "exp_avg_sq")
 Bytes = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -183,21 +188,19 @@ class Reader:
     def _header(self, file: str) -> dict[str, ByteRange]:
         if file not in self._headers:
             try:
-                self._headers[file] = read_header(self.folder / file)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file} cannot be read: {_reason(error)}") from None
+                self._headers[file] = patiently(partial(read_header, self.folder / file))
+            except ValueError as error:
+                raise CheckpointError(f"{file} cannot be read: {error}") from None
         return self._headers[file]
 
     def _bytes(self, file: str, start: int, count: int) -> Bytes:
         if file not in self._files:
-            self._files[file] = os.open(self.folder / file, os.O_RDONLY)
+            self._files[file] = patiently(partial(os.open, self.folder / file, os.O_RDONLY))
         buffer = np.empty(count, dtype=np.uint8)
         done = 0
         while done < count:
-            try:
-                more = os.preadv(self._files[file], [buffer.data[done:]], start + done)
-            except OSError as error:
-                raise CheckpointError(f"{file} cannot be read: {_reason(error)}") from None
+            place = (self._files[file], [buffer.data[done:]], start + done)
+            more = patiently(partial(os.preadv, *place))
             if not more:
                 raise CheckpointError(f"{file} is cut short at {start + done} bytes")
             done += more
@@ -211,5 +214,25 @@ class Reader:
         self._files.clear()
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def patiently(act: Callable[[], T]) -> T:
+    """Read something of a checkpoint; try again where the disk or the network cannot just now.
+
+    What cannot be read is not damaged: nothing is passed over, or removed, because of it.
+
+    Raises:
+        CheckpointError: a file is not there.
+        FaultError: it still cannot be read after `PAUSES`.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return act()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from None
+        except OSError as error:
+            if pause is None:
+                raise FaultError(
+                    f"the checkpoint cannot be read ({error}), though it is not known to be "
+                    "damaged: it is left as it is; see to the disk, and start again"
+                ) from None
+        time.sleep(pause)
+    raise AssertionError

@@ -180,11 +180,12 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
     Each rank reads, and verifies, what it owns; together they read everything.
 
     Raises:
-        CheckpointError: it is damaged, on every rank alike; the engine's state is then undefined.
+        CheckpointError: it is damaged; FaultError: it cannot be read. On every rank alike; the
+            engine's state is then undefined.
     """
     zero.init_state(engine, index.step)
     reader = Reader(folder, index.tensors)
-    fault = None
+    failure: Exception | None = None
     try:
         for shard in zero.local_shards(engine):
             for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
@@ -193,14 +194,14 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
             values = buffer.detach().reshape(-1).cpu()
             _fill(reader, (name, "value"), 0, values)
             buffer.copy_(values.view(buffer.shape))
-    except CheckpointError as error:
-        fault = str(error)
+    except (CheckpointError, FaultError) as error:
+        failure = error
     finally:
         reader.close()
-    answers = engine.gang.gather((fault, reader.bytes))
-    for problem, _ in answers:
-        if problem is not None:
-            raise CheckpointError(problem)
+    answers = engine.gang.gather((failure, reader.bytes))
+    for found, _ in answers:
+        if found is not None:
+            raise found
     with torch.no_grad():
         zero.refresh_low_precision(engine)
     return sum(size for _, size in answers)

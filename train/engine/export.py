@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from train.config import ModelConfig
@@ -70,10 +71,11 @@ def _write(
             f"the base model {base} is not there any more: the export takes its configuration"
         )
     exporter = open_exporter(checkpoint, base, config)
-    if config.lora is None or merge:
-        export_model(exporter, folder, *part)
-    elif part[0] == 0:
-        export_adapter(exporter, folder, config.lora, seed)
+    with closing(exporter.reader):
+        if config.lora is None or merge:
+            export_model(exporter, folder, *part)
+        elif part[0] == 0:
+            export_adapter(exporter, folder, config.lora, seed)
     if part[0] == 0:
         load_tokenizer(config).save(folder)
 

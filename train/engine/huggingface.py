@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from train.checkpoint.folder import Index, read_index
@@ -26,7 +25,7 @@ from train.config import LoraConfig, ModelConfig
 from train.engine import lora
 from train.engine.checkpoint import DTYPES
 from train.engine.model import DTYPES as PRECISIONS
-from train.engine.weights import keys_of, weight_files
+from train.engine.weights import keys_of, stored_form, weight_files
 from train.errors import CheckpointError
 
 LARGEST_FILE = 4 << 30  # bytes
@@ -36,10 +35,14 @@ PREFIX = "base_model.model."  # what peft puts before a parameter's name
 
 @dataclass(frozen=True)
 class Exporter:
-    """A checkpoint and the model that it belongs to, without its weights (on `meta`)."""
+    """A checkpoint and the model that it belongs to, without its weights (on `meta`).
 
-    checkpoint: Path
+    `files` maps the base model's tensors to their files; `reader` keeps the checkpoint's open.
+    """
+
     index: Index
+    reader: Reader
+    files: Mapping[str, Path]
     base: Path
     model: PreTrainedModel
     config: ModelConfig
@@ -53,7 +56,7 @@ class Exporter:
         dtype = PRECISIONS[self.config.precision]
         if name in self.index.tensors:
             return self.stored(name, dtype)
-        files = weight_files(self.base)
+        files = self.files
         keys = keys_of(self.model, name, tuple(shape), files)
         if len(keys) != 1:
             raise CheckpointError(
@@ -84,13 +87,9 @@ class Exporter:
         own = TORCH[entry.dtype]
         kind = "master" if "master" in entry.kinds else entry.kinds[0]
         found = torch.empty(entry.elements, dtype=dtype if kind == "master" else own)
-        reader = Reader(self.checkpoint, self.index.tensors)
-        try:
-            for first, raw in reader.read(name, kind, 0, entry.elements):
-                part = torch.from_numpy(raw).view(own)
-                found[first : first + len(part)].copy_(part)
-        finally:
-            reader.close()
+        for first, raw in self.reader.read(name, kind, 0, entry.elements):
+            part = torch.from_numpy(raw).view(own)
+            found[first : first + len(part)].copy_(part)
         return found.view(entry.shape)
 
     def named(self) -> dict[str, torch.Tensor]:
@@ -101,8 +100,7 @@ class Exporter:
 
     def written(self, name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return a weight under the names, and in the form, that the model's files have."""
-        found: dict[str, torch.Tensor] = revert_weight_conversion(self.model, {name: value})
-        return found
+        return stored_form(self.model, name, value)
 
     def kind_of(self, value: torch.Tensor) -> TensorSpec:
         """Return the type that a weight has in the files."""
@@ -121,7 +119,8 @@ def open_exporter(checkpoint: Path, base: Path, config: ModelConfig) -> Exporter
     shape = AutoConfig.from_pretrained(base, trust_remote_code=trust)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trust)
-    return Exporter(checkpoint, index, base, model, config)
+    reader = Reader(checkpoint, index.tensors)
+    return Exporter(index, reader, weight_files(base), base, model, config)
 
 
 def export_model(exporter: Exporter, folder: Path, part: int = 0, parts: int = 1) -> None:

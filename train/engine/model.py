@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
@@ -100,9 +106,9 @@ def recompute(module: Any, mode: str) -> None:
 
 def can_pack(config: PreTrainedConfig) -> bool:
     """Whether every layer's attention goes through transformers' interface, with no state."""
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     layers = set(getattr(config, "layer_types", None) or PACKABLE_LAYERS)
-    supported = bool(getattr(kind, "_supports_attention_backend", False))
+    supported = kind is not None and bool(kind.is_backend_compatible())
     return supported and layers <= PACKABLE_LAYERS and config.model_type != "gpt_oss"
 
 

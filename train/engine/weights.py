@@ -101,8 +101,14 @@ def keys_of(
     for candidate in (name, name.partition(".")[2], f"model.{name}"):
         if candidate in files:
             return (candidate,)
-    stored = revert_weight_conversion(model, {name: torch.empty(shape, device="meta")})
+    stored = stored_form(model, name, torch.empty(shape, device="meta"))
     return tuple(stored) if set(stored) <= set(files) else ()
+
+
+def stored_form(model: PreTrainedModel, name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a weight under the names, and in the form, that the model's own files have."""
+    found: dict[str, torch.Tensor] = revert_weight_conversion(model, {name: value})
+    return found
 
 
 def _held(parameter: torch.nn.Parameter) -> tuple[int, torch.Tensor]:

@@ -21,6 +21,7 @@ KERNELS = {
     "shards": ("all", "host"),
 }
 DEGREES = ("dp", "tp", "pp", "sp")
+PREDICTED_ONLY = ("tp", "pp", "sp")
 LARGEST = 10**12
 
 
@@ -28,10 +29,16 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> dict[str, str]:
     """Return the pins of a run, the command line's over the file's.
 
     Raises:
-        PlanError: a value that no plan can have, or ZeRO-0 in bf16.
+        PlanError: a value that no plan can have, ZeRO-0 in bf16, or a degree that is not run.
     """
     pins = {**ds.pins, **config.pins}
     check_pins(pins)
+    for key in PREDICTED_ONLY:
+        if pins.get(key, "1") != "1":
+            raise PlanError(
+                f"--pin {key}={pins[key]} cannot be run: 'anyrank plan' predicts {key}, but a run "
+                f"has {key}=1; leave it out"
+            )
     if pins.get("zero") == "0" and config.model.precision == "bf16":
         raise PlanError(
             "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,26 +13,72 @@ from pathlib import Path
 import numpy as np
 
 from train.checkpoint import folder as checkpoints
+from train.config import World
 from train.data.feed import Placement, StepBatch
 from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizers import load_tokenizer
 from train.engine import start as engines
 from train.engine.export import save_final
-from train.engine.gang import Gang
+from train.engine.gang import Gang, connect
 from train.engine.sample import generate
 from train.engine.step import Engine
+from train.engine.weights import weights_fingerprint
+from train.errors import DataError
+from train.hosts.probe import PACKAGES, code_digest, version
 from train.launch.arguments import run_dir
 from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob
 from train.output.console import Console
 from train.output.record import StepRecord, environment, open_run_folder
 from train.output.trackers import NoTracker, open_tracker
+from train.paths import PACKAGE
 from train.planning import Cluster, compare
 from train.planning.predict import sample_cost, step_flops
 from train.run.inputs import RunInputs
 from train.run.planning import PlannedRun
 from train.run.resume import Resumed, require_shared, total_steps
+
+
+def join(inputs: RunInputs, data: Dataset, world: World, env: MutableMapping[str, str]) -> Gang:
+    """Join the ranks, and see to it that all hosts have opened the same.
+
+    Raises:
+        DataError: a host's data, tokenizer, model, ds_config, code or packages differ.
+    """
+    gang = connect(world, env)
+    own = _opened(inputs, data) if world.local_rank == 0 else {}
+    require_same(gang.gather((socket.gethostname(), own)))
+    return gang
+
+
+def require_same(found: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+    """Refuse hosts that differ; `found` has host and what it opened, {} where another rank says it.
+
+    Raises:
+        DataError: it names the two hosts and what differs.
+    """
+    known = [(host, opened) for host, opened in found if opened]
+    first_host, first = known[0]
+    for host, opened in known[1:]:
+        differ = [noun for noun in first if first[noun] != opened.get(noun)]
+        if differ:
+            raise DataError(
+                f"{host} has another {' and another '.join(differ)} than {first_host}: make them "
+                "the same on every host, or put them in a folder that all hosts share"
+            )
+
+
+def _opened(inputs: RunInputs, data: Dataset) -> dict[str, object]:
+    """Return what a host has opened, by what it is called."""
+    return {
+        "dataset": (data.train.fingerprint, data.validation.fingerprint),
+        "tokenizer": data.tokenizer.fingerprint,
+        "model": (asdict(inputs.shape), weights_fingerprint(inputs.model)),
+        "ds_config": (dict(inputs.pins), repr(inputs.ds.extra)),
+        "code of anyrank": code_digest(PACKAGE),
+        "set of packages": {name: version(name) for name in PACKAGES},
+    }
 
 
 def open_outputs(
