@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run(words, cwd, **env) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(word) for word in words], cwd=cwd, env=os.environ | env, capture_output=True,
+        [str(word) for word in words], cwd=cwd, env=CLEAN | env, capture_output=True,
         text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

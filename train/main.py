@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-# The launcher runs this file, so that its folder leads the path: the repository takes its place.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the launcher runs this file: not train/
 
 from train.config import RunConfig, World, parse_args
 from train.launch.stopping import StopRequests
@@ -24,9 +24,10 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     found = inputs.locate(config, cache, console)
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     data = inputs.open_data(found, cache, console)
-
+    gc.disable()  # nothing that the imports make is garbage: walking over it took a third of them
     from train.run import planning, resume, session  # torch: what can fail above needs none
 
+    gc.enable()
     console.stage(3, f"Joining the ranks, {world.size} in all")
     gang = session.join(found, data, world, env)
     console.stage(4, "Planning")

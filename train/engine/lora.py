@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import get_peft_model
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from train.config import LoraConfig
@@ -59,6 +56,10 @@ def attach(
 
     The first values follow from the seed alone, so every rank and every world size starts alike.
     """
+    from peft import LoraConfig as PeftConfig  # a quarter of a second that other runs are spared
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
     torch.manual_seed(seed)
     adapter = PeftConfig(
         task_type="CAUSAL_LM",

@@ -30,16 +30,13 @@ def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests
     """Report to the supervisor, if there is one; say which rank this is, and heed requests to stop.
 
     torch, not imported yet, is told to print errors only: every rank would warn that it cannot name
-    a peer, wherever addresses have no names. Threads that wait sleep instead of spinning, which
-    takes the core from whoever else is on it: on two shared cores a step took three times the CPU
-    seconds. Warnings of what libraries will change in future
+    a peer, wherever addresses have no names. Warnings of what libraries will change in future
     versions are for their authors, and are left out.
 
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
     env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning)
     heartbeat.enter(env)
     world = World.from_env(env)
