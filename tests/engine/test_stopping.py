@@ -47,8 +47,8 @@ def test_a_signal_to_any_rank_or_to_the_group_saves_a_checkpoint_and_leaves_nobo
         assert code == 75 and "stopped on request" in started.text()
         assert step_of(saved[0]) == done < 400
         return
-    # The runner ends by the signal that the whole group was sent; DeepSpeed's launcher gets it, too,
-    # and may end the ranks before they have saved (README says so): what is saved is whole.
+    # The runner ends by the signal that the whole group was sent; DeepSpeed's launcher gets it too
+    # and may end the ranks before they have saved, as README says: what is saved is whole.
     assert code == -number
     assert all(step_of(folder) <= done < 400 for folder in saved)
 
