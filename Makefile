@@ -7,6 +7,8 @@ SHELL := /bin/bash
 TOOLS := pytest xdist pytest_cov hypothesis mypy ruff matplotlib tensorboard mistral_common
 PYTHON = source ./launch.sh && python=$$(find_python test $(TOOLS))
 LINT = $$python -m ruff check . && $$python -m ruff format --check . && $$python -m mypy train
+# Of the lines and branches that the tests' own processes run, in percent.
+FLOOR := 75
 # A file's tests share what they have made, so a file stays with one worker.
 WORKERS := -n 2 --dist loadfile
 
@@ -28,5 +30,3 @@ test-cluster:
 test-all: test
 	@tests/cluster/install && $(PYTHON) && $$python -m pytest tests -m "" --exhaustive $(PYTEST) \
 	  && $$python -m tests.chaos --kills 100 --damaged 40
-
-FLOOR := 70
