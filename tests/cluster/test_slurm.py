@@ -52,6 +52,16 @@ def wait_for_state(env: dict[str, str], job: str, state: str) -> None:
         time.sleep(0.2)
 
 
+def start_now(env: dict[str, str], job: str) -> None:
+    """Lift the pause before a job that was queued again starts; Slurm may set it a moment late."""
+    deadline = time.monotonic() + 60
+    while "PENDING" in call(env, "squeue", "-h", "-j", job, "-o", "%T"):
+        assert time.monotonic() < deadline, f"job {job} does not start again"
+        words = ("scontrol", "update", f"JobId={job}", "StartTime=now")
+        subprocess.run(words, env=env, capture_output=True, timeout=60, check=False)
+        time.sleep(2)
+
+
 def wait_for_end(env: dict[str, str], job: str) -> None:
     deadline = time.monotonic() + 30
     while call(env, "squeue", "-h", "-o", "%i").split():
@@ -82,7 +92,7 @@ def test_a_preempted_training_comes_back_on_one_node_and_ends_with_the_uninterru
     try:
         call(slurm, "scancel", "--signal=USR1", "--batch", job)
         wait_for_state(slurm, job, "PENDING")
-        call(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
+        start_now(slurm, job)
         wait_for(run_dir / "DONE", 0, 200)
         wait_for_end(slurm, job)
     finally:
