@@ -30,19 +30,22 @@ from bench.rows import Row, read
 from train.planning.duration import Rates, duration
 
 BOUNDS = {
-    "sustained": (0.6, 1.0), "half": (16.0, 800.0), "depth": (8.0, 800.0),
-    "vocabulary": (6.0, 60.0), "busbar": (0.4, 1.0), "attention": (0.25, 0.9),
+    "sustained": (0.6, 1.0), "tile_tokens": (16.0, 800.0), "tile_width": (8.0, 800.0),
+    "vocabulary": (6.0, 60.0), "nvlink_efficiency": (0.4, 1.0), "attention": (0.25, 0.9),
     "attention_back": (0.2, 0.9), "traffic": (1.5, 25.0), "eager": (10.0, 300.0),
-    "scores": (1.0, 30.0), "overlap": (0.2, 0.95), "nic": (0.25, 0.9),
-    "blocking": (1e-5, 2e-3), "step": (24.0, 120.0), "ragged": (0.02, 0.5),
+    "scores": (1.0, 30.0), "overlap": (0.2, 0.95), "nic_efficiency": (0.25, 0.9),
+    "sync_cost": (1e-5, 2e-3), "update_bytes_per_param": (24.0, 120.0),
+    "unaligned_penalty": (0.02, 0.5),
 }  # fmt: skip
-# What each would be without these rows: half a tile of 128 (half, depth), bytes counted operation
+# What each would be without these rows: half a tile of 128 (tile_*), bytes counted operation
 # by operation (vocabulary, traffic, eager, scores, step), FlashAttention-2's
-# published rates on an A100 (attention), NCCL's on NVLink and InfiniBand (busbar, nic).
+# published rates on an A100 (attention), NCCL's on NVLink and InfiniBand.
 EXPECTED = {
-    "sustained": 0.9, "half": 64.0, "depth": 64.0, "vocabulary": 24.0, "busbar": 0.8,
+    "sustained": 0.9, "tile_tokens": 64.0, "tile_width": 64.0, "vocabulary": 24.0,
+    "nvlink_efficiency": 0.8,
     "attention": 0.66, "attention_back": 0.5, "traffic": 4.5, "eager": 48.0, "scores": 12.0,
-    "overlap": 0.8, "nic": 0.85, "blocking": 1e-4, "step": 32.0, "ragged": 0.15,
+    "overlap": 0.8, "nic_efficiency": 0.85, "sync_cost": 1e-4,
+    "update_bytes_per_param": 32.0, "unaligned_penalty": 0.15,
 }  # fmt: skip
 PULL = 0.002  # of loss, for a constant that is off by a factor of e
 FITTED_HALF = ("llm-foundry", "65B_bfloat16_128", "13B_bfloat16_64_GPUs", "Korth")

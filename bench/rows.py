@@ -13,6 +13,7 @@ from train.config import LoraConfig
 from train.errors import PlanError
 from train.planning.cluster import Cluster, cluster_of
 from train.planning.hardware import find_gpu
+from train.planning.pins import Implementation, Pins
 from train.planning.plan import Plan
 from train.planning.request import Lengths, PlanRequest
 from train.planning.shape import Shape
@@ -45,7 +46,7 @@ class Row:
     @property
     def layout(self) -> tuple[Any, ...]:
         """All that a prediction reads of the row, beside the cluster."""
-        return (self.plan, self.request.shape, *sorted(self.request.pins.items()))
+        return (self.plan, self.request.shape, self.request.pins, self.request.implementation)
 
     @property
     def lengths(self) -> Lengths:
@@ -95,7 +96,8 @@ def _row(raw: dict[str, str]) -> Row:
     per_host = min(gpus, whole["gpus_per_node"] or 8)
     request = PlanRequest(
         shape=shape_of_row(raw), batch_size=batch, block_size=whole["seq_len"],
-        cluster=_cluster(raw, gpus, per_host), pins=kernels(raw),
+        cluster=_cluster(raw, gpus, per_host), pins=divided(raw),
+        implementation=implementation(raw),
         lora=LoraConfig(16, 32, 0.0) if raw["kind"] == "lora" else None,
     )  # fmt: skip
     plan = Plan(
@@ -170,8 +172,16 @@ def _vocabulary(raw: dict[str, str]) -> int:
     return int(word[1]) * 1000 if word else 50304
 
 
-def kernels(raw: dict[str, str]) -> dict[str, str]:
-    """Return the pins that describe the kernels which notes or source name."""
+def divided(raw: dict[str, str]) -> Pins:
+    """Return how the row's ranks divide states, and the tokens of norms."""
+    return Pins(
+        shards="host" if "groups" in raw["sharding"] else "all",
+        sequence="tensor" if _splits_norms(raw) else "whole",
+    )
+
+
+def implementation(raw: dict[str, str]) -> Implementation:
+    """Return the kernels that notes or source name, and how gradients are added up."""
     notes = raw["notes"].lower()
     dense = any(word in raw["source"] for word in DENSE_SOURCES)
     fused = any(word in raw["source"] for word in FUSED_SOURCES)
@@ -181,13 +191,11 @@ def kernels(raw: dict[str, str]) -> dict[str, str]:
     fused = fused or "torch.compile" in notes or "+compile" in notes
     if "cumulative step" in notes:  # each row adds to the one before it; compiling comes third
         fused = "baseline" not in notes and "+packed" not in notes
-    return {
-        "attention": "dense" if dense else "flash",
-        "kernels": "fused" if fused else "plain",
-        "gradients": "fp32" if "fp32 grad accum" in raw["precision"] else "bf16",
-        "shards": "host" if "groups" in raw["sharding"] else "all",
-        "sequence": "tensor" if _splits_norms(raw) else "whole",
-    }
+    return Implementation(
+        attention="dense" if dense else "flash",
+        kernels="fused" if fused else "plain",
+        gradients="fp32" if "fp32 grad accum" in raw["precision"] else "bf16",
+    )
 
 
 def _splits_norms(raw: dict[str, str]) -> bool:

@@ -24,6 +24,15 @@ from statistics import median
 from typing import Any
 
 from bench import record
+from train.planning import (
+    Implementation,
+    Pins,
+    PlanRequest,
+    choose,
+    cluster_of,
+    find_gpu,
+    find_shape,
+)
 
 BATCH = 32
 COUNTS = (8, 16, 32, 64, 128, 256, 512)
@@ -34,7 +43,7 @@ PUBLISHED = {
     "inside hosts": {8: 4078.0, 16: 3939.0, 512: 3835.0},
 }
 INTERNLM = "layers=32,hidden=4096,heads=32,kv_heads=32,ffn=11008,vocab=103168"
-THEIRS = {"zero": "1", "micro_tokens": "4096", "recompute": "none", "kernels": "fused"}
+THEIRS = Pins(zero=1, micro_tokens=4096, recompute="none")
 
 
 def main() -> int:
@@ -140,7 +149,8 @@ def predicted_weak() -> list[dict[str, Any]]:
     """InternLM-7B, eight sequences a GPU and step, beside what was published."""
     rows = []
     for gpus in COUNTS:
-        chosen = best(INTERNLM, gpus, 8 * gpus, 2048, "4x100Gb", "A100-SXM-80GB", THEIRS)
+        chosen = best(INTERNLM, gpus, 8 * gpus, 2048, "4x100Gb", "A100-SXM-80GB", THEIRS,
+                      Implementation())  # fmt: skip
         row: dict[str, Any] = {"gpus": gpus, "tokens_per_s_per_gpu": chosen}
         rows.append(row | {name: points.get(gpus, "") for name, points in PUBLISHED.items()})
     return rows
@@ -150,7 +160,7 @@ def predicted_strong() -> list[dict[str, Any]]:
     """Mistral-7B with one batch of 1,024 samples at every GPU count: what this project means."""
     rows: list[dict[str, Any]] = []
     for gpus in COUNTS:
-        speed = best("mistral-7b", gpus, 1024, 2048, "8x400Gb", "H100-SXM", {})
+        speed = best("mistral-7b", gpus, 1024, 2048, "8x400Gb", "H100-SXM", Pins())
         whole = speed * gpus
         base = rows[0]["tokens_per_s"] / rows[0]["gpus"] if rows else speed
         rows.append({"gpus": gpus, "tokens_per_s": whole, "efficiency": speed / base,
@@ -159,14 +169,20 @@ def predicted_strong() -> list[dict[str, Any]]:
 
 
 def best(
-    shape: str, gpus: int, batch: int, block: int, nic: str, gpu: str, pins: dict[str, str]
+    shape: str,
+    gpus: int,
+    batch: int,
+    block: int,
+    nic: str,
+    gpu: str,
+    pins: Pins,
+    other: Implementation | None = None,
 ) -> float:
     """Return the chosen plan's tokens per second and GPU on hosts of eight."""
-    from train.planning import PlanRequest, choose, cluster_of, find_gpu, find_shape
-
     hosts = [(f"node{number}", 8) for number in range(1, gpus // 8 + 1)]
     cluster = cluster_of(hosts, {"nic": nic}, find_gpu(gpu))
-    request = PlanRequest(find_shape(shape), cluster, batch, block, pins=pins)
+    request = PlanRequest(find_shape(shape), cluster, batch, block, pins=pins,
+                          implementation=other)  # fmt: skip
     chosen = choose(request).chosen
     assert chosen is not None, f"nothing fits {gpus} x {gpu}"
     return chosen.tokens_per_s / gpus

@@ -10,7 +10,7 @@ def test_what_was_measured_replaces_the_table(tmp_path):
     folder = tmp_path / "cache"
     path = write_calibration(folder, Calibration("H100-SXM", 6e14, 3e12, 3e11))
     gpu = calibrated(H100, folder)
-    assert gpu.achievable == pytest.approx(0.8 * 6e14)  # what a whole step holds of it
+    assert gpu.achievable_flops == pytest.approx(0.8 * 6e14)  # what a whole step holds of it
     assert gpu.bandwidth == pytest.approx(3e12 / 0.88)  # the data sheet's, of which a copy has 88 %
     assert gpu.link == 3e11
     assert (gpu.memory, gpu.peak, gpu.nic) == (H100.memory, H100.peak, H100.nic)

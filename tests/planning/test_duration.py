@@ -3,7 +3,16 @@ from itertools import product
 
 import pytest
 
-from train.planning import Plan, PlanRequest, built_in, cluster_of, find_gpu, find_shape
+from train.planning import (
+    Implementation,
+    Pins,
+    Plan,
+    PlanRequest,
+    built_in,
+    cluster_of,
+    find_gpu,
+    find_shape,
+)
 from train.planning.duration import duration
 from train.planning.hardware import GPUS
 from train.planning.links import Group, data_group, gather_time
@@ -17,7 +26,7 @@ FULL = lengths_of(None, 2048)
 def question(hosts, gpu="A100-SXM-80GB", per_replica=12, **changes):
     cluster = cluster_of([(f"n{i}", 8) for i in range(hosts)], {}, find_gpu(gpu))
     given = {"shape": MPT, "cluster": cluster, "batch_size": per_replica * 8 * hosts,
-             "block_size": 2048, "pins": {"attention": "flash", "kernels": "fused"}}  # fmt: skip
+             "block_size": 2048, "implementation": Implementation("flash", "fused")}  # fmt: skip
     return PlanRequest(**(given | changes))
 
 
@@ -62,8 +71,8 @@ def test_a_collective_takes_the_slower_of_both_links():
     cluster = cluster_of([("a", 8), ("b", 8)], {"nic": "1x100Gb"}, find_gpu("H100-SXM"))
 
     class Whole:
-        busbar = nic = 1.0
-        begin, hop, hop_across = 1e-5, 2e-6, 4e-6
+        nvlink_efficiency = nic_efficiency = 1.0
+        collective_latency, ring_step, ring_step_across = 1e-5, 2e-6, 4e-6
 
     near = gather_time(1e9, Group(8, 8, 1), cluster, Whole(), 0.0)
     far = gather_time(1e9, Group(16, 8, 1), cluster, Whole(), 0.0)
@@ -138,15 +147,15 @@ def test_dividing_states_inside_hosts_saves_traffic_between_them():
     for zero in (1, 3):
         plan = Plan(zero, 2048, dp=512)
         asked = question(64, cluster=cluster, batch_size=512)
-        host = replace(asked, pins={**asked.pins, "shards": "host"})
+        host = replace(asked, pins=Pins(shards="host"))
         saved = duration(asked, plan, FULL).communication - duration(host, plan, FULL).communication
         assert saved > 0.1
 
 
 def test_only_norms_written_in_pieces_are_slow():
     def seconds(name, kernels):
-        pins = {"attention": "flash", "kernels": kernels}
-        asked = question(1, shape=built_in(name), pins=pins)
+        other = Implementation("flash", kernels)
+        asked = question(1, shape=built_in(name), implementation=other)
         return duration(asked, Plan(3, 12288, dp=8, accumulation=2), FULL).compute
 
     assert seconds("mpt-7b", "plain") == seconds("mpt-7b", "fused")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from train.planning import (
+    Pins,
     PlanRequest,
     built_in,
     choose,
@@ -27,7 +28,7 @@ def request(gpus=8, gpu="A100-SXM-80GB", model="mistral-7b", **changes):
 
 
 def test_log_lines_are_the_originals():
-    lines = log_lines(choose(request(pins={"zero": "3", "recompute": "full"})))
+    lines = log_lines(choose(request(pins=Pins(zero=3, recompute="full"))))
     assert lines[0].startswith("The number of candidates is ")
     assert lines[1].startswith("The number of possible candidates is ")
     assert lines[2] == "Configuration for parallelism is selected."
@@ -63,7 +64,7 @@ def test_what_does_not_fit_is_told_by_how_much_and_what_would():
 
 
 def test_what_the_advice_names_does_fit():
-    question = request(gpus=1, model="llama-3-70b", pins={"offload": "none"})
+    question = request(gpus=1, model="llama-3-70b", pins=Pins(offload="none"))
     advised = with_advice(question, choose(question))
     count = int(advised.nearest.split(" GPUs")[0].split()[-1])
     sizes = (1,) * count
@@ -72,10 +73,10 @@ def test_what_the_advice_names_does_fit():
 
 
 def test_a_pin_that_costs_more_than_5_percent_is_priced_and_a_free_one_is_not():
-    dear = request(pins={"recompute": "full"})
+    dear = request(pins=Pins(recompute="full"))
     assert "recompute=full cost" in pin_cost(dear, choose(dear))
     best = choose(request()).chosen.plan
-    cheap = request(pins={"zero": str(best.zero)})
+    cheap = request(pins=Pins(zero=best.zero))
     assert pin_cost(cheap, choose(cheap)) is None
     assert pin_cost(request(), choose(request())) is None
 

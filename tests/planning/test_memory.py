@@ -1,7 +1,17 @@
+from dataclasses import replace
+
 import pytest
 
 from train.config import LoraConfig
-from train.planning import Plan, PlanRequest, built_in, cluster_of, find_gpu
+from train.planning import (
+    Implementation,
+    Pins,
+    Plan,
+    PlanRequest,
+    built_in,
+    cluster_of,
+    find_gpu,
+)
 from train.planning.activations import Setting, layer_bytes, peak
 from train.planning.duration import duration
 from train.planning.memory import footprint
@@ -77,8 +87,8 @@ def test_logits_follow_the_share_of_tokens_that_carries_loss():
 
 
 def test_scores_are_kept_only_by_dense_attention():
-    flash = memory(Plan(1, 4096, dp=8), pins={"attention": "flash"}).gpu.activations
-    dense = memory(Plan(1, 4096, dp=8), pins={"attention": "dense"}).gpu.activations
+    flash = memory(Plan(1, 4096, dp=8), implementation=Implementation("flash")).gpu.activations
+    dense = memory(Plan(1, 4096, dp=8), implementation=Implementation("dense")).gpu.activations
     assert dense - flash == pytest.approx(32 * 5 * 32 * 1024 * 4096, rel=0.01)
 
 
@@ -89,13 +99,13 @@ def test_an_adapter_over_a_frozen_model_keeps_less_of_each_layer():
     assert lora.optimizer < 1e9
 
 
-DESCRIBED = {"attention": "flash", "kernels": "fused"}
+DESCRIBED = Implementation("flash", "fused")
 
 
 def test_sequence_parallelism_of_tensor_ranks_divides_what_they_repeat():
     plan = Plan(1, 4096, dp=1, tp=8)
-    whole = memory(plan, pins=DESCRIBED).gpu
-    split = memory(plan, pins=DESCRIBED | {"sequence": "tensor"}).gpu
+    whole = memory(plan, implementation=DESCRIBED).gpu
+    split = memory(plan, implementation=DESCRIBED, pins=Pins(sequence="tensor")).gpu
     assert split.weights == whole.weights
     assert split.activations < 0.6 * whole.activations
 
@@ -103,22 +113,22 @@ def test_sequence_parallelism_of_tensor_ranks_divides_what_they_repeat():
 def test_states_divided_inside_hosts_do_not_shrink_with_more_hosts():
     def optimizer(hosts, shards):
         cluster = cluster_of([(f"n{i}", 8) for i in range(hosts)], {}, find_gpu("H100-SXM"))
-        asked = request(cluster=cluster, pins=DESCRIBED | {"shards": shards})
+        asked = request(cluster=cluster, pins=Pins(shards=shards), implementation=DESCRIBED)
         return footprint(asked, Plan(1, 4096, dp=8 * hosts), FULL).gpu.optimizer
 
     assert optimizer(4, "host") == optimizer(1, "host") == 4 * optimizer(4, "all")
 
 
 def test_a_pipelines_late_gradients_meet_its_other_micro_batches():
-    pins = DESCRIBED | {"gradients": "fp32"}
-    deep = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), pins=pins).gpu
-    low = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), pins=DESCRIBED).gpu
+    fp32 = replace(DESCRIBED, gradients="fp32")
+    deep = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), implementation=fp32).gpu
+    low = memory(Plan(1, 1024, pp=4, dp=2, accumulation=8), implementation=DESCRIBED).gpu
     assert deep.gradients == pytest.approx(2 * low.gradients)
     assert deep.buffers > low.gradients  # the gradients in the weights' type exist besides
 
 
 def test_the_update_of_an_undivided_fp16_optimizer_copies_all_gradients():
-    found = memory(Plan(1, 1024, dp=1), pins=DESCRIBED).gpu
+    found = memory(Plan(1, 1024, dp=1), implementation=DESCRIBED).gpu
     assert found.buffers == pytest.approx(6 * P)  # one copy as it is, one in fp32
 
 

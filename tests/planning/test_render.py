@@ -3,7 +3,7 @@ import json
 import pytest
 
 from train.config import ModelConfig, OptimizerConfig
-from train.errors import ConfigError
+from train.errors import ConfigError, PlanError
 from train.planning import DsConfig, Plan, built_in, render
 
 SHAPE = built_in("mistral-7b")
@@ -60,7 +60,7 @@ def test_what_the_file_sets_wins_key_by_key():
 
 
 def test_stage_0_is_refused_in_bf16_and_rendered_in_fp32():
-    with pytest.raises(ConfigError, match="ZeRO stage 0"):
+    with pytest.raises(PlanError, match="ZeRO stage 0"):
         rendered(Plan(0, 4096, dp=2))
     config = rendered(Plan(0, 4096, dp=2), "fp32")
     assert config["zero_optimization"] == {"stage": 0}

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from train.config import LoraConfig
 from train.errors import PlanError
-from train.planning import PlanRequest, built_in, choose, cluster_of, find_gpu
+from train.planning import (
+    Implementation,
+    Pins,
+    Plan,
+    PlanRequest,
+    built_in,
+    choose,
+    cluster_of,
+    find_gpu,
+)
+from train.planning.pins import read_implementation, read_pins
 
 MISTRAL = built_in("mistral-7b")
 
@@ -43,7 +53,7 @@ def test_the_chosen_plan_fits_and_is_the_fastest_to_half_a_percent():
 
 
 def test_pins_are_kept_and_only_narrow_the_candidates():
-    pins = {"zero": "2", "recompute": "full", "micro_tokens": "4096", "offload": "none"}
+    pins = Pins(zero=2, recompute="full", micro_tokens=4096, offload="none")
     free, pinned = choose(request()), choose(request(pins=pins))
     assert [c.plan.to_json()["zero"] for c in pinned.candidates] == [2]
     assert pinned.chosen.plan.recompute == "full"
@@ -58,8 +68,8 @@ def test_zero_0_is_not_offered_in_bf16_but_is_in_fp32():
 
 
 def test_other_peoples_runs_may_be_described_at_any_stage():
-    pins = {"zero": "0", "attention": "dense", "kernels": "fused"}
-    assert {c.plan.zero for c in choose(request(pins=pins)).candidates} == {0}
+    dense = request(pins=Pins(zero=0), implementation=Implementation("dense"))
+    assert {c.plan.zero for c in choose(dense).candidates} == {0}
 
 
 def test_the_counts_of_the_original_add_up():
@@ -84,15 +94,38 @@ def test_the_counts_of_the_original_add_up():
 )
 def test_impossible_pins_are_one_sentence(pins, part):
     with pytest.raises(PlanError, match=part) as caught:
-        choose(request(pins=pins))
+        choose(request(pins=read_pins(pins)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"zero": 4},
+        {"micro_tokens": 0},
+        {"zero": 0, "offload": "optimizer"},
+        {"zero": 2, "offload": "all"},
+        {"recompute": "some"},
+        {"dp": 0},
+    ],
+)
+def test_a_plan_that_no_engine_has_is_not_built(parts):
+    with pytest.raises(PlanError):
+        Plan(**({"zero": 3, "micro_tokens": 1024} | parts))
+
+
+def test_another_implementation_is_named_by_its_words_and_by_no_others():
+    assert read_implementation({}) is None
+    assert read_implementation({"kernels": "plain"}) == Implementation("flash", "plain", "bf16")
+    with pytest.raises(PlanError, match="attention must be one of dense, flash"):
+        read_implementation({"attention": "sparse"})
 
 
 def test_more_stages_than_layers_and_heads_that_do_not_divide_are_refused():
     with pytest.raises(PlanError, match="more than the model's 32 layers"):
-        choose(request(hosts=8, pins={"pp": "64"}))
+        choose(request(hosts=8, pins=Pins(pp=64)))
     with pytest.raises(PlanError, match="does not divide the model's 32 heads"):
-        choose(request(hosts=8, pins={"tp": "64"}))
+        choose(request(hosts=8, pins=Pins(tp=64)))
 
 
 def test_shorter_samples_cost_less_than_full_blocks():

@@ -24,7 +24,7 @@ def test_the_layout_found_is_told(nodes: list[int], words: str) -> None:
 def test_ranks_that_share_a_core_are_predicted_to_be_slower_for_it() -> None:
     alone = cluster([Device(0, "cpu", 1 << 30, 2 << 30)] * 2)
     crowded = cluster([Device(0, "cpu", 1 << 30, 8 << 30, share=0.25)] * 8)
-    assert crowded.gpu.achievable == alone.gpu.achievable / 4
+    assert crowded.gpu.achievable_flops == alone.gpu.achievable_flops / 4
     assert crowded.gpu.memory == alone.gpu.memory
     assert (alone.gpus, crowded.gpus) == (2, 8)
 
@@ -48,4 +48,4 @@ def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) ->
     devices = [Device(0, "cpu", 1 << 30, 2 << 30, share=0.5)] * 2
     write_calibration(tmp_path / "calibration", Calibration("cpu", 4e10, 2e9, 3e8))
     found = cluster(devices, tmp_path / "calibration").gpu
-    assert (found.achievable, found.bandwidth, found.link) == (2e10, 1e9, 3e8)
+    assert (found.achievable_flops, found.bandwidth, found.link) == (2e10, 1e9, 3e8)

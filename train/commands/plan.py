@@ -24,14 +24,14 @@ from train.planning.cluster import Cluster, cluster_of
 from train.planning.explain import explain
 from train.planning.families import find_shape
 from train.planning.hardware import find_gpu
-from train.planning.pins import KERNELS
+from train.planning.pins import DIVIDED, OTHERS, read_implementation, read_pins
 from train.planning.request import Choice, PlanRequest
 from train.planning.search import choose
 from train.text import GIB
 
 PATIENCE = 300.0  # seconds; measuring takes under 30, importing torch from a cold disk may add
 _CPU_MEMORY = 4.0 * GIB  # of one CPU rank, where no host was looked at
-KEYS = (*PIN_KEYS, *KERNELS)
+KEYS = (*PIN_KEYS, *OTHERS, *DIVIDED)
 LARGEST = 10**9  # of any count: more samples, tokens or GPUs than anyone has
 
 
@@ -131,6 +131,9 @@ def to_json(choice: Choice, seconds: float) -> dict[str, Any]:
 
 
 def _request(given: argparse.Namespace, calibrations: Path) -> PlanRequest:
+    words = parse_pins(given.pin, KEYS)
+    ours = {key: value for key, value in words.items() if key not in OTHERS}
+    others = {key: value for key, value in words.items() if key in OTHERS}
     return PlanRequest(
         shape=find_shape(given.model_name_or_path),
         cluster=_cluster(given, calibrations),
@@ -138,7 +141,8 @@ def _request(given: argparse.Namespace, calibrations: Path) -> PlanRequest:
         block_size=given.block_size,
         precision=given.precision,
         lora=LoraConfig(given.lora_r, 2 * given.lora_r, 0.0) if given.use_lora else None,
-        pins=parse_pins(given.pin, KEYS),
+        pins=read_pins(ours),
+        implementation=read_implementation(others),
     )
 
 

@@ -7,7 +7,7 @@ from train.planning.dsconfig import DsConfig, read_ds_config
 from train.planning.explain import compare, explain, log_lines
 from train.planning.families import find_shape, shape_of
 from train.planning.hardware import Gpu, find_gpu
-from train.planning.pins import merge_pins
+from train.planning.pins import Implementation, Pins, merge_pins
 from train.planning.plan import Plan
 from train.planning.render import render
 from train.planning.request import Candidate, Choice, PlanRequest
@@ -15,8 +15,8 @@ from train.planning.search import choose
 from train.planning.shape import Shape
 
 __all__ = [
-    "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Plan", "PlanRequest", "Shape", "built_in",
-    "built_in_names", "choose", "cluster_of", "compare", "explain", "find_gpu", "find_shape",
-    "log_lines", "merge_pins", "pin_cost", "read_ds_config", "render", "scaling_warning",
-    "shape_of", "unknown_gpu", "with_advice",
+    "Candidate", "Choice", "Cluster", "DsConfig", "Gpu", "Implementation", "Pins", "Plan",
+    "PlanRequest", "Shape", "built_in", "built_in_names", "choose", "cluster_of", "compare",
+    "explain", "find_gpu", "find_shape", "log_lines", "merge_pins", "pin_cost", "read_ds_config",
+    "render", "scaling_warning", "shape_of", "unknown_gpu", "with_advice",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from train.config import LoraConfig
 from train.planning.hardware import GPUS, Gpu
-from train.planning.pins import KERNELS
+from train.planning.pins import Pins
 from train.planning.request import Choice, PlanRequest
 from train.planning.search import choose, feasible
 from train.text import GIB
@@ -75,8 +75,8 @@ def _pairs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
 
 
 def _unpinned(request: PlanRequest) -> PlanRequest:
-    free = {key: value for key, value in request.pins.items() if key in KERNELS}
-    return replace(request, pins=free) if dict(request.pins) != free else request
+    free = Pins(sequence=request.pins.sequence, shards=request.pins.shards)
+    return replace(request, pins=free) if request.pins != free else request
 
 
 def _adapted(request: PlanRequest) -> PlanRequest:
@@ -87,7 +87,7 @@ def _more_gpus(request: PlanRequest) -> PlanRequest | None:
     cluster = request.cluster
     for factor in (2, 4, 8, 16, 32, 64):
         more = replace(request, cluster=replace(cluster, sizes=cluster.sizes * factor))
-        if "dp" not in request.pins and feasible(more):
+        if request.pins.dp is None and feasible(more):
             return more
     return None
 
@@ -132,7 +132,8 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
     cost = choice.chosen.time.total / best.time.total - 1
     if cost <= PIN_COST:
         return None
-    pins = ", ".join(f"{k}={v}" for k, v in sorted(request.pins.items()) if k not in free.pins)
+    words = request.pins.words().items() - free.pins.words().items()
+    pins = ", ".join(f"{key}={value}" for key, value in sorted(words))
     return (
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
@@ -152,7 +153,7 @@ def unknown_gpu(gpu: Gpu) -> str | None:
 
 def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
     """Return a warning where twice the GPUs would give much less than twice the speed."""
-    if choice.chosen is None or {"dp", "tp", "pp", "sp"} & request.pins.keys():
+    if choice.chosen is None or {"dp", "tp", "pp", "sp"} & request.pins.words().keys():
         return None
     cluster = request.cluster
     if request.batch_size < cluster.gpus:

@@ -53,5 +53,5 @@ def calibrated(gpu: Gpu, folder: Path) -> Gpu:
     except (OSError, ValueError, TypeError):
         return gpu
     if not gpu.is_cpu:
-        achievable, bandwidth = achievable * gpu.held, bandwidth / COPIED
-    return replace(gpu, achievable=achievable, bandwidth=bandwidth, link=link)
+        achievable, bandwidth = achievable * gpu.power_limited_fraction, bandwidth / COPIED
+    return replace(gpu, achievable_flops=achievable, bandwidth=bandwidth, link=link)

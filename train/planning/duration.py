@@ -12,7 +12,7 @@ from math import log2
 
 from train.planning.activations import Setting, layer_bytes
 from train.planning.links import Group, data_group, gather_time, tensor_group
-from train.planning.memory import described, element_size, setting_of, shard_group
+from train.planning.memory import element_size, low_precision_sums, setting_of, shard_group
 from train.planning.plan import Plan
 from train.planning.request import Duration, Lengths, PlanRequest
 from train.planning.shape import Shape
@@ -21,32 +21,38 @@ from train.planning.states import counts_of
 
 @dataclass(frozen=True)
 class Rates:
-    """Fitted constants.
+    """Fitted constants; shares are of what the table of GPUs says.
 
-    `sustained` is the share of the achievable rate that hours of work keep (clocks, stalls);
-    `half` is the number of tokens, `depth` the width, at which a product reaches half of its rate
-    along that side; `vocabulary` the bytes moved for one logit, there and back; `busbar` the share
-    of a host's inner links that a collective reaches;
-    `attention` and `attention_back` the share of the achievable rate in fused attention, forward
-    and back, where the first release of FlashAttention was still about, `attention_back_2` where
-    it was not: from H100 on (335 TFLOP/s there and back, the second release's paper); `traffic`
-    how often a byte that single kernels would keep crosses the memory bus in a forward and
-    backward pass, `eager` how often besides an element of a norm that is written as a dozen
-    operations in fp32; `scores` the crossings of a byte of attention scores;
-    `overlap` the share of compute behind which communication hides; `nic` the share of a NIC's
-    rate that a collective reaches; `begin`, `hop` and `hop_across` seconds of a ring of no bytes,
-    once, from GPU to GPU and from host to host (LL128 in NCCL's src/graph/tuning.cc, not fitted);
-    `blocking` seconds that a collective costs, per doubling of ranks, which compute has to wait
-    for; `launch` seconds between two kernels; `step` bytes that the update moves per parameter;
-    `drift` the loss of a step per doubling of hosts, to stragglers; `ragged` the loss of a product
-    one of whose sides is no multiple of 64 elements (128 bytes, NVIDIA's guide to matrix products).
+    sustained               of the achievable rate, what hours of work keep (clocks, stalls)
+    tile_tokens, tile_width tokens, or elements of a width, at which a product reaches half its rate
+    vocabulary              bytes moved for one logit, there and back
+    nvlink_efficiency       of a host's inner links, what a collective reaches
+    attention               of the achievable rate, in fused attention, forward
+    attention_back, …_2     the same, back: where the first release of FlashAttention was still
+                            about, and where it was not (335 TFLOP/s there and back on an H100, the
+                            second release's paper)
+    traffic                 how often a byte that single kernels would keep crosses the memory bus
+                            in a forward and backward pass
+    eager                   how often besides an element of a norm made of a dozen fp32 operations
+    scores                  how often a byte of attention scores crosses it
+    overlap                 of compute, behind which communication hides
+    nic_efficiency          of a NIC's rate, what a collective reaches
+    collective_latency, ring_step, ring_step_across
+                            seconds of a ring of no bytes: once, from GPU to GPU, from host to host
+                            (LL128 in NCCL's src/graph/tuning.cc, not fitted)
+    sync_cost               seconds that compute waits for a collective, per doubling of ranks
+    launch                  seconds between two kernels
+    update_bytes_per_param  bytes that the update moves per parameter
+    straggler_penalty       of a step, lost to stragglers per doubling of hosts
+    unaligned_penalty       of a product, lost where a side is no multiple of 64 elements (128
+                            bytes, NVIDIA's guide to matrix products)
     """
 
     sustained: float = 0.915
-    half: float = 73.0
-    depth: float = 66.0
+    tile_tokens: float = 73.0
+    tile_width: float = 66.0
     vocabulary: float = 29.0
-    busbar: float = 0.74
+    nvlink_efficiency: float = 0.74
     attention: float = 0.66
     attention_back: float = 0.33
     attention_back_2: float = 0.5
@@ -54,26 +60,29 @@ class Rates:
     eager: float = 105.0
     scores: float = 11.5
     overlap: float = 0.65
-    nic: float = 0.65
-    begin: float = 1.4e-5
-    hop: float = 1.9e-6
-    hop_across: float = 4e-6
-    blocking: float = 1.4e-4
+    nic_efficiency: float = 0.65
+    collective_latency: float = 1.4e-5
+    ring_step: float = 1.9e-6
+    ring_step_across: float = 4e-6
+    sync_cost: float = 1.4e-4
     launch: float = 6e-6
-    step: float = 24.0
-    drift: float = 0.012
-    ragged: float = 0.2
+    update_bytes_per_param: float = 24.0
+    straggler_penalty: float = 0.012
+    unaligned_penalty: float = 0.2
 
 
 RATES = Rates()
 # gloo has no streams to overlap with, and goes through the kernel's sockets.
-ON_CPU = {"overlap": 0.0, "begin": 2e-4, "hop": 1e-4, "hop_across": 2e-4, "blocking": 1e-3}
+ON_CPU = {"overlap": 0.0, "collective_latency": 2e-4, "ring_step": 1e-4,
+          "ring_step_across": 2e-4, "sync_cost": 1e-3}  # fmt: skip
 # Kernels of a layer in one pass; seconds that DeepSpeed's ZeRO-3 hooks take for a layer and pass.
 KERNELS = 60
 # Elements of a side of a product that the fastest kernels need whole.
 TILE = 64
 HOOKS = 4e-4
 HOST_ADAM_BYTES = 1.5e11
+# Where nobody trains with the first release of FlashAttention.
+RECENT = ("sm_90", "sm_100", "sm_103")
 
 
 def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = RATES) -> Duration:
@@ -89,7 +98,8 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     exposed = _data(request, plan, micros, pass_time, rates)
     update, offload = _update(request, plan, rates)
     hosts = max(1, len(request.cluster.sizes))
-    compute = (micros * pass_time + update) * (1 + rates.drift * (hosts - 1).bit_length())
+    stragglers = 1 + rates.straggler_penalty * (hosts - 1).bit_length()
+    compute = (micros * pass_time + update) * stragglers
     return Duration(compute, micros * tensor + exposed, bubble if plan.pp > 1 else 0.0, offload)
 
 
@@ -112,7 +122,8 @@ def _micro(
     layers = -(-shape.layers // plan.pp)
     rate = _rate(request)
     products = sum(
-        _product(local, rows, columns / plan.tp, rate, rates) * _ragged(rows, columns, plan, rates)
+        _product(local, rows, columns / plan.tp, rate, rates)
+        * _unaligned(rows, columns, plan, rates)
         for rows, columns in shape.linears
     )
     mean = lengths.mean_square / lengths.mean
@@ -121,11 +132,11 @@ def _micro(
     elements = _moved(shape, run, rates) * local / gpu.bandwidth
     forward = products + elements / 3
     attention = scores / rates.attention
-    recent = gpu.held < 1
+    recent = gpu.architecture in RECENT
     back = 2.5 * scores / (rates.attention_back_2 if recent else rates.attention_back)
     if run.dense:
         if shape.head_dim % 8:  # 16 bytes: without them there are no tensor cores for such products
-            attention, back = attention / gpu.single, back / gpu.single
+            attention, back = attention / gpu.fp32_ratio, back / gpu.fp32_ratio
         moved = 2 * shape.heads * mean * local / plan.tp / gpu.bandwidth
         attention, back = attention + rates.scores * moved, back + 2 * rates.scores * moved
     trained = 2 if request.lora is None else 1
@@ -151,21 +162,25 @@ def _moved(shape: Shape, run: Setting, rates: Rates) -> float:
 
 def _product(tokens: float, rows: float, columns: float, rate: float, rates: Rates) -> float:
     """Return the seconds of one matrix product; every side costs a share of a tile."""
-    waste = (1 + rates.half / tokens) * (1 + rates.depth / rows) * (1 + rates.depth / columns)
+    waste = (
+        (1 + rates.tile_tokens / tokens)
+        * (1 + rates.tile_width / rows)
+        * (1 + rates.tile_width / columns)
+    )
     return 2 * tokens * rows * columns * waste / (rate * rates.sustained)
 
 
-def _ragged(rows: int, columns: int, plan: Plan, rates: Rates) -> float:
+def _unaligned(rows: int, columns: int, plan: Plan, rates: Rates) -> float:
     """Return how many times longer a product takes whose sides are not whole tiles."""
-    return 1 + rates.ragged * bool(rows % TILE or columns / plan.tp % TILE)
+    return 1 + rates.unaligned_penalty * bool(rows % TILE or columns / plan.tp % TILE)
 
 
 def _rate(request: PlanRequest) -> float:
     """Return the FLOP per second of large products: in fp32 they do without tensor cores."""
     gpu = request.cluster.gpu
     if request.precision == "bf16" or gpu.is_cpu:
-        return gpu.achievable
-    return gpu.achievable * gpu.single
+        return gpu.achievable_flops
+    return gpu.achievable_flops * gpu.fp32_ratio
 
 
 def _head(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:
@@ -189,7 +204,7 @@ def _tensor(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> fl
         count = 6 if plan.recompute == "full" else 4
         group = tensor_group(plan, cluster)
         once = gather_time(size, group, cluster, rates)
-        found += count * layers * (2 * once + rates.blocking * log2(plan.tp))
+        found += count * layers * (2 * once + rates.sync_cost * log2(plan.tp))
     if plan.sp > 1:
         width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
         group = data_group(plan, cluster)
@@ -205,8 +220,8 @@ def _boundaries(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -
     cluster = request.cluster
     size = element_size(request) * tokens / plan.sp * request.shape.hidden
     across = plan.gpus // plan.pp >= cluster.per_host
-    rate = cluster.nic * rates.nic / cluster.per_host if across else cluster.gpu.link
-    return 2 * (size / plan.tp / rate + rates.begin + rates.hop_across)
+    rate = cluster.nic * rates.nic_efficiency / cluster.per_host if across else cluster.gpu.link
+    return 2 * (size / plan.tp / rate + rates.collective_latency + rates.ring_step_across)
 
 
 def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rates) -> float:
@@ -222,8 +237,7 @@ def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rat
     def once(among: Group, elements: float, bytes_each: int, times: float = 1.0) -> float:
         return gather_time(elements * bytes_each, among, cluster, rates, times)
 
-    low = described(request) and request.pins.get("gradients") != "fp32"
-    reduced = size if low else 4
+    reduced = size if low_precision_sums(request) else 4
     if plan.zero < 3:
         reduce, refresh = (
             2 * once(group, counts.trained, reduced),
@@ -249,7 +263,7 @@ def _update(request: PlanRequest, plan: Plan, rates: Rates) -> tuple[float, floa
     shards = shard_group(request, plan).size if plan.zero else 1
     share = counts.trained / shards
     if plan.offload == "none":
-        return rates.step * share / cluster.gpu.bandwidth, 0.0
+        return rates.update_bytes_per_param * share / cluster.gpu.bandwidth, 0.0
     ranks = max(cluster.sizes)
     moved = (4 + element_size(request)) * share / cluster.gpu.host_link
     adam = 32 * share * ranks / HOST_ADAM_BYTES

@@ -93,7 +93,8 @@ def _remarks(request: PlanRequest, choice: Choice) -> list[str]:
     for text in (pin_cost(request, choice), scaling_warning(request, choice)):
         if text:
             remarks.append(f"Note: {text}.")
-    if choice.chosen is not None and request.pins.get("kernels") == "fused":
+    other = request.implementation
+    if choice.chosen is not None and other is not None and other.kernels == "fused":
         remarks.append("Note: predicted for fused kernels.")
     return remarks
 

@@ -13,23 +13,23 @@ class Shares(Protocol):
     """What a collective reaches of a link's rate, and its seconds besides: once, and per hop."""
 
     @property
-    def busbar(self) -> float:
+    def nvlink_efficiency(self) -> float:
         """Inside a host."""
 
     @property
-    def nic(self) -> float:
+    def nic_efficiency(self) -> float:
         """Through a NIC."""
 
     @property
-    def begin(self) -> float:
+    def collective_latency(self) -> float:
         """Seconds of a collective of no bytes."""
 
     @property
-    def hop(self) -> float:
+    def ring_step(self) -> float:
         """Seconds from one GPU to the next inside a host."""
 
     @property
-    def hop_across(self) -> float:
+    def ring_step_across(self) -> float:
         """Seconds from one host to the next."""
 
 
@@ -71,11 +71,11 @@ def gather_time(
     """
     if group.size == 1:
         return 0.0
-    inside = size * (group.local - 1) / group.local / (cluster.gpu.link * shares.busbar)
+    inside = size * (group.local - 1) / group.local / (cluster.gpu.link * shares.nvlink_efficiency)
     across = 0.0
     if group.hosts > 1:
         missing = size * (group.hosts - 1) / group.hosts * group.beside
-        across = missing / (cluster.nic * shares.nic)
+        across = missing / (cluster.nic * shares.nic_efficiency)
     hosts = group.hosts if group.hosts > 1 else 0
-    ring = (group.size - hosts) * shares.hop + hosts * shares.hop_across
-    return max(inside, across) + times * (shares.begin + ring)
+    ring = (group.size - hosts) * shares.ring_step + hosts * shares.ring_step_across
+    return max(inside, across) + times * (shares.collective_latency + ring)

@@ -33,7 +33,7 @@ def footprint(request: PlanRequest, plan: Plan, lengths: Lengths) -> Footprint:
     """Return the peak memory of a plan."""
     size = element_size(request)
     adapter = request.lora.r if request.lora else 0
-    low = described(request) and request.pins.get("gradients") != "fp32"
+    low = low_precision_sums(request)
     shards = shard_group(request, plan).size
     states = states_of(request.shape, plan, size, adapter, low, shards)
     layers, outer = _activations(request, plan, lengths)
@@ -53,7 +53,7 @@ def footprint(request: PlanRequest, plan: Plan, lengths: Lengths) -> Footprint:
 def shard_group(request: PlanRequest, plan: Plan) -> Group:
     """Return the ranks among which ZeRO divides states: all replicas, or those of one host."""
     group = data_group(plan, request.cluster)
-    inside = request.pins.get("shards") == "host"
+    inside = request.pins.shards == "host"
     return replace(group, size=group.local) if inside else group
 
 
@@ -70,26 +70,27 @@ def setting_of(request: PlanRequest, plan: Plan, lengths: Lengths) -> Setting:
         fused=_fused(request),
         dense=lengths.mean_square / lengths.mean if _dense(request) else 0.0,
         tp=plan.tp,
-        split=plan.tp if request.pins.get("sequence") == "tensor" else 1,
+        split=plan.tp if request.pins.sequence == "tensor" else 1,
         sp=plan.sp,
-        whole_logits=described(request),
+        whole_logits=request.implementation is not None,
     )
 
 
-def described(request: PlanRequest) -> bool:
-    """Whether the pins describe other people's run rather than one of this project's."""
-    return bool({"attention", "kernels", "gradients"} & request.pins.keys())
+def low_precision_sums(request: PlanRequest) -> bool:
+    """Whether gradients are added up in the weights' type: not in this project's runs."""
+    other = request.implementation
+    return other is not None and other.gradients != "fp32"
 
 
 def _fused(request: PlanRequest) -> bool:
     """Whether norms, activations and loss are single kernels: most published runs' are."""
-    if not described(request):
-        return request.fused
-    return request.pins.get("kernels", "fused") == "fused"
+    other = request.implementation
+    return request.fused if other is None else other.kernels == "fused"
 
 
 def _dense(request: PlanRequest) -> bool:
-    return request.pins.get("attention") == "dense"
+    other = request.implementation
+    return other is not None and other.attention == "dense"
 
 
 def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, float]:

@@ -3,70 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from train.config import RunConfig
 from train.errors import PlanError, did_you_mean
 from train.planning.dsconfig import DsConfig
-from train.planning.plan import OFFLOAD, RECOMPUTE
+from train.planning.plan import OFFLOAD, RECOMPUTE, require_fp32_sums, require_offload
 
-NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3")}
-# To describe other people's runs: their kernels, the type that they add gradients in, whether the
-# ranks of tensor parallelism divide the tokens of norms among them (Megatron's sequence
-# parallelism), and whether ZeRO divides among all replicas or those of a host (hybrid sharding).
-KERNELS = {
-    "attention": ("dense", "flash"),
-    "kernels": ("plain", "fused"),
-    "gradients": ("bf16", "fp32"),
-    "sequence": ("whole", "tensor"),
-    "shards": ("all", "host"),
-}
-DEGREES = ("dp", "tp", "pp", "sp")
+# To describe other people's runs: their kernels, and the type that they add gradients in.
+OTHERS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused"),
+          "gradients": ("bf16", "fp32")}  # fmt: skip
+# Whether the ranks of tensor parallelism divide the tokens of norms among them (Megatron's
+# sequence parallelism), and whether ZeRO divides among all replicas or those of a host.
+DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
+NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"), **DIVIDED}
+COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp")
 PREDICTED_ONLY = ("tp", "pp", "sp")
 LARGEST = 10**12
 
 
-def merge_pins(config: RunConfig, ds: DsConfig) -> dict[str, str]:
+@dataclass(frozen=True)
+class Pins:
+    """The parts of a plan that are fixed; None leaves one to the planner.
+
+    `sequence` and `shards` are parts of a layout that the planner does not search.
+
+    Raises:
+        PlanError: no plan has both the stage and the offload.
+    """
+
+    zero: int | None = None
+    micro_tokens: int | None = None
+    recompute: str | None = None
+    offload: str | None = None
+    dp: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    sp: int | None = None
+    sequence: str | None = None
+    shards: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.zero is not None and self.offload is not None:
+            require_offload(self.zero, self.offload)
+
+    def words(self) -> dict[str, str]:
+        """Return what is fixed as `--pin` takes it, in the order of the names."""
+        found = {key: str(value) for key, value in asdict(self).items() if value is not None}
+        return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """How other people's run is made: DeepSpeed's or Megatron's own accounting, not this project's.
+
+    `attention` dense keeps the scores; `kernels` fused are single ones for norms, gates and loss;
+    `gradients` is the type in which they are added up before ZeRO-3.
+    """
+
+    attention: str = "flash"
+    kernels: str = "fused"
+    gradients: str = "bf16"
+
+
+def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     """Return the pins of a run, the command line's over the file's.
 
     Raises:
         PlanError: a value that no plan can have, ZeRO-0 in bf16, or a degree that is not run.
     """
-    pins = {**ds.pins, **config.pins}
-    check_pins(pins)
+    pins = read_pins({**ds.pins, **config.pins})
     for key in PREDICTED_ONLY:
-        if pins.get(key, "1") != "1":
+        if (value := getattr(pins, key) or 1) != 1:
             raise PlanError(
-                f"--pin {key}={pins[key]} cannot be run: 'anyrank plan' predicts {key}, but a run "
+                f"--pin {key}={value} cannot be run: 'anyrank plan' predicts {key}, but a run "
                 f"has {key}=1; leave it out"
             )
-    if pins.get("zero") == "0" and config.model.precision == "bf16":
-        raise PlanError(
-            "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "
-            "pin zero to 1, 2 or 3, or use --precision fp32"
-        )
+    if pins.zero is not None:
+        require_fp32_sums(pins.zero, config.model.precision)
     return pins
 
 
-def check_pins(pins: Mapping[str, str]) -> None:
-    """Refuse a pin whose value no plan can have.
+def read_pins(words: Mapping[str, str]) -> Pins:
+    """Return the parts of a plan that `key=value` words fix.
 
     Raises:
         PlanError: one sentence with the pin, its value and what it may be.
     """
-    named: Mapping[str, tuple[str, ...]] = NAMED | KERNELS
-    for key, value in pins.items():
-        if key in named:
-            if value not in named[key]:
-                raise PlanError(
-                    f"--pin {key} must be one of {', '.join(named[key])}, but is '{value}' instead"
-                    f"{did_you_mean(value, named[key])}"
-                )
-        elif key in (*DEGREES, "micro_tokens"):
-            if not value.isdecimal() or not 1 <= int(value) <= LARGEST:
-                raise PlanError(
-                    f"--pin {key} must be a whole number of at least 1, at most {LARGEST}, "
-                    f"but is '{value}'"
-                )
-        else:
-            keys = (*named, *DEGREES, "micro_tokens")
-            raise PlanError(f"--pin does not know '{key}'{did_you_mean(key, keys)}")
+    numbers = (*COUNTS, "zero")
+    found = {key: _checked(key, value, NAMED) for key, value in words.items()}
+    return Pins(**{key: int(word) if key in numbers else word for key, word in found.items()})  # type: ignore[arg-type]
+
+
+def read_implementation(words: Mapping[str, str]) -> Implementation | None:
+    """Return the implementation that words describe; None where none of them does: it is ours.
+
+    Raises:
+        PlanError: one sentence with the word, its value and what it may be.
+    """
+    found = {key: _checked(key, value, OTHERS) for key, value in words.items()}
+    return Implementation(**found) if found else None
+
+
+def _checked(key: str, value: str, named: Mapping[str, tuple[str, ...]]) -> str:
+    if key in named:
+        if value not in named[key]:
+            raise PlanError(
+                f"--pin {key} must be one of {', '.join(named[key])}, but is '{value}' instead"
+                f"{did_you_mean(value, named[key])}"
+            )
+    elif key not in COUNTS:
+        raise PlanError(f"--pin does not know '{key}'{did_you_mean(key, (*named, *COUNTS))}")
+    elif not value.isdecimal() or not 1 <= int(value) <= LARGEST:
+        raise PlanError(
+            f"--pin {key} must be a whole number of at least 1, at most {LARGEST}, but is '{value}'"
+        )
+    return value

@@ -7,8 +7,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from train.errors import PlanError
+
 RECOMPUTE = ("none", "selective", "full")
 OFFLOAD = ("none", "optimizer", "all")
+# What each ZeRO stage can offload: without one the optimizer is whole on every rank.
+OFFLOADED_AT = (OFFLOAD[:1], OFFLOAD[:2], OFFLOAD[:2], OFFLOAD)
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,9 @@ class Plan:
 
     `micro_tokens` is the capacity of a micro-batch in real tokens, `accumulation` the expected
     number of micro-batches per replica and step (the true number follows from the lengths).
+
+    Raises:
+        PlanError: no engine has such a layout.
     """
 
     zero: int
@@ -28,6 +35,12 @@ class Plan:
     pp: int = 1
     sp: int = 1
     accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        counts = (self.micro_tokens, self.dp, self.tp, self.pp, self.sp, self.accumulation)
+        if min(counts) < 1 or self.recompute not in RECOMPUTE or self.zero not in range(4):
+            raise PlanError(f"there is no plan such as {self}: every count is at least 1")
+        require_offload(self.zero, self.offload)
 
     @property
     def gpus(self) -> int:
@@ -42,3 +55,34 @@ class Plan:
     def digest(self) -> str:
         """Twelve hex digits that name this plan in logs."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_offload(zero: int, offload: str) -> None:
+    """Refuse to offload what a ZeRO stage keeps whole on every rank.
+
+    Raises:
+        PlanError: the stage does not divide it.
+    """
+    if offload not in OFFLOADED_AT[zero]:
+        raise PlanError(
+            f"the pins offload={offload}, zero={zero} contradict each other: offload=optimizer "
+            "needs zero=1, 2 or 3, and offload=all needs zero=3"
+        )
+
+
+def sums_in_fp32(zero: int, precision: str) -> bool:
+    """Whether DeepSpeed adds gradients up in fp32: its stage 0 has no fp32 sums in bf16."""
+    return zero > 0 or precision == "fp32"
+
+
+def require_fp32_sums(zero: int, precision: str) -> None:
+    """Refuse a stage that would add gradients up in bf16.
+
+    Raises:
+        PlanError: ZeRO-0 in bf16.
+    """
+    if not sums_in_fp32(zero, precision):
+        raise PlanError(
+            "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "
+            "pin zero to 1, 2 or 3, or use --precision fp32"
+        )

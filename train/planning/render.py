@@ -9,7 +9,7 @@ from train.config import ModelConfig, OptimizerConfig
 from train.errors import ConfigError
 from train.planning.buckets import buckets_of
 from train.planning.dsconfig import DsConfig
-from train.planning.plan import Plan
+from train.planning.plan import Plan, require_fp32_sums
 from train.planning.shape import Shape
 
 
@@ -22,7 +22,8 @@ def render(
     where a step ends and scales the loss itself. What `ds` sets wins over what is computed here.
 
     Raises:
-        ConfigError: ZeRO-0 in bf16, or a ds_config that contradicts the precision.
+        PlanError: ZeRO-0 in bf16.
+        ConfigError: a ds_config that contradicts the precision.
     """
     _refuse(plan, model, ds)
     made: dict[str, Any] = {
@@ -42,11 +43,7 @@ def render(
 
 
 def _refuse(plan: Plan, model: ModelConfig, ds: DsConfig) -> None:
-    if plan.zero == 0 and model.precision == "bf16":
-        raise ConfigError(
-            "ZeRO stage 0 accumulates in bf16, which loses small gradients: "
-            "pin zero to 1, 2 or 3, or train with --precision fp32"
-        )
+    require_fp32_sums(plan.zero, model.precision)
     if ds.precision not in (None, model.precision):
         raise ConfigError(
             f"{ds.path} sets bf16.enabled for {ds.precision}, but --precision is "

@@ -8,6 +8,7 @@ from typing import Any
 
 from train.config import LoraConfig
 from train.planning.cluster import Cluster
+from train.planning.pins import Implementation, Pins
 from train.planning.plan import Plan
 from train.planning.shape import Shape
 
@@ -42,7 +43,8 @@ class PlanRequest:
 
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
     that carry loss; `fused` says that norms, gated products and the loss are single kernels
-    (Liger's, on GPUs that have them).
+    (Liger's, on GPUs that have them). `implementation` describes other people's run, which keeps
+    its own accounts; None is a run of this project.
     """
 
     shape: Shape
@@ -54,7 +56,8 @@ class PlanRequest:
     lengths: Sequence[int] | Mapping[int, int] | None = None
     loss_fraction: float = 1.0
     fused: bool = False
-    pins: Mapping[str, str] = field(default_factory=dict)
+    pins: Pins = field(default_factory=Pins)
+    implementation: Implementation | None = None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,13 @@ from dataclasses import replace
 from math import log
 
 from train.errors import PlanError
-from train.planning.memory import described
-from train.planning.pins import check_pins
-from train.planning.plan import OFFLOAD, RECOMPUTE, Plan
+from train.planning.plan import (
+    OFFLOADED_AT,
+    RECOMPUTE,
+    Plan,
+    require_fp32_sums,
+    sums_in_fp32,
+)
 from train.planning.predict import predict
 from train.planning.request import Candidate, Choice, Lengths, PlanRequest, lengths_of
 
@@ -19,13 +23,12 @@ def choose(request: PlanRequest) -> Choice:
     """Predict every legal plan and choose the fastest that fits.
 
     Raises:
-        PlanError: a pin with an impossible value, or pins that no legal plan satisfies.
+        PlanError: pins that no legal plan satisfies.
     """
-    check_pins(request.pins)
+    if request.pins.zero is not None and request.implementation is None:
+        require_fp32_sums(request.pins.zero, request.precision)
     lengths = lengths_of(request.lengths, request.block_size)
     found = [predict(request, plan, lengths) for plan in legal(request, lengths)]
-    if not found:
-        raise PlanError(_contradiction(request))
     ranked = tuple(sorted(found, key=_rank))
     chosen = ranked[0] if ranked[0].fits else None
     rejected = Counter(candidate.reason for candidate in ranked if not candidate.fits)
@@ -35,8 +38,8 @@ def choose(request: PlanRequest) -> Choice:
 def feasible(request: PlanRequest) -> bool:
     """Whether any legal plan fits: the smallest micro-batches need least."""
     lengths = lengths_of(request.lengths, request.block_size)
-    pins = {"micro_tokens": str(lengths.longest)} | dict(request.pins)
-    least = replace(request, pins=pins)
+    smallest = request.pins.micro_tokens or lengths.longest
+    least = replace(request, pins=replace(request.pins, micro_tokens=smallest))
     return any(predict(least, plan, lengths).fits for plan in legal(least, lengths))
 
 
@@ -51,16 +54,16 @@ def legal(request: PlanRequest, lengths: Lengths) -> Iterator[Plan]:
     dp, tp, pp, sp = _degrees(request)
     pins = request.pins
     for zero in range(4):
-        unsafe = zero == 0 and request.precision == "bf16" and not described(request)
-        if unsafe or pins.get("zero", str(zero)) != str(zero):
+        if request.implementation is None and not sums_in_fp32(zero, request.precision):
             continue
-        for offload in OFFLOAD[: (1, 2, 2, 3)[zero]]:
-            if pins.get("offload", offload) != offload:
+        if pins.zero not in (None, zero):
+            continue
+        for offload in OFFLOADED_AT[zero]:
+            # A CPU rank's memory is the host's already.
+            if (pins.offload or ("none" if request.cluster.gpu.is_cpu else offload)) != offload:
                 continue
-            if request.cluster.gpu.is_cpu and offload != pins.get("offload", "none"):
-                continue  # a CPU rank's memory is the host's already
             for recompute in RECOMPUTE:
-                if pins.get("recompute", recompute) != recompute:
+                if pins.recompute not in (None, recompute):
                     continue
                 for tokens in _capacities(request, lengths, dp):
                     step = request.batch_size * lengths.mean
@@ -80,15 +83,16 @@ def accumulation(tokens: float, dp: int, capacity: int, lengths: Lengths) -> int
 def _degrees(request: PlanRequest) -> tuple[int, int, int, int]:
     """Return dp, tp, pp, sp: all GPUs go to data unless a pin says otherwise."""
     gpus = request.cluster.gpus
-    tp, pp, sp = (int(request.pins.get(key, "1")) for key in ("tp", "pp", "sp"))
+    pins = request.pins
+    tp, pp, sp = pins.tp or 1, pins.pp or 1, pins.sp or 1
     if gpus % (tp * pp * sp):
         raise PlanError(
             f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
         )
     dp = gpus // (tp * pp * sp)
-    if int(request.pins.get("dp", dp)) != dp:
+    if pins.dp not in (None, dp):
         raise PlanError(
-            f"--pin dp={request.pins['dp']} with tp={tp}, pp={pp}, sp={sp} does not use "
+            f"--pin dp={pins.dp} with tp={tp}, pp={pp}, sp={sp} does not use "
             f"{gpus} GPUs: leave dp out, it is {dp}"
         )
     if request.shape.heads % tp:
@@ -100,30 +104,16 @@ def _degrees(request: PlanRequest) -> tuple[int, int, int, int]:
 
 def _capacities(request: PlanRequest, lengths: Lengths, dp: int) -> tuple[int, ...]:
     """Return the capacities to try: whole samples, in steps of about a third."""
-    pinned = request.pins.get("micro_tokens")
+    pinned = request.pins.micro_tokens
     if pinned is not None:
-        if int(pinned) < lengths.longest:
+        if pinned < lengths.longest:
             raise PlanError(
                 f"--pin micro_tokens={pinned} cannot hold the longest sample of "
                 f"{lengths.longest} tokens: pin at least that, or lower --block-size"
             )
-        return (int(pinned),)
+        return (pinned,)
     most = max(1, -(-request.batch_size // dp))
     counts = [
         n for n in (*range(1, 9), *(2**k * m for k in range(2, 9) for m in (3, 4))) if n < most
     ]
     return tuple(lengths.longest * count for count in sorted({*counts, min(most, 1024)}))
-
-
-def _contradiction(request: PlanRequest) -> str:
-    pins = ", ".join(f"{key}={value}" for key, value in sorted(request.pins.items()))
-    unsafe = request.precision == "bf16" and not described(request)
-    if request.pins.get("zero") == "0" and unsafe:
-        return (
-            "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "
-            "pin zero to 1, 2 or 3, or use --precision fp32"
-        )
-    return (
-        f"the pins {pins} contradict each other: offload=optimizer needs zero=1, 2 or 3, "
-        "and offload=all needs zero=3"
-    )

@@ -59,14 +59,14 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
 
 
 def states_of(
-    shape: Shape, plan: Plan, size: int, adapter: int, described: bool = False, shards: int = 0
+    shape: Shape, plan: Plan, size: int, adapter: int, low: bool = False, shards: int = 0
 ) -> States:
     """Return the bytes of a plan's states.
 
     Args:
         size: bytes of a weight's element.
-        described: other people's run, whose gradients before ZeRO-3 have the weights' type, and
-            whose buckets DeepSpeed's own size.
+        low: gradients are added up in the weights' type, as in other people's runs before ZeRO-3,
+            whose buckets have DeepSpeed's own size.
         shards: the ranks among which states are divided; 0: all replicas.
     """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
@@ -80,7 +80,7 @@ def states_of(
     master = 4.0 * counts.trained if size == 2 or plan.zero else 0.0
     states = (master + 8.0 * counts.trained) / (shards if plan.zero else 1)
     gradients, late = _gradients(counts, plan, size, shards)
-    if described and plan.zero < 3:
+    if low and plan.zero < 3:
         gradients, late = size * counts.trained / (shards if plan.zero == 2 else 1), 0.0
     host = 0.0
     if plan.offload != "none":
@@ -91,12 +91,12 @@ def states_of(
         host += weights
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
-    if described and plan.zero == 1 and plan.offload == "none":
+    if low and plan.zero == 1 and plan.offload == "none":
         step = (size + 4.0) * counts.trained / shards
     here = master / shards if plan.offload == "none" else 0.0
     load = all_weights + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
-    if described and plan.zero in (1, 2):
+    if low and plan.zero in (1, 2):
         buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)
     return States(weights, gradients, states, buffers, late, step, load, host)
 

@@ -17,7 +17,7 @@ from train.launch.arguments import ds_config_path, require_replaceable
 from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
-from train.planning.pins import merge_pins
+from train.planning.pins import Pins, merge_pins
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RunInputs:
     model: Path
     shape: Shape
     ds: DsConfig
-    pins: Mapping[str, str]
+    pins: Pins
     preset: bool
 
 

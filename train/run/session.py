@@ -75,7 +75,7 @@ def _opened(inputs: RunInputs, data: Dataset) -> dict[str, object]:
         "dataset": (data.train.fingerprint, data.validation.fingerprint),
         "tokenizer": data.tokenizer.fingerprint,
         "model": (asdict(inputs.shape), weights_fingerprint(inputs.model)),
-        "ds_config": (dict(inputs.pins), repr(inputs.ds.extra)),
+        "ds_config": (inputs.pins.words(), repr(inputs.ds.extra)),
         "code of anyrank": code_digest(PACKAGE),
         "set of packages": {name: version(name) for name in PACKAGES},
     }
