@@ -157,12 +157,12 @@ TURNS = [
 
 
 def test_turns_are_found_by_rendering_the_beginnings():
-    carried = [text for text, loss in find_turns(TURNS, chatml) if loss]
+    carried = [text for text, loss in find_turns(TURNS, chatml, (1, 3)) if loss]
     assert carried == ["<think>t</think>b</>\n", "<think>u</think>c</>\n"]
 
 
 def test_turns_that_a_template_shortens_are_found_by_what_stands_around_them():
-    segments = find_turns(TURNS, forgetful)
+    segments = find_turns(TURNS, forgetful, (1, 3))
     assert "".join(text for text, _ in segments) == forgetful(TURNS)
     assert [text for text, loss in segments if loss] == ["b</>\n", "u</think>c</>\n"]
 
@@ -172,22 +172,41 @@ def test_a_template_that_hides_the_turns_is_refused():
         return f"{len(messages[-1]['content'])}" + chatml(messages, opened)
 
     with pytest.raises(ValueError, match=r"message 4, .*--loss-on all"):
-        find_turns(TURNS, shouting)
+        find_turns(TURNS, shouting, (1, 3))
 
 
-def test_a_templates_own_marks_are_used(chatml, tmp_path, write, opened):
+@pytest.mark.parametrize("marks", ["{% ? %}", "{%- ? -%}", "{%+ ? %}", "{%?%}"])
+def test_a_templates_own_marks_are_used(chatml, tmp_path, write, opened, marks):
     from transformers import AutoTokenizer
 
     marked = AutoTokenizer.from_pretrained(chatml)
+    opening, closing = (marks.replace("?", word) for word in ("generation", "endgeneration"))
     marked.chat_template = (
-        "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}"
-        "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}"
+        "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}{{ m['think'] }}"
+        f"{opening}{{{{ m['content'] }}}}<|im_end|>{closing}{{% else %}}"
         "{{ m['content'] }}{% endif %}\n{% endfor %}"
     )
     marked.save_pretrained(tmp_path / "marked")
     _, _, data, loaded = texts(opened, write, tmp_path / "marked", CHAT)
     tokens, mask = data.train.sample(0)
     assert loaded.inner.decode(tokens[mask]) == "world é<|im_end|>the lazy dog<|im_end|>"
+
+
+def test_of_marked_turns_only_those_asked_for_carry_loss(chatml, tmp_path):
+    from transformers import AutoTokenizer
+
+    marked = AutoTokenizer.from_pretrained(chatml)
+    marked.chat_template = (
+        "{{ tools }}{% for m in messages %}{% if m['role'] == 'assistant' %}{%- generation -%}"
+        "{{ m['content'] }}{%- endgeneration -%}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    marked.save_pretrained(tmp_path / "marked")
+    loaded = load_tokenizer(ModelConfig(None, str(tmp_path / "marked"), "fp32", None, False))
+    segments = loaded.chat(CHAT["messages"], [{"name": "box"}], [4])
+    assert segments == (
+        ("[{'name': 'box'}]the foxhelloworld éAssistant: hello", False),
+        ("the lazy dog", True),
+    )
 
 
 MESSAGE = {"role": "user", "content": "a"}

@@ -71,7 +71,7 @@ def test_a_bare_tokenizer_json_is_read_with_its_usual_special_tokens(chatml):
     bare = load(chatml / "tokenizer.json")
     assert bare.info.eos == load(chatml).inner.convert_tokens_to_ids("<|endoftext|>")
     assert bare.encode("hello world") == load(chatml).encode("hello world")
-    assert bare.chat([{"role": "user", "content": "a"}]) is None or bare.has_template
+    assert bare.chat([{"role": "user", "content": "a"}]) is None or bare.template
 
 
 @pytest.mark.parametrize("name", ["pieces", "chatml"])
@@ -159,6 +159,6 @@ def test_a_tekken_file_beside_a_fast_tokenizer_does_not_hide_it(chatml, tmp_path
     shutil.copytree(chatml, folder)
     shutil.copy(MISTRAL.with_name("tekken_240718.json"), folder / "tekken.json")
     plain, beside = load(chatml), load(folder)
-    assert beside.has_template and beside.info == plain.info
+    assert beside.template and beside.info == plain.info
     for ours, theirs in zip(beside.encode_batch(TEXTS), plain.encode_batch(TEXTS), strict=True):
         assert ours[0].tolist() == theirs[0].tolist()

@@ -122,7 +122,7 @@ def _notices(tally: Tally, config: DataConfig, tokenizer: Tokenizer) -> tuple[st
     counts, kind = tally.counts, tally.kind
     if kind is None:
         return ()
-    said = [describe(kind, config.loss_on, tokenizer.has_template)]
+    said = [describe(kind, config.loss_on, bool(tokenizer.template))]
     if counts["truncated"]:
         said.append(
             f"{counts['truncated']} of {counts['rows']} samples are longer than --block-size "

@@ -6,7 +6,7 @@ token also names the character that decides what it belongs to, so masks are exa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,8 +42,8 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def has_template(self) -> bool:
-        """Whether `chat` renders conversations."""
+    def template(self) -> str:
+        """The text of the template by which `chat` renders; empty where there is none."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -58,8 +58,18 @@ class Tokenizer(Protocol):
         """Return the text of ids; special tokens are left out."""
         ...
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...] | None:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        carrying: Collection[int] | None = None,
+    ) -> tuple[Segment, ...] | None:
         """Render a conversation by the tokenizer's template; None where it has no template.
+
+        Args:
+            messages: with `role` and whatever the template reads.
+            tools: descriptions of functions, given to the template.
+            carrying: which messages carry loss, from 0; None: all of the assistant's.
 
         Raises:
             ValueError: the template refuses the conversation, or hides the assistant's turns.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from train.errors import DataError
 
 Render = Callable[..., str]
 MARK = "anyrank\N{DIVISION SIGN}turn"  # nothing that a conversation holds or a template changes
+GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "[CLS]")
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>", "[EOS]", "[SEP]")
 
@@ -83,9 +85,9 @@ class HuggingFaceTokenizer:
         return copy
 
     @property
-    def has_template(self) -> bool:
-        """Whether the tokenizer's files bring a chat template."""
-        return bool(self.inner.chat_template)
+    def template(self) -> str:
+        """The chat template that the tokenizer's files bring, or an empty text."""
+        return str(self.inner.get_chat_template()) if self.inner.chat_template else ""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
@@ -102,18 +104,26 @@ class HuggingFaceTokenizer:
         numbers = [int(number) for number in ids]
         return str(self.inner.decode(numbers, skip_special_tokens=True))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...] | None:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        carrying: Collection[int] | None = None,
+    ) -> tuple[Segment, ...] | None:
         """Render a conversation by the template; None where there is none.
 
         Raises:
             ValueError: the template refuses the conversation, or hides the assistant's turns.
         """
-        if not self.has_template:
+        if not self.template:
             return None
+        turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
+        carrying = turns if carrying is None else carrying
+        template = self.inner.get_chat_template(tools=list(tools) or None)
         try:
-            if "{% generation %}" in str(self.inner.chat_template).replace("%-", "%"):
-                return self._marked(messages)
-            return find_turns(messages, self._render)
+            if GENERATION.search(template):
+                return self._marked(messages, tools, template, [k in carrying for k in turns])
+            return find_turns(messages, partial(self._render, tools=tools), carrying)
         except ValueError:
             raise
         except Exception as error:  # jinja2 raises what the template tells it to
@@ -123,50 +133,72 @@ class HuggingFaceTokenizer:
         """Write the tokenizer as transformers does."""
         self.inner.save_pretrained(str(folder))
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], opened: bool = False) -> str:
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        opened: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         return str(
             self.inner.apply_chat_template(
                 [dict(message) for message in messages],
+                tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=opened,
             )
         )
 
-    def _marked(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
-        """Use the template's own {% generation %} marks."""
+    def _marked(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        template: str,
+        carrying: Sequence[bool],
+    ) -> tuple[Segment, ...]:
+        """Use the template's own {% generation %} marks; `carrying`: which of the assistant's
+        turns carry loss.
+        """
         from transformers.utils.chat_template_utils import render_jinja_template
 
         found: Any = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
-            chat_template=self.inner.chat_template,
+            tools=[dict(tool) for tool in tools] or None,
+            chat_template=template,
             return_assistant_tokens_mask=True,
             **self.inner.special_tokens_map,
         )
         (text,), (spans,) = found
-        return _segments(text, spans)
+        if all(carrying):
+            return _segments(text, spans)
+        if len(spans) != len(carrying):
+            raise ValueError(
+                f"the chat template marks {len(spans)} pieces as the assistant's in {len(carrying)}"
+                " turns, so the turns that carry no loss cannot be told apart: use another template"
+            )
+        return _segments(text, [span for span, kept in zip(spans, carrying, strict=True) if kept])
 
 
-def find_turns(messages: Sequence[Mapping[str, Any]], render: Render) -> tuple[Segment, ...]:
-    """Find the assistant's turns, endings included, in a rendered conversation.
+def find_turns(
+    messages: Sequence[Mapping[str, Any]], render: Render, carrying: Collection[int]
+) -> tuple[Segment, ...]:
+    """Find the turns that carry loss, endings included, in a rendered conversation.
 
     Raises:
         ValueError: a turn cannot be told apart from the rest.
     """
     text = render(messages)
     spans = []
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant":
-            spans.append(
-                _by_beginnings(text, messages, number, render)
-                or _by_mark(text, messages, number, render)
+    for number in sorted(carrying):
+        span = _by_beginnings(text, messages, number, render)
+        span = span or _by_mark(text, messages, number, render)
+        if span is None:
+            raise ValueError(
+                f"the chat template rewrites message {number + 1}, so what the assistant says "
+                "in it cannot be told apart: use a template with {% generation %} marks or "
+                "--loss-on all"
             )
-            if spans[-1] is None:
-                raise ValueError(
-                    f"the chat template rewrites message {number + 1}, so what the assistant says "
-                    "in it cannot be told apart: use a template with {% generation %} marks or "
-                    "--loss-on all"
-                )
-    return _segments(text, [span for span in spans if span is not None])
+        spans.append(span)
+    return _segments(text, spans)
 
 
 def _by_beginnings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,9 +63,9 @@ class SentencePieceTokenizer:
         )
 
     @property
-    def has_template(self) -> bool:
-        """False: a `.model` file holds none."""
-        return False
+    def template(self) -> str:
+        """Empty: a `.model` file holds none."""
+        return ""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
@@ -85,7 +85,12 @@ class SentencePieceTokenizer:
         text: str = self.processor.decode([int(number) for number in ids])
         return text
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...] | None:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        carrying: Collection[int] | None = None,
+    ) -> tuple[Segment, ...] | None:
         """Return None: there is no template."""
         return None
 
