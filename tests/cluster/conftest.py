@@ -136,5 +136,5 @@ def left_of(
 
 @pytest.fixture
 def program() -> list[str]:
-    """The supervisor over the twin of deepspeed: quick, and everything else is real."""
+    """The supervisor over ranks that count steps: quick, and everything else is real."""
     return [sys.executable, str(ROOT / "tests" / "launch" / "supervised.py")]

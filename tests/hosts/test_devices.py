@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError
-from train.hosts.devices import Devices, count_amd, find, order
+from train.hosts.devices import Devices, count_amd, find
 
 
 def amd(root: Path, simds: list[int]) -> Path:
@@ -67,11 +67,6 @@ def test_a_driver_whose_tool_finds_nothing_is_a_fault_not_a_cpu(tmp_path: Path) 
     with pytest.raises(ConfigError, match="finds no GPU .Unable to determine the device handle"):
         find(env, tmp_path)
     assert find(env | {"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == Devices("cpu")
-
-
-def test_numbers_made_from_uuids_are_counted_as_nvidia_smi_does() -> None:
-    assert order({"CUDA_VISIBLE_DEVICES": "GPU-1a"}) == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    assert order({"CUDA_VISIBLE_DEVICES": "0,1"}) == {} == order({})
 
 
 def test_hidden_gpus_are_not_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py under the deepspeed twin.
+"""supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py with the real agents.
 
 Inside of a Slurm job its nodes are the hosts, whatever the hostfile.
 """
@@ -28,7 +28,6 @@ def main() -> int:
         False,
         os.environ,
         Path.cwd(),
-        deepspeed=(sys.executable, str(FOLDER / "deepspeed_twin.py")),
         script=FOLDER / "rank_script.py",
     )
     with process.caught() as signals:

@@ -1,4 +1,4 @@
-"""The supervisor over real agents and processes, with a quick twin of the deepspeed command."""
+"""The supervisor over real agents and processes, with ranks that only count steps."""
 
 import os
 import re

@@ -74,12 +74,6 @@ def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ..
     return tuple(line.partition("(UUID: ")[2].rstrip(") ") for line in lines)
 
 
-def order(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes CUDA count as nvidia-smi does, where a UUID was turned into its number."""
-    named = "GPU-" in env.get("CUDA_VISIBLE_DEVICES", "")
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if named else {}
-
-
 def count_amd(root: Path = Path("/")) -> int:
     """Count AMD GPUs as the kernel does: one node with compute units for each die."""
     if not (root / "dev/kfd").exists():

@@ -102,14 +102,6 @@ def parse(text: str, path: str = "hostfile") -> Hostfile:
     return Hostfile(tuple(hosts), MappingProxyType(hardware), path)
 
 
-def render(hostfile: Hostfile) -> str:
-    """Return the text that `parse` and DeepSpeed both read as these hosts."""
-    facts = " ".join(f"{key}={value}" for key, value in hostfile.hardware.items())
-    lines = [f"#: {facts}"] if facts else []
-    lines += [f"{host.name} slots={host.slots}" for host in hostfile.hosts]
-    return "\n".join(lines) + "\n"
-
-
 def fill(hostfile: Hostfile, n: int) -> Hostfile:
     """Take `n` devices: hosts in order, the last one partly if need be.
 

@@ -1,8 +1,4 @@
-"""Process groups and signals: a command and all it starts can be ended, and nothing else is.
-
-DeepSpeed's runner forwards no signal on one machine, and a killed runner leaves every rank behind;
-so the whole group is signalled, never the runner alone.
-"""
+"""Process groups and signals: a command and all it starts can be ended, and nothing else is."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import queue
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ _CLOSING = 15.0  # seconds for all agents to end their ranks
 
 @dataclass(frozen=True)
 class HostCommand:
-    """What one host is to run."""
+    """What one host is to run: `ranks` processes of a Python script, numbered from `first`."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    first: int
+    ranks: int
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Attempt:
         self.output.expect_echo(echoes=False)
         for link, start in zip(self.links, starts, strict=True):
             shared = {"terminal": size, "cwd": str(cwd), "master": master}
-            link.send("start", argv=start.argv, env=dict(start.env), **shared)
+            link.send("start", **asdict(start), **shared)
         try:
             self.follow()
         finally:
@@ -105,8 +107,8 @@ class Attempt:
                 looked = now
                 self.look_for_hang()
             if now >= self.closing or self.seen.cancelled:
-                self.explain()
-                return
+                break
+        self.explain()
 
     def poll(self, patience: float) -> None:
         """Handle what the agents have said, waiting at most `patience` seconds for it."""

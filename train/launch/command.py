@@ -1,16 +1,13 @@
-"""From a layout to the `deepspeed` command and its environment: pure functions."""
+"""How many ranks a machine runs, and their environment: pure functions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from train.errors import ConfigError
 from train.hosts.devices import Devices
 
-# What it would say, the supervisor has said; as an error it prints only the whole command line.
-QUIET = ("--log_level", "critical")
 # What other hosts' ranks are given of this machine's variables.
 _PREFIXES = (
     "ACCELERATE_", "AMD_", "AWS_", "AZURE_", "CUBLAS_", "CUDA_", "CUDNN_", "DEEPSPEED_", "DS_",
@@ -24,7 +21,7 @@ _NAMES = (
     "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
-# Each host has its own devices, and the launcher of each host names them to its ranks.
+# Each host has its own devices, and Python its own folders.
 _OWN = re.compile(r"(CUDA|HIP|ROCR|NVIDIA)_VISIBLE_DEVICES|PYTHONPATH|PYTHONHOME")
 
 
@@ -45,45 +42,12 @@ def choose(asked: int | None, devices: Devices, cores: int) -> int:
     return asked or devices.count
 
 
-def local(
-    deepspeed: Sequence[str], ranks: int, devices: Devices, port: int, script: Path,
-    args: Sequence[str],
-) -> tuple[str, ...]:  # fmt: skip
-    """Return the command for `ranks` processes of this machine; no hostfile, so no ssh.
+def rendezvous(address: str, port: int, ranks: int) -> dict[str, str]:
+    """Return how `ranks` processes find each other, as torch names it.
 
-    DeepSpeed drops CUDA_VISIBLE_DEVICES as soon as --num_gpus is given, and would then take GPUs
-    that were hidden on purpose: visible devices are named one by one instead.
+    GPUs are not named: rank i of a host takes the i-th that CUDA_VISIBLE_DEVICES leaves visible.
     """
-    if devices.restricted:
-        ids = ",".join(str(number) for number in devices.ids[:ranks])
-        where = ("--include", f"localhost:{ids}")
-    else:
-        where = ("--num_gpus", str(ranks))
-    return (*deepspeed, *QUIET, *where, "--master_port", str(port), str(script), *args)
-
-
-def one_of_many(
-    deepspeed: Sequence[str], node: int, hostfile: Path, include: str, master: tuple[str, int],
-    script: Path, args: Sequence[str],
-) -> tuple[str, ...]:  # fmt: skip
-    """Return the command that starts the ranks of host number `node`, on that host.
-
-    The master's address is always given: without it DeepSpeed asks the first host by ssh, and
-    takes whichever address `hostname -I` prints first.
-    """
-    address, port = master
-    return (
-        *deepspeed, *QUIET, "--no_ssh", "--node_rank", str(node), "--hostfile", str(hostfile),
-        *(("--include", include) if include else ()),
-        "--master_addr", address, "--master_port", str(port), str(script), *args,
-    )  # fmt: skip
-
-
-def include(devices: Sequence[tuple[str, Sequence[int]]]) -> str:
-    """Return DeepSpeed's --include for hosts whose visible devices are not simply the first."""
-    if all(list(ids) == list(range(len(ids))) for _, ids in devices):
-        return ""
-    return "@".join(f"{name}:{','.join(map(str, ids))}" for name, ids in devices)
+    return {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
 
 
 def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
@@ -96,7 +60,7 @@ def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
 
 
 def forwarded(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that other hosts' ranks are given, beyond what DeepSpeed forwards.
+    """Return the variables that other hosts' ranks are given.
 
     They travel inside the connection, never on a command line; their names are shown, no value is.
     """

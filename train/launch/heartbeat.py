@@ -8,16 +8,14 @@ The agent gives its ranks a private folder (ANYRANK_AGENT). There, rank k keeps
     k.pulse    touched whenever the main thread has moved since the last look
     k.stack    every thread's Python stack, written on SIGUSR2
 
-and all hold on to `lease`: the agent keeps it locked for as long as it lives, and a rank that gets
-the lock ends at once, so an agent that was killed leaves no orphan. Without an agent (the bare
-`deepspeed` command) all of this is left out.
+An agent that is killed leaves no orphan: it is the ranks' parent, and the kernel ends them with it.
+Without an agent (the bare `deepspeed` command) all of this is left out.
 """
 
 from __future__ import annotations
 
 import atexit
 import faulthandler
-import fcntl
 import json
 import os
 import signal
@@ -50,7 +48,6 @@ def enter(env: Mapping[str, str]) -> None:
     stacks = (folder / f"{rank}.stack").open("w")
     faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
     (folder / f"{rank}.pulse").touch()
-    threading.Thread(target=_end_without_agent, args=(folder,), daemon=True).start()
     threading.Thread(target=_pulse, args=(folder / f"{rank}.pulse",), daemon=True).start()
     _end_visibly(env)
     _write(folder / f"{rank}.pid", {"pid": os.getpid(), "started": started(os.getpid())})
@@ -90,12 +87,6 @@ def _end_visibly(env: Mapping[str, str]) -> None:
 
     sys.excepthook = hook
     atexit.register(leave, env, 0)
-
-
-def _end_without_agent(folder: Path) -> None:
-    with (folder / "lease").open() as lease:
-        fcntl.flock(lease, fcntl.LOCK_SH)  # waits for the agent's end
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _pulse(path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,8 +18,7 @@ from pathlib import Path
 
 from train.errors import ExitCode, HostfileError
 from train.hosts import network, slurm
-from train.hosts.devices import Devices
-from train.hosts.hostfile import Host, Hostfile, fill, render
+from train.hosts.hostfile import Host, Hostfile, fill
 from train.hosts.probe import HostReport
 from train.hosts.remote import here, over_srun, over_ssh
 from train.hosts.shared_folder import shared_token
@@ -54,7 +52,6 @@ class LaunchJob:
     cwd: Path
     reach: Reach = over_ssh
     address: Callable[[str], str | None] = lambda name: None
-    deepspeed: tuple[str, ...] = (sys.executable, "-P", "-m", "deepspeed.launcher.runner")
     script: Path = SCRIPT
 
 
@@ -263,32 +260,18 @@ def plan_starts(
     args: tuple[str, ...],
 ) -> tuple[list[HostCommand], str | None]:
     """Return what each host runs, and the address at which they meet (None on one machine)."""
-    first = reports[0]
-    added = command.environment(job.env, first.device)
-    if len(links) == 1 and network.is_here(links[0].name):
-        found = Devices(first.device, first.gpus, first.restricted)
-        argv = command.local(job.deepspeed, hosts.slots, found, first.port, job.script, args)
-        return [HostCommand(argv, added)], None
-    address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)
-    path = job.run_dir / "hostfile"
-    # Numbers are named only where CUDA_VISIBLE_DEVICES hides some: DeepSpeed would set it anew. The
-    # other variables that hide devices stay as they are, and the runtime counts what they leave.
-    visible = [
-        (
-            host.name.rpartition("@")[2],
-            (report.gpus if report.restricted else range(host.slots))[: host.slots],
-        )
-        for host, report in zip(hosts.hosts, reports, strict=True)
-    ]
-    most = [Host(name, 1 + max(ids)) for name, ids in visible]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(replace(hosts, hosts=tuple(most))))
-    where, meeting = command.include(visible), (address, first.port)
-    starts = []
-    for node, link in enumerate(links):
-        env = added if network.is_here(link.name) else command.forwarded(job.env) | added
-        argv = command.one_of_many(job.deepspeed, node, path, where, meeting, job.script, args)
-        starts.append(HostCommand(argv, env))
+    added = command.environment(job.env, reports[0].device)
+    address = None
+    if len(links) > 1 or not network.is_here(links[0].name):
+        address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)
+    starts, first = [], 0
+    meeting = command.rendezvous(address or "127.0.0.1", reports[0].port, hosts.slots)
+    for node, (host, link) in enumerate(zip(hosts.hosts, links, strict=True)):
+        sent = {} if network.is_here(link.name) else command.forwarded(job.env)
+        place = {"LOCAL_SIZE": str(host.slots), "CROSS_RANK": str(node)}
+        env = sent | added | meeting | place
+        starts.append(HostCommand((str(job.script), *args), env, first, host.slots))
+        first += host.slots
     return starts, address
 
 
