@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,15 @@ def test_an_unknown_command_is_one_sentence_and_exit_code_2(
         main(["plam"])
     assert caught.value.code == 2
     assert "no command 'plam'; did you mean 'plan'?" in capsys.readouterr().err
+
+
+def test_what_a_terminal_cannot_show_is_replaced() -> None:
+    found = subprocess.run(
+        [sys.executable, "-P", "-m", "train.cli", "mödel"],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (found.returncode, "no command 'm?del'" in found.stderr) == (2, True)
 
 
 def test_every_command_is_there() -> None:

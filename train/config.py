@@ -77,7 +77,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which samples, how long, and how many per optimizer step of the whole job."""
+    """Which samples, how long, and how many per optimizer step of the whole job.
+
+    `date`: the day, as `2026-01-31`, that a chat template is told; a run that goes on keeps it.
+    """
 
     name_or_path: str | None
     loss_on: str | None
@@ -85,6 +88,7 @@ class DataConfig:
     batch_size: int
     block_size: int
     seed: int
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def _assemble(values: Mapping[str, Any]) -> RunConfig:
             name_or_path=values["model_name_or_path"],
             lora=lora if values["use_lora"] else None,
         ),
-        data=pick(DataConfig, name_or_path=values["dataset_name_or_path"]),
+        data=pick(DataConfig, name_or_path=values["dataset_name_or_path"], date=None),
         optimizer=pick(OptimizerConfig),
         output=pick(OutputConfig),
         pins=parse_pins(values["pin"] or ()),

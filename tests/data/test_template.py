@@ -49,7 +49,7 @@ def test_the_ids_are_those_of_the_joined_text(opened, write, tokenizer):
     row = {"prompt": "the quick bro", "completion": "wn fox"}
     _, carried, data, loaded = texts(opened, write, tokenizer, row)
     tokens, _ = data.train.sample(0)
-    head = [loaded.info.bos] if loaded.info.adds_bos else []
+    head = loaded.info.opening
     assert tokens.tolist() == [*head, *loaded.encode("the quick brown fox"), loaded.info.eos]
     assert carried[0].endswith("fox")
 

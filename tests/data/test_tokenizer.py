@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def loaded_by_transformers(tokenizer, folder):
 def test_mistrals_real_model_is_read(tmp_path):
     mistral = load(MISTRAL)
     info = mistral.info
-    assert (info.bos, info.eos, info.adds_bos, info.vocab_size) == (1, 2, True, 32000)
+    assert (info.bos, info.eos, info.opening, info.vocab_size) == (1, 2, (1,), 32000)
     assert mistral.encode("Hello world") == [22557, 1526]
     assert mistral.decode([1, 22557, 1526, 2]) == "Hello world"
 
@@ -133,25 +134,118 @@ def test_a_run_that_names_no_tokenizer_is_told_so():
         load(None)
 
 
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}{% endfor %}"
+TURNS = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "world"}]
+MARKED = {"32000": {"content": "<|im_end|>", "special": True}}
+
+
+def sentencepiece_folder(folder, pieces=MISTRAL, **settings):
+    folder.mkdir(exist_ok=True)
+    shutil.copy(pieces, folder / "tokenizer.model")
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    } | settings
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_beside_a_sentencepiece_model_is_used(tmp_path, place):
+    settings = {"chat_template": TEMPLATE} if place == "tokenizer_config.json" else {}
+    folder = sentencepiece_folder(tmp_path, **settings)
+    if not settings:
+        (folder / place).write_text(TEMPLATE)
+    found, plain = load(folder), load(folder / "tokenizer.model")
+    assert "".join(text for text, _ in found.chat(TURNS)) == "[user]hello</s>[assistant]world</s>"
+    assert found.info.opening == plain.info.opening == (1,)
+    for text in TEXTS[:-1]:
+        assert found.encode(text) == plain.encode(text)
+
+
+@pytest.mark.parametrize("place", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_added_to_a_sentencepiece_model_are_known(tmp_path, place):
+    settings = {"added_tokens_decoder": MARKED} if place == "tokenizer_config.json" else {}
+    folder = sentencepiece_folder(tmp_path, **settings)
+    if not settings:
+        (folder / place).write_text('{"<|im_end|>": 32000}')
+    found = load(folder)
+    assert found.encode("Hello world<|im_end|>") == [22557, 1526, 32000]
+    assert found.info.vocab_size == 32001
+
+
+def test_a_list_of_added_tokens_that_repeats_the_pieces_adds_nothing(tmp_path):
+    listed = {"1": {"content": "<s>", "special": True}, "2": {"content": "</s>", "special": True}}
+    folder = sentencepiece_folder(tmp_path, added_tokens_decoder=listed)
+    assert load(folder).info.fingerprint == load(folder / "tokenizer.model").info.fingerprint
+
+
 @pytest.mark.parametrize(
-    "file, content, words",
+    "settings, opening, closing",
     [
-        (
-            "tokenizer_config.json",
-            '{"chat_template": "{{ messages }}"}',
-            "has a chat template, but",
-        ),
-        ("added_tokens.json", '{"<|im_end|>": 32000}', "has added tokens, but no tokenizer.json"),
+        ({"add_bos_token": False}, (), (2,)),
+        ({"bos_token": None}, (), (2,)),
+        ({"eos_token": {"content": "<s>"}}, (1,), (1,)),
+        ({}, (1,), (2,)),
     ],
 )
-def test_a_template_beside_a_sentencepiece_model_is_not_passed_over(tmp_path, file, content, words):
-    shutil.copy(MISTRAL, tmp_path / "tokenizer.model")
-    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
-    assert load(tmp_path).info.vocab_size == 32000
-    (tmp_path / file).write_text(content)
+def test_a_sentencepiece_folders_settings_are_obeyed(tmp_path, settings, opening, closing):
+    info = load(sentencepiece_folder(tmp_path, **settings)).info
+    assert (info.opening, info.closing) == (opening, closing)
+
+
+def test_a_class_that_replaces_the_pre_tokenizer_does_not_change_the_ids(tmp_path):
+    """transformers makes a GPT2Tokenizer with its own splitting, whatever tokenizer.json says."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    own = Tokenizer(models.BPE())
+    own.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    texts = [f"{n * 37} apples, {n} pears and 12345 more" for n in range(300)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    own.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=600, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet
+        ),
+    )
+    folder = tmp_path / "only"
+    folder.mkdir()
+    own.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = load(folder)
+    text = "12345 apples, I'm sure: 37 000\n\n"
+    assert found.encode(text) == own.encode(text, add_special_tokens=False).ids
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    again = loaded_by_transformers(found, saved)
+    assert again.encode(text, add_special_tokens=False) == found.encode(text)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}}, "contradict each other"),
+        ({"eos_token": "<|nowhere|>"}, "the eos_token '<.nowhere.>' .* not in its vocabulary"),
+    ],
+)
+def test_a_folder_whose_files_contradict_each_other_is_refused(chatml, tmp_path, settings, words):
+    folder = shutil.copytree(chatml, tmp_path / "tokenizer")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(DataError, match=words):
-        load(tmp_path)
-    assert load(tmp_path / "tokenizer.model").info.vocab_size == 32000
+        load(folder)
+
+
+def test_a_sentencepiece_folder_that_names_an_unknown_token_is_refused(tmp_path):
+    with pytest.raises(DataError, match="bos_token '<nowhere>' .* not in its tokenizer.model"):
+        load(sentencepiece_folder(tmp_path, bos_token="<nowhere>"))
 
 
 def test_a_tekken_file_beside_a_fast_tokenizer_does_not_hide_it(chatml, tmp_path):

@@ -12,16 +12,17 @@ import shutil
 from pathlib import Path
 
 from train.config import DataConfig, ModelConfig
+from train.data.edges import sentences
 from train.data.source import DataSource, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
 from train.data.template import describe
 from train.data.tokenize_rows import Tally, tokenize
 from train.data.tokenizer import Tokenizer
-from train.data.tokenizers import load_tokenizer, tokenizer_key
+from train.data.tokenizers import load_tokenizer, today, tokenizer_key
 from train.errors import DataError
 from train.locking import locked
 
-FORMAT = 1
+FORMAT = 2
 HELD_OUT = 20  # one sample in twenty is kept for evaluation where there is no validation split
 
 
@@ -43,6 +44,10 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
     folder = cache.expanduser() / "datasets" / name
     try:
         found = open_store(folder)
+        if found is not None and config.date not in (None, found.date) and found.date is not None:
+            # Made on another day than this run began, with that day's date in the samples.
+            folder = folder.with_name(f"{name}-{config.date}")
+            found = open_store(folder)
         return found if found is not None else _make_once(folder, source, config, model)
     except OSError as error:
         raise DataError(
@@ -66,7 +71,8 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
     """Tokenize a dataset into `folder`; called under its lock, so leftovers belong to the dead."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    tokenizer = load_tokenizer(model)
+    date = config.date or today()
+    tokenizer = load_tokenizer(model, date)
     splits = source.splits()
     if "train" not in splits:
         raise DataError(
@@ -81,13 +87,14 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
             _require_samples(train, tally, source, config)
             if "validation" in splits:
                 writer.extend(tokenize(splits["validation"], config, tokenizer, tally))
-        notices = _notices(tally, config, tokenizer)
+        dated = date if "strftime_now" in tokenizer.template else None
+        notices = _notices(tally, config, tokenizer, dated)
         if len(writer) == train:
             train, validation = _hold_out(train, source, "validation" in splits)
             notices += (validation,)
         if "test" in splits:
             notices += ("the test split is not used",)
-        seal(partial, folder, train, tokenizer.info, notices)
+        seal(partial, folder, train, tokenizer.info, notices, dated)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -118,7 +125,9 @@ def _hold_out(samples: int, source: DataSource, empty: bool) -> tuple[int, str]:
     )
 
 
-def _notices(tally: Tally, config: DataConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+def _notices(
+    tally: Tally, config: DataConfig, tokenizer: Tokenizer, dated: str | None
+) -> tuple[str, ...]:
     counts, kind = tally.counts, tally.kind
     if kind is None:
         return ()
@@ -132,6 +141,9 @@ def _notices(tally: Tally, config: DataConfig, tokenizer: Tokenizer) -> tuple[st
         said.append(f"{counts['without loss']} samples without a loss token were left out")
     if counts["skipped"]:
         said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
-    if tokenizer.info.eos is None:
+    said.extend(sentences(counts, tokenizer))
+    if dated and kind.completion == "messages":
+        said.append(f"the chat template writes the date into every sample: it is {dated} there")
+    if not tokenizer.info.closing:
         said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")
     return tuple(said)

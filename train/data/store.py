@@ -54,13 +54,17 @@ class StoredSplit:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A tokenized dataset: two splits, the tokenizer's facts, and what was done to the rows."""
+    """A tokenized dataset: two splits, the tokenizer's facts, and what was done to the rows.
+
+    `date`: as `2026-01-31`, where the chat template has written it into the samples.
+    """
 
     train: StoredSplit
     validation: StoredSplit
     tokenizer: TokenizerInfo
     fingerprint: str
     notices: tuple[str, ...]
+    date: str | None = None
 
 
 class StoreWriter:
@@ -98,7 +102,12 @@ class StoreWriter:
 
 
 def seal(
-    partial: Path, folder: Path, train: int, tokenizer: TokenizerInfo, notices: Iterable[str]
+    partial: Path,
+    folder: Path,
+    train: int,
+    tokenizer: TokenizerInfo,
+    notices: Iterable[str],
+    date: str | None,
 ) -> None:
     """Write the index of a closed store, whose first `train` samples are for training, and rename
     it to its place.
@@ -111,6 +120,7 @@ def seal(
         "fingerprints": [_fingerprint(partial, 0, train), _fingerprint(partial, train, None)],
         "tokenizer": asdict(tokenizer),
         "notices": list(notices),
+        "date": date,
     }
     with (partial / "index.json").open("w", encoding="utf-8") as file:
         json.dump(index, file, indent=1, ensure_ascii=False)
@@ -147,7 +157,9 @@ def open_store(folder: Path) -> Dataset | None:
         )
         for part, fingerprint in zip(parts, index["fingerprints"], strict=True)
     ]
-    tokenizer = TokenizerInfo(**index["tokenizer"])
+    facts = index["tokenizer"]
+    edges = {name: tuple(facts[name]) for name in ("opening", "closing")}
+    tokenizer = TokenizerInfo(**{**facts, **edges})
     names = "\n".join((*index["fingerprints"], tokenizer.fingerprint))
     return Dataset(
         train=splits[0],
@@ -155,6 +167,7 @@ def open_store(folder: Path) -> Dataset | None:
         tokenizer=tokenizer,
         fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
         notices=tuple(index["notices"]),
+        date=index["date"],
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.config import DataConfig
+from train.data.edges import settle
 from train.data.read import Row
 from train.data.store import Sample
 from train.data.template import Rendered, RowFormat, Segments, choose_format, refuse_richer, render
@@ -63,7 +64,8 @@ def _render_rows(
             try:
                 tally.kind = tally.kind or choose_format(columns, config.loss_on, row.place)
                 refuse_richer(tally.kind, columns)
-                yield render(tally.kind, row.value, config.loss_on, tokenizer)
+                rendered = render(tally.kind, row.value, config.loss_on, tokenizer)
+                yield settle(rendered, tokenizer, tally.counts)
                 continue
             except ValueError as error:
                 problem = f": {error}"
@@ -85,17 +87,17 @@ def _columns(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _assemble(
     parts: Sequence[tuple[Segments, Encoded]], complete: bool, info: TokenizerInfo
 ) -> Sample:
-    """Join tokenized runs, each closed by the end-of-sequence token, into tokens and mask (T,)."""
-    tokens = [np.array([info.bos])] if info.adds_bos and not complete else []
-    mask = [np.array([False])] if tokens else []
+    """Join tokenized runs, each closed by the last token, into tokens and mask (T,)."""
+    tokens = [] if complete else [np.array(info.opening)]
+    mask = [np.zeros(len(part), np.bool_) for part in tokens]
     for run, (ids, characters) in parts:
         ends = np.cumsum([len(text) for text, _ in run])
         owners = np.minimum(np.searchsorted(ends, characters, side="right"), len(run) - 1)
         tokens.append(ids)
         mask.append(np.array([loss for _, loss in run])[owners])
-        if info.eos is not None and not complete:
-            tokens.append(np.array([info.eos]))
-            mask.append(np.array([run[-1][1]]))
+        if not complete:
+            tokens.append(np.array(info.closing))
+            mask.append(np.full(len(info.closing), run[-1][1]))
     joined, carried = np.concatenate(tokens).astype(np.int32), np.concatenate(mask).astype(np.bool_)
     carried[:1] = False  # nothing predicts the first token
     return joined, carried

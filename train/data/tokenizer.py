@@ -22,13 +22,16 @@ Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
 class TokenizerInfo:
     """What the rest of a run needs of a tokenizer; an id is None where it has no such token.
 
-    `adds_bos`: a sample begins with `bos`. `pad` is always an id that may be used to fill up.
+    `opening` and `closing`: what a sample begins and ends with, by the tokenizer's own rule; the
+    latter holds the end-of-sequence token where there is one. `pad` is always an id that may be
+    used to fill up.
     """
 
     bos: int | None
     eos: int | None
     pad: int
-    adds_bos: bool
+    opening: tuple[int, ...]
+    closing: tuple[int, ...]
     vocab_size: int
     fingerprint: str
 
@@ -48,6 +51,14 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
+        ...
+
+    def spelling(self, ids: Sequence[int]) -> str:
+        """Return ids as their tokens are named in the vocabulary, special tokens included."""
+        ...
+
+    def ends_turn(self, text: str) -> str | None:
+        """Return the added token that a text ends in, blanks left out; None where it is text."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from train.data.tokenizer import Encoded, Segment, TokenizerInfo
+from train.data.tokenizer_folder import load_own
 from train.errors import DataError
 
 Render = Callable[..., str]
 MARK = "anyrank\N{DIVISION SIGN}turn"  # nothing that a conversation holds or a template changes
 GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
-BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "[CLS]")
-EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>", "[EOS]", "[SEP]")
 
 
 @dataclass(frozen=True)
@@ -28,39 +29,32 @@ class HuggingFaceTokenizer:
     """A tokenizer of transformers that runs on the tokenizers library."""
 
     inner: Any
+    date: datetime
 
     @classmethod
-    def load(cls, name: str, trust_remote_code: bool = False) -> HuggingFaceTokenizer:
-        """Load a folder, a hub name or a tokenizer.json.
+    def load(cls, path: Path, date: str, trust_remote_code: bool = False) -> HuggingFaceTokenizer:
+        """Load a folder, or a bare tokenizer.json.
+
+        Args:
+            date: what a template that asks for the date is told, as `2026-01-31`.
 
         Raises:
-            DataError: nothing to load is there, it cannot be read, or it is not a fast tokenizer.
+            DataError: it is not a fast tokenizer, or its files contradict each other.
+            Exception: whatever transformers raises for files that it cannot read.
         """
-        path = Path(name).expanduser()
-        try:
-            inner = _bare(path) if path.is_file() else _auto(name, path, trust_remote_code)
-        except Exception as error:  # transformers raises whatever its files make it raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"no tokenizer can be loaded from '{name}' ({reason}): give --tokenizer a Hugging "
-                "Face folder or name, a tokenizer.json or a SentencePiece .model"
-            ) from None
+        inner = load_own(path, trust_remote_code)
         if not getattr(inner, "is_fast", False):
             raise DataError(
-                f"the tokenizer of '{name}' is a {type(inner).__name__}, which cannot tell where a "
+                f"the tokenizer of '{path}' is a {type(inner).__name__}, which cannot tell where a "
                 "token lies in the text: give --tokenizer one that has a tokenizer.json"
             )
-        return cls(inner)
+        return cls(inner, datetime.fromisoformat(date))
 
     @cached_property
     def info(self) -> TokenizerInfo:
         """The ids as the tokenizer's files name them."""
-        bos, eos, pad = (
-            self.inner.bos_token_id,
-            self.inner.eos_token_id,
-            self.inner.pad_token_id,
-        )
-        adds_bos = bos is not None and list(self.inner("a")["input_ids"][:1]) == [bos]
+        bos, eos, pad = self.inner.bos_token_id, self.inner.eos_token_id, self.inner.pad_token_id
+        opening, closing = _around(list(self.inner("a")["input_ids"]), self.encode("a"))
         text = "\n".join(
             (self.inner.backend_tokenizer.to_str(), str(self.inner.chat_template), f"{bos} {eos}")
         )
@@ -68,7 +62,8 @@ class HuggingFaceTokenizer:
             bos=bos,
             eos=eos,
             pad=pad if pad is not None else eos or 0,
-            adds_bos=adds_bos,
+            opening=opening,
+            closing=closing if eos is None or eos in closing else (*closing, eos),
             vocab_size=len(self.inner),
             fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
@@ -104,6 +99,20 @@ class HuggingFaceTokenizer:
         numbers = [int(number) for number in ids]
         return str(self.inner.decode(numbers, skip_special_tokens=True))
 
+    def spelling(self, ids: Sequence[int]) -> str:
+        """Return the tokens' names, one after another."""
+        return "".join(self.inner.convert_ids_to_tokens([int(number) for number in ids]))
+
+    def ends_turn(self, text: str) -> str | None:
+        """Return the longest added token that the text ends in, blanks left out."""
+        text = text.rstrip()
+        found = [token for token in self._added if text.endswith(token)]
+        return max(found, key=len, default=None)
+
+    @cached_property
+    def _added(self) -> tuple[str, ...]:
+        return tuple(str(token) for token in self.inner.get_added_vocab() if str(token).strip())
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -119,25 +128,33 @@ class HuggingFaceTokenizer:
             return None
         turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         carrying = turns if carrying is None else carrying
-        template = self.inner.get_chat_template(tools=list(tools) or None)
+        template = _dated(self.inner.get_chat_template(tools=list(tools) or None), self.date)
         try:
             if GENERATION.search(template):
                 return self._marked(messages, tools, template, [k in carrying for k in turns])
-            return find_turns(messages, partial(self._render, tools=tools), carrying)
+            return find_turns(
+                messages, partial(self._render, tools=tools, template=template), carrying
+            )
         except ValueError:
             raise
         except Exception as error:  # jinja2 raises what the template tells it to
             raise ValueError(f"the chat template refuses this conversation ({error})") from None
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer as transformers does."""
+        """Write the tokenizer as transformers does, of a class that takes the files as they are."""
         self.inner.save_pretrained(str(folder))
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
     def _render(
         self,
         messages: Sequence[Mapping[str, Any]],
         opened: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
+        template: str | None = None,
     ) -> str:
         return str(
             self.inner.apply_chat_template(
@@ -145,6 +162,7 @@ class HuggingFaceTokenizer:
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=opened,
+                chat_template=template,
             )
         )
 
@@ -237,32 +255,29 @@ def _segments(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...
     return tuple((piece, bool(k % 2)) for k, piece in enumerate(pieces) if piece)
 
 
-def _bare(path: Path) -> Any:
-    """Wrap a tokenizer.json; it does not say which tokens begin and end a text, so they are found
-    by their usual names.
+def _dated(template: str, date: datetime) -> str:
+    """Write the run's date into a template that asks for it: transformers would ask the clock."""
+    return re.sub(
+        r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""",
+        lambda call: json.dumps(date.strftime(call[2]), ensure_ascii=False),
+        template,
+    )
+
+
+def _around(whole: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that a tokenizer puts before and behind a text's own, by its post-processor.
+
+    Raises:
+        DataError: the text's own ids are not among them.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    inner: Any = cast(Any, PreTrainedTokenizerFast)(tokenizer_file=str(path))
-    vocab = inner.get_vocab()
-    for role, names in (("bos_token", BOS_NAMES), ("eos_token", EOS_NAMES)):
-        known = [name for name in names if name in vocab]
-        if known:
-            setattr(inner, role, known[0])
-    return inner
-
-
-def _auto(name: str, path: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    bare = path / "tokenizer.json"
-    if bare.is_file() and not (path / "tokenizer_config.json").exists():
-        return _bare(bare)
-    if bare.is_file() and (path / "tekken.json").exists():
-        # AutoTokenizer would prefer mistral-common's own class, which tells no character spans.
-        return PreTrainedTokenizerFast.from_pretrained(str(path))
-    place = str(path) if path.exists() else name
-    return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+    for start in range(len(whole) - len(plain) + 1):
+        end = start + len(plain)
+        if whole[start:end] == plain:
+            return tuple(whole[:start]), tuple(whole[end:])
+    raise DataError(
+        f"the tokenizer's post-processor changes a text's own ids ({plain} become {whole}): give "
+        "--tokenizer one that only puts tokens around a text"
+    )
 
 
 def _encoded(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Encoded:

@@ -22,20 +22,24 @@ SPACE = "▁"  # SentencePiece's visible space
 
 @dataclass(frozen=True)
 class SentencePieceTokenizer:
-    """A SentencePiece model and the file that it came from."""
+    """A SentencePiece model, the file that it came from, and what tokenizer_config.json says."""
 
     path: Path
     processor: SentencePieceProcessor
+    settings: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: Path) -> SentencePieceTokenizer:
+    def load(cls, path: Path, settings: Mapping[str, Any] | None = None) -> SentencePieceTokenizer:
         """Read a `.model` file.
+
+        Args:
+            settings: of its folder, where that is what the user has named.
 
         Raises:
             DataError: the file is not a SentencePiece model.
         """
         try:
-            return cls(path, SentencePieceProcessor(model_file=str(path)))
+            return cls(path, SentencePieceProcessor(model_file=str(path)), settings or {})
         except (RuntimeError, OSError, ValueError):
             raise DataError(
                 f"'{path}' is not a SentencePiece model that can be read: give --tokenizer "
@@ -44,23 +48,41 @@ class SentencePieceTokenizer:
 
     @cached_property
     def info(self) -> TokenizerInfo:
-        """The ids, by SentencePiece's own flags; -1 there means that a token does not exist."""
-        bos, eos, pad = (
-            number if number >= 0 else None
-            for number in (
-                self.processor.bos_id(),
-                self.processor.eos_id(),
-                self.processor.pad_id(),
-            )
-        )
+        """The ids, by tokenizer_config.json or else by SentencePiece's own flags.
+
+        Raises:
+            DataError: tokenizer_config.json names a token that the model does not have.
+        """
+        bos = self._named("bos_token", self.processor.bos_id())
+        eos = self._named("eos_token", self.processor.eos_id())
+        pad = self.processor.pad_id()
+        opening = (bos,) if bos is not None and self.settings.get("add_bos_token", True) else ()
+        digest = hashlib.sha256(self.path.read_bytes())
+        digest.update(f"{opening} {bos} {eos}".encode())
         return TokenizerInfo(
             bos=bos,
             eos=eos,
-            pad=pad if pad is not None else eos or 0,
-            adds_bos=bos is not None,
+            pad=pad if pad >= 0 else eos or 0,
+            opening=opening,
+            closing=() if eos is None else (eos,),
             vocab_size=self.processor.vocab_size(),
-            fingerprint=hashlib.sha256(self.path.read_bytes()).hexdigest()[:16],
+            fingerprint=digest.hexdigest()[:16],
         )
+
+    def _named(self, role: str, own: int) -> int | None:
+        """Return a token's id; SentencePiece's own -1 means that there is none."""
+        name = self.settings.get(role, own)
+        if isinstance(name, Mapping):
+            name = name.get("content")
+        if isinstance(name, str):
+            number = self.processor.piece_to_id(name)
+            if self.processor.id_to_piece(number) != name:
+                raise DataError(
+                    f"the {role} '{name}' that '{self.path.parent}' names is not in its "
+                    f"{self.path.name}: correct it in tokenizer_config.json"
+                )
+            return int(number)
+        return name if isinstance(name, int) and name >= 0 else None
 
     @property
     def template(self) -> str:
@@ -85,6 +107,14 @@ class SentencePieceTokenizer:
         text: str = self.processor.decode([int(number) for number in ids])
         return text
 
+    def spelling(self, ids: Sequence[int]) -> str:
+        """Return the pieces, one after another."""
+        return "".join(self.processor.id_to_piece(int(number)) for number in ids)
+
+    def ends_turn(self, text: str) -> str | None:
+        """Return None: no text becomes a control token."""
+        return None
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -107,7 +137,7 @@ class SentencePieceTokenizer:
         names |= {"bos_token": self._piece(self.info.bos), "eos_token": self._piece(self.info.eos)}
         settings: dict[str, object] = {key: name for key, name in names.items() if name is not None}
         settings |= {
-            "add_bos_token": self.info.adds_bos,
+            "add_bos_token": bool(self.info.opening),
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -159,11 +189,11 @@ class SentencePieceTokenizer:
         result.add_special_tokens([name for name, kind in kinds if kind in (2, 3)])
         result.add_tokens([AddedToken(name, normalized=False) for name, kind in kinds if kind == 4])
         bos = self._piece(self.info.bos)
-        if bos is not None:
+        if self.info.opening:
             result.post_processor = processors.TemplateProcessing(
                 single=f"{bos} $A",
                 pair=f"{bos} $A {bos} $B",
-                special_tokens=[(bos, self.processor.bos_id())],
+                special_tokens=[(bos, self.info.bos)],
             )
         return str(result.to_str(pretty=False))
 

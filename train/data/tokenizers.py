@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
-import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from train.config import ModelConfig
 from train.data.source import Key, revision, stamp
 from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_folder import added_tokens, settings_of
 from train.errors import DataError
 from train.paths import looks_local
+
+if TYPE_CHECKING:
+    from train.data.tokenizer_sp import SentencePieceTokenizer
 
 _FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 
 
-def load_tokenizer(model: ModelConfig) -> Tokenizer:
+def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
     """Load `--tokenizer`, or else the tokenizer of the model.
 
+    Args:
+        date: what a chat template that asks for the date is told; today's by default.
+
     Raises:
-        DataError: there is no tokenizer at that place, or it cannot be read.
+        DataError: there is no tokenizer at that place, it cannot be read, or its files contradict
+            each other.
     """
     name = tokenizer_name(model)
-    pieces = _sentencepiece_file(Path(name).expanduser())
+    path = Path(name).expanduser()
+    if not path.exists():
+        path = _fetch(name, model.trust_remote_code)
+    try:
+        found = _load(path, date or today(), model.trust_remote_code)
+        found.info.vocab_size  # noqa: B018  (what a file makes a library raise, it raises here)
+        return found
+    except DataError:
+        raise
+    except BaseException as error:  # libraries raise whatever files make them, tokenizers panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"no tokenizer can be loaded from '{name}' ({reason}): give --tokenizer a Hugging "
+            "Face folder or name, a tokenizer.json or a SentencePiece .model"
+        ) from None
+
+
+def _load(path: Path, date: str, trust_remote_code: bool) -> Tokenizer:
+    pieces = _sentencepiece_file(path)
     if pieces is not None:
         from train.data.tokenizer_sp import SentencePieceTokenizer
 
-        _require_nothing_else(Path(name).expanduser())
-        return SentencePieceTokenizer.load(pieces)
-    if looks_local(name) and not Path(name).expanduser().exists():
-        raise DataError(
-            f"the tokenizer '{name}' does not exist: give --tokenizer an existing Hugging Face "
-            "folder, tokenizer.json or SentencePiece .model"
-        )
+        names = ("special_tokens_map.json", "tokenizer_config.json")
+        plain = SentencePieceTokenizer.load(pieces, settings_of(path, *names))
+        if path.is_file() or not _more(path, plain):
+            return plain
     from train.data.tokenizer_hf import HuggingFaceTokenizer
 
-    return HuggingFaceTokenizer.load(name, model.trust_remote_code)
+    return HuggingFaceTokenizer.load(path, date, trust_remote_code)
+
+
+def today() -> str:
+    """Return the date, in UTC so that all hosts of a job say the same."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def tokenizer_name(model: ModelConfig) -> str:
@@ -61,26 +92,43 @@ def tokenizer_key(model: ModelConfig) -> Key:
     return stamp(sorted(files))
 
 
-def _require_nothing_else(path: Path) -> None:
-    """Refuse a folder whose tokenizer is more than its SentencePiece model.
+def _fetch(name: str, trust_remote_code: bool) -> Path:
+    """Return the folder of a hub name, fetched once.
 
     Raises:
-        DataError: it has a chat template or added tokens, which only a tokenizer.json would bring.
+        DataError: it can only be a local path, or the hub does not give it.
     """
-    more = []
-    for file, key in (("tokenizer_config.json", "chat_template"), ("added_tokens.json", None)):
-        try:
-            content = json.loads((path / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if content.get(key) if key else content:
-            more.append("a chat template" if key else "added tokens")
-    if more:
+    if looks_local(name):
         raise DataError(
-            f"the folder '{path}' has {' and '.join(more)}, but no tokenizer.json that would bring "
-            f"them along: write one with AutoTokenizer.from_pretrained(folder).save_pretrained("
-            f"folder), or do without them by --tokenizer {path / 'tokenizer.model'}"
+            f"the tokenizer '{name}' does not exist: give --tokenizer an existing Hugging Face "
+            "folder, tokenizer.json or SentencePiece .model"
         )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["config.json", "tekken.json", "*.model", *(f"{stem}*" for stem in _FILES)]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns + ["*.py"] * trust_remote_code))
+    except Exception as error:  # whatever a hub or a network does
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"no tokenizer can be fetched as '{name}' ({reason}): give --tokenizer a Hugging Face "
+            "folder or name, a tokenizer.json or a SentencePiece .model"
+        ) from None
+
+
+def _more(folder: Path, plain: SentencePieceTokenizer) -> bool:
+    """Whether a folder's tokenizer is more than its SentencePiece model: a template or new tokens.
+
+    Such a folder is read by transformers, and the ids are compared with SentencePiece's own.
+    """
+    templates = (folder / "chat_template.jinja", folder / "chat_template.json")
+    if plain.settings.get("chat_template") or any(path.exists() for path in templates):
+        return True
+    size = plain.processor.vocab_size()
+    return any(
+        number >= size or plain.processor.id_to_piece(number) != name
+        for number, name in added_tokens(folder).items()
+    )
 
 
 def _sentencepiece_file(path: Path) -> Path | None:

@@ -23,7 +23,7 @@ from train.errors import (
 from train.hosts import memory
 from train.launch import heartbeat
 from train.launch.stopping import StopRequests
-from train.text import format_bytes
+from train.text import format_bytes, replace_what_cannot_be_shown
 
 
 def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests]:
@@ -36,6 +36,7 @@ def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
+    replace_what_cannot_be_shown()
     env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
     heartbeat.enter(env)

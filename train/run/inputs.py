@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.pins import Pins, merge_pins
+
+TOKENIZED = "tokenized.json"  # an attempt's: what samples depend on besides the arguments
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,21 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     if preset:
         config = _with_preset(config, cache, console)
     model = locate_model(str(config.model.name_or_path), config.model.trust_remote_code)
-    config = replace(config, model=replace(config.model, name_or_path=str(model)))
+    config = replace(
+        config,
+        model=replace(config.model, name_or_path=str(model)),
+        data=replace(config.data, date=date_of(config.output.run_dir)),
+    )
     return RunInputs(config, model, shape_of(read_model_config(model)), ds, pins, preset)
+
+
+def date_of(run: str | None) -> str | None:
+    """Return the day that a run's first start told the chat template, where one asked for it."""
+    for path in sorted(Path(run or "").glob(f"attempts/*/{TOKENIZED}")) if run else ():
+        date = json.loads(path.read_text(encoding="utf-8")).get("date")
+        if date is not None:
+            return str(date)
+    return None
 
 
 def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:

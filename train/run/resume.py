@@ -33,7 +33,7 @@ from train.loop import Outputs, is_due
 from train.output.console import Console
 from train.output.record import RunFolder
 from train.planning.plan import Plan
-from train.run.inputs import RunInputs
+from train.run.inputs import TOKENIZED, RunInputs
 from train.text import format_bytes
 
 
@@ -64,6 +64,7 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     def prepare_folder() -> bool:
         if folder is None:
             return False
+        folder.note(TOKENIZED, {"date": data.date})
         if output.resume == "never":
             _start_over(folder, out.console)
         checkpoints.tidy(out.path, start)
