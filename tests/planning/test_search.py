@@ -52,6 +52,19 @@ def test_the_chosen_plan_fits_and_is_the_fastest_to_half_a_percent():
     assert choice.chosen.time.total <= best * 1.0051
 
 
+@pytest.mark.parametrize("gpu", ["H100-SXM", "A100-SXM-80GB", "RTX4090", "L40S"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(16, 32, 0.0)])
+def test_nothing_is_offloaded_where_something_fits_without(gpu, lora):
+    for count in (1, 2, 4, 8):
+        asked = request(1, count, gpu, lora=lora, fused=True)
+        choice = choose(asked)
+        whole = [c for c in choice.possible if c.plan.offload == "none"]
+        if choice.chosen is not None:
+            assert (choice.chosen.plan.offload == "none") == bool(whole)
+    pinned = choose(request(1, 8, gpu, lora=lora, pins=Pins(offload="optimizer")))
+    assert {c.plan.offload for c in pinned.candidates} == {"optimizer"}
+
+
 def test_pins_are_kept_and_only_narrow_the_candidates():
     pins = Pins(zero=2, recompute="full", micro_tokens=4096, offload="none")
     free, pinned = choose(request()), choose(request(pins=pins))

@@ -12,7 +12,22 @@ from pathlib import Path
 from typing import Any
 
 NOTE = "out_of_memory.json"
+# What is said, in small letters, where a device or the host has no memory left. Not among them are
+# Triton's "out of resource: shared memory" and a full disk, which a smaller plan does not mend.
+TEXTS = (
+    "out of memory",  # torch, CUDA and HIP (also of pinned memory), NCCL and RCCL, Triton
+    "out_of_memory", "outofmemory", "errormemoryallocation",  # CUDA's and HIP's names of the code
+    "status_alloc_failed", "allocation_failed",  # cuBLAS, cuSPARSE, cuSOLVER, cuDNN, hipBLAS …
+    "failed to cuda calloc", "failed to cuda host alloc", "failed to cuda malloc",  # NCCL, RCCL
+    "cuda failure 2 ", "hip failure 2 ",
+    "cannot allocate memory", "can't allocate memory", "bad_alloc",  # the kernel, torch, C++
+)  # fmt: skip
 MARGIN = 0.95  # share of a failed plan's predicted bytes that the next plan may be predicted at
+
+
+def says_so(text: str) -> bool:
+    """Whether an error's text says that a device or the host has run out of memory."""
+    return any(words in text.lower() for words in TEXTS)
 
 
 def note(run_dir: Path, rank: int, host: str) -> float | None:

@@ -124,7 +124,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """Every legal plan, fastest first among those that fit, and the one chosen, if any fits."""
+    """Every legal plan, those that fit first, without offload before with it; and the chosen."""
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None

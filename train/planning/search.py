@@ -9,6 +9,7 @@ from math import log
 
 from train.errors import PlanError
 from train.planning.plan import (
+    OFFLOAD,
     OFFLOADED_AT,
     RECOMPUTE,
     Plan,
@@ -20,7 +21,7 @@ from train.planning.request import Candidate, Choice, Lengths, PlanRequest, leng
 
 
 def choose(request: PlanRequest) -> Choice:
-    """Predict every legal plan and choose the fastest that fits.
+    """Predict every legal plan and choose the fastest that fits, without offload if one does.
 
     Raises:
         PlanError: pins that no legal plan satisfies.
@@ -43,10 +44,14 @@ def feasible(request: PlanRequest) -> bool:
     return any(predict(least, plan, lengths).fits for plan in legal(least, lengths))
 
 
-def _rank(candidate: Candidate) -> tuple[bool, float, float, str]:
-    """Sort by speed to half a percent, then by memory, then by name, so that ties are settled."""
+def _rank(candidate: Candidate) -> tuple[bool, int, float, float, str]:
+    """Sort by offload, by speed to half a percent, then by memory and by name, to settle ties.
+
+    Offload needs a compiler and host memory, and is as slow as the host is busy: it comes last.
+    """
+    offload = OFFLOAD.index(candidate.plan.offload) if candidate.fits else 0
     speed = round(200 * log(candidate.time.total))
-    return (not candidate.fits, speed, candidate.memory.total, str(candidate.plan))
+    return (not candidate.fits, offload, speed, candidate.memory.total, str(candidate.plan))
 
 
 def legal(request: PlanRequest, lengths: Lengths) -> Iterator[Plan]:

@@ -21,7 +21,7 @@ from train.errors import (
     is_echo,
 )
 from train.hosts import memory
-from train.launch import heartbeat
+from train.launch import heartbeat, oom
 from train.launch.stopping import StopRequests
 from train.text import format_bytes, replace_what_cannot_be_shown
 
@@ -97,14 +97,19 @@ def _leave(code: int) -> NoReturn:
 def _named(error: BaseException) -> AnyrankError | None:
     if isinstance(error, AnyrankError):
         return error
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfMemoryError(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else ''}"
-        )
     asked = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(error))
     if asked is not None:
         return OutOfMemoryError(
             f"out of host memory: {format_bytes(int(asked[1]))} were asked for, but "
             f"{format_bytes(memory.allocatable())} are available on {socket.gethostname()}"
         )
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if named or oom.says_so(str(error)):
+        return OutOfMemoryError(f"out of memory: {_telling_line(str(error))}")
     return None
+
+
+def _telling_line(text: str) -> str:
+    """Return the first line that says what ran out: NCCL's comes after its version."""
+    lines = text.splitlines() or [""]
+    return next((line for line in lines if oom.says_so(line)), lines[0])
