@@ -100,7 +100,9 @@ def _flavors(request: PlanRequest) -> Iterator[PlanRequest]:
     """Yield the request on larger GPUs: the same vendor's first, the smallest first."""
     cluster = request.cluster
     here = cluster.gpu.name.startswith("MI")
-    larger = [gpu for gpu in GPUS if gpu.memory > 1.05 * cluster.gpu.memory]
+    # A card for desks, in a host without a fast network, is no advice.
+    servers = [gpu for gpu in GPUS if gpu.nic >= 2e9]
+    larger = [gpu for gpu in servers if gpu.memory > 1.05 * cluster.gpu.memory]
     if cluster.gpu.is_cpu:
         return
     order = {gpu.name: place for place, gpu in enumerate(GPUS)}
@@ -143,11 +145,11 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
 
 def unknown_gpu(gpu: Gpu) -> str | None:
     """Return what to do about a device whose rates are not known."""
-    if gpu.is_cpu or gpu.known:
+    if gpu.is_cpu or not gpu.assumed:
         return None
     return (
-        f"the table has no '{gpu.name}': its memory was found, its rates are assumed to be an "
-        "A10's, and MFU is left out; 'anyrank plan --calibrate' measures them"
+        f"the table has no '{gpu.name}': its memory was found, its rates are assumed to be "
+        f"{gpu.assumed}, and MFU is left out; 'anyrank plan --calibrate' measures them"
     )
 
 

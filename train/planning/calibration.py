@@ -54,4 +54,4 @@ def calibrated(gpu: Gpu, folder: Path) -> Gpu:
         return gpu
     if not gpu.is_cpu:
         achievable, bandwidth = achievable * gpu.power_limited_fraction, bandwidth / COPIED
-    return replace(gpu, achievable_flops=achievable, bandwidth=bandwidth, link=link)
+    return replace(gpu, achievable_flops=achievable, bandwidth=bandwidth, link=link, assumed="")

@@ -38,7 +38,8 @@ class Device:
     """One rank's device as it was found: the index of its host, its name, bytes of memory.
 
     `name` is torch's or the driver's; `host_memory` is of its host, all together; `share` is the
-    share of a processor's core, where more CPU ranks than cores are on the host.
+    share of a processor's core, where more CPU ranks than cores are on the host. `architecture` is
+    the compiler's name for it, where it is known.
     """
 
     node: int
@@ -46,6 +47,7 @@ class Device:
     memory: int
     host_memory: int
     share: float = 1.0
+    architecture: str = ""
 
 
 def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:
@@ -58,7 +60,7 @@ def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = No
     """
     hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
     smallest = min(devices, key=lambda device: device.memory)
-    gpu = find_gpu(smallest.name, smallest.memory)
+    gpu = find_gpu(smallest.name, smallest.memory, smallest.architecture)
     if calibrations is not None:
         gpu = calibrated(gpu, calibrations)
     found = cluster_of(hosts, {}, gpu.scaled(min(device.share for device in devices)))
