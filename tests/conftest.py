@@ -72,16 +72,17 @@ def deep(preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mistral(tmp_path_factory.mktemp("models") / "deep", preset.model, layers=12)
 
 
-def mistral(folder: Path, tokenizer: Path, layers: int) -> Path:
+def mistral(folder: Path, tokenizer: Path, layers: int, **sizes: int) -> Path:
     import shutil
 
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "vocab_size": 2048} | sizes
     config = MistralConfig(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=2048, sliding_window=64, max_position_embeddings=1024,
+        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, sliding_window=64,
+        max_position_embeddings=1024, **sizes,
     )  # fmt: skip
     MistralForCausalLM(config).save_pretrained(folder)
     for path in tokenizer.iterdir():

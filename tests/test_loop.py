@@ -1,4 +1,3 @@
-import json
 import sys
 from dataclasses import replace
 
@@ -13,7 +12,8 @@ from train.launch.stopping import StopRequests
 from train.loop import NoSaver, Outputs, TrainingJob
 from train.loop import fit as fit_with
 from train.output.console import Console
-from train.output.record import open_run_folder, read_metrics
+from train.output.metrics import read_metrics
+from train.output.record import open_run_folder
 from train.output.trackers import NoTracker
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 60).astype(np.int32)
@@ -45,9 +45,9 @@ def outputs(path) -> Outputs:
 
 def test_a_run_leaves_one_line_per_step_and_a_last_evaluation(tmp_path, capsys):
     records = fit(FakeEngine(), job("--eval-step", "4"), outputs(tmp_path))
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 11))
-    assert [line["step"] for line in lines if "eval_loss" in line] == [4, 8, 10]
+    found = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in found.steps] == list(range(1, 11))
+    assert [line["step"] for line in found.evals] == [4, 8, 10]
     assert sum(r.loss for r in records[-3:]) < 3 * records[0].loss
     assert records[0].padded_tokens == 12 * 1024
     printed = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_the_console_keeps_to_the_interval_but_metrics_do_not(tmp_path, capsys):
     fit(FakeEngine(), job("--log-interval", "4"), outputs(tmp_path))
     printed = capsys.readouterr().out
     assert [n for n in range(1, 11) if f"[Step {n}/10]" in printed] == [4, 8, 10]
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 11
+    assert len(read_metrics(tmp_path / "metrics.jsonl").steps) == 10
 
 
 def test_replicas_together_see_each_sample_of_a_step_once(tmp_path):
@@ -79,7 +79,7 @@ def test_replicas_together_see_each_sample_of_a_step_once(tmp_path):
 def test_a_step_that_is_not_finite_ends_the_run_before_it_is_recorded(tmp_path):
     with pytest.raises(NonFiniteError, match="not finite in samples"):
         fit(FakeEngine(bad_samples=frozenset({5})), job(), outputs(tmp_path))
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) < 10
+    assert len(read_metrics(tmp_path / "metrics.jsonl").steps) < 10
 
 
 def test_a_second_start_gets_its_own_attempt_and_no_step_stands_twice(tmp_path):
@@ -89,10 +89,5 @@ def test_a_second_start_gets_its_own_attempt_and_no_step_stands_twice(tmp_path):
     folder.rewind(6)
     assert folder.attempt.name == "0002"
     assert not (tmp_path / "DONE").exists()
-    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
-    assert read_metrics(path) == [{"step": 1}]
+    steps = read_metrics(tmp_path / "metrics.jsonl").steps
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]

@@ -104,7 +104,7 @@ def test_a_large_step_is_packed_in_the_time_of_a_blink(capacity):
     lengths = ragged(4096, 2048)
     seconds = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         pack(lengths, capacity, 512)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     assert min(seconds) < 0.1

@@ -30,6 +30,9 @@ BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 3e-3 --precision fp
 BASE += "--lr-schedule linear --warmup-steps 3 --weight-decay 0.1 --ds-config ds_configs/auto.json "
 UNASKED = StopRequests(World(), sys.exit)
 PINS = "--pin micro_tokens=800 offload=none "
+# Ten million elements: what sums of squares lose to rounding shows in the norm, and so in clipping.
+LARGE = "--model-name-or-path {beside}/large --batch-size 7 --block-size 48 --loss-on all "
+LARGE += "--max-grad-norm 0.5 --lr 1e-3"
 VARIANTS = {
     **{f"zero{z}": f"recompute=none zero={z}" for z in range(4)},
     "even": "recompute=none zero=3 --batch-size 24",
@@ -43,12 +46,14 @@ VARIANTS = {
         for z in range(4)
     },
     **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
+    **{f"large{z}": f"recompute=none zero={z} {LARGE}" for z in range(4)},
 }
 
 
 def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[dict[str, object]]:
     words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
-    config = parse_args([*words, *BASE.split(), *PINS.split(), *VARIANTS[variant].split()])
+    own = VARIANTS[variant].format(beside=Path(model).parent).split()
+    config = parse_args([*words, *BASE.split(), *PINS.split(), *own])
     quiet = Console(False)
     source = inputs.locate(config, out, quiet)
     samples = inputs.open_data(source, out / "cache", quiet)

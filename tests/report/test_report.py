@@ -71,8 +71,8 @@ def test_a_loss_that_differs_is_named_with_its_step(tmp_path):
 
 def test_runs_over_other_samples_are_called_different(tmp_path):
     runs = [make_run(tmp_path / "a", LOSSES, (1,)), make_run(tmp_path / "b", LOSSES, (2,))]
-    lines = (runs[1] / "metrics.jsonl").read_text().replace('"sample_hash": "2"', '"h": "x"')
-    (runs[1] / "metrics.jsonl").write_text(lines)
+    path = runs[1] / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"sample_hash": "2"', '"sample_hash": "x"'))
     assert "different runs" in verdict(read_runs(runs))
     assert "from step 2" in verdict(read_runs(runs))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from train.checkpoint.folder import require_newest
 from train.errors import ConfigError
+from train.output.metrics import Metrics, rewind_metrics
 
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 TOLD = re.compile(
@@ -70,19 +71,16 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop what this start will write anew: the lines after `step`, and DONE."""
-        (self.path / "DONE").unlink(missing_ok=True)
-        path = self.path / "metrics.jsonl"
-        lines = [line for line in read_metrics(path) if line.get("step", 0) <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+    def rewind(self, step: int) -> Metrics:
+        """Drop what this start will write anew: the lines after `step`, and DONE.
 
-    def evaluated(self, step: int) -> bool:
-        """Whether metrics.jsonl has an evaluation after `step`."""
-        lines = read_metrics(self.path / "metrics.jsonl")
-        return any("eval_loss" in line and line["step"] == step for line in lines)
+        Returns what metrics.jsonl held.
+
+        Raises:
+            ConfigError: metrics.jsonl is not a file that can be read.
+        """
+        (self.path / "DONE").unlink(missing_ok=True)
+        return rewind_metrics(self.path / "metrics.jsonl", step)
 
     def note(self, name: str, value: Any) -> None:
         """Write one of the attempt's JSON files."""
@@ -117,19 +115,6 @@ def open_run_folder(path: Path) -> RunFolder:
             "give another --run-dir"
         ) from None
     return RunFolder(path, attempt)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, in order; a line cut short by a crash is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from train.errors import ConfigError
-from train.output.record import read_metrics
+from train.output.metrics import read_metrics
 
 TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}  # promised largest relative difference of two runs' losses
 STEP = re.compile(r"\[Step (\d+)/\d+\]")
@@ -48,7 +48,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `steps` and `evals` are lines of metrics.jsonl, each step once, in order."""
+    """One run folder; `steps` and `evals` are lines of metrics.jsonl, each step once, in order.
+
+    `notice` says which of its lines do not count; empty: all do.
+    """
 
     name: str
     path: Path
@@ -58,6 +61,7 @@ class Run:
     starts: tuple[Start, ...]
     events: tuple[Event, ...]
     done: bool
+    notice: str = ""
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -110,14 +114,13 @@ def read_run(path: Path, name: str) -> Run:
     Raises:
         ConfigError: it is no run folder, or has no finished step.
     """
-    lines = read_metrics(path / "metrics.jsonl")
-    steps = {int(line["step"]): line for line in lines if "loss" in line and "step" in line}
-    if not steps:
+    metrics = read_metrics(path / "metrics.jsonl")
+    if not metrics.steps:
         raise ConfigError(
             f"{path} has no metrics.jsonl with a finished step: name a run's folder (--run-dir), "
             "such as runs/2026-01-31-1200-mistral"
         )
-    starts = _starts(path / "attempts", [float(step["time"]) for step in steps.values()])
+    starts = _starts(path / "attempts", [float(step["time"]) for step in metrics.steps])
     configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
     model: Mapping[str, Any] = next(
         (config["model"] for config in configs[::-1] if "model" in config), {}
@@ -126,8 +129,9 @@ def read_run(path: Path, name: str) -> Run:
         name=name,
         path=path,
         precision=str(model.get("precision", "fp32")),
-        steps=tuple(steps[number] for number in sorted(steps)),
-        evals=tuple(line for line in lines if "eval_loss" in line),
+        steps=metrics.steps,
+        evals=metrics.evals,
+        notice=metrics.notice,
         starts=starts,
         events=tuple(_events(path / "launch.log")),
         done=(path / "DONE").exists(),
@@ -147,7 +151,11 @@ def compare(base: Run, other: Run) -> Difference | None:
 
 
 def verdict(runs: Sequence[Run]) -> str:
-    """Say in one sentence whether the runs' losses are one curve."""
+    """Say in one sentence whether the runs' losses are one curve; in others what was not read."""
+    return ". ".join([_comparison(runs), *(f"{r.name}: {r.notice}" for r in runs if r.notice)])
+
+
+def _comparison(runs: Sequence[Run]) -> str:
     if len(runs) < 2:
         return f"{runs[0].name}: {ranks(*runs[0].gpus)}, {len(runs[0].steps)} steps"
     found = [(run, compare(runs[0], run)) for run in runs[1:]]

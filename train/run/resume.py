@@ -68,10 +68,12 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
         if output.resume == "never":
             _start_over(folder, out.console)
         checkpoints.tidy(out.path, start)
-        folder.rewind(start)
+        found = folder.rewind(start)
+        if found.broken:
+            out.console.say(f"{found.notice}; they are kept in metrics.broken")
         _require_room(saver.bytes(), range(start, total), inputs.config, out)
         due = start > 0 and is_due(start, total, output.eval_step)
-        return due and not folder.evaluated(start)
+        return due and all(line["step"] != start for line in found.evals)
 
     return Resumed(saver, start, gang.from_main(prepare_folder))
 

@@ -1,0 +1,133 @@
+"""metrics.jsonl, read by those who go on from it and those who report on it: each step once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.errors import ConfigError
+
+COUNTS = ("step", "tokens", "loss_tokens", "world_size", "peak_bytes")
+NUMBERS = ("loss", "lr", "seconds", "tokens_per_s", "time")
+TEXTS = ("sample_hash",)
+OPTIONAL = ("mfu", "grad_norm", "samples", "padded_tokens")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A line that counts for nothing: its number from 1, its bytes as they stand, and why."""
+
+    number: int
+    line: bytes
+    why: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a metrics.jsonl holds: lines of steps and of evaluations, in order, each step once."""
+
+    steps: tuple[Mapping[str, Any], ...] = ()
+    evals: tuple[Mapping[str, Any], ...] = ()
+    broken: tuple[Broken, ...] = ()
+
+    @property
+    def notice(self) -> str:
+        """What is wrong with the file, in one sentence; empty: nothing."""
+        if not self.broken:
+            return ""
+        told = [f"line {broken.number} {broken.why}" for broken in self.broken[:5]]
+        more = f", and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
+        return f"metrics.jsonl: {len(self.broken)} lines do not count: {', '.join(told)}{more}"
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.jsonl, empty where there is none; of a step that stands twice the last counts.
+
+    Raises:
+        ConfigError: it is not a file that can be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return Metrics()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror or error}): repair it, or move it away"
+        ) from None
+    found: dict[tuple[bool, int], tuple[int, Mapping[str, Any]]] = {}
+    broken = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = _record(line)
+        except (ValueError, RecursionError) as error:
+            broken.append(Broken(number, line, str(error)))
+            continue
+        at = ("eval_loss" in record, record["step"])
+        if at in found:
+            earlier = found[at][0]
+            broken.append(Broken(earlier, lines[earlier - 1], f"stands again in line {number}"))
+        found[at] = (number, record)
+    kept = {at: record for at, (_, record) in sorted(found.items())}
+    return Metrics(
+        steps=tuple(record for (is_eval, _), record in kept.items() if not is_eval),
+        evals=tuple(record for (is_eval, _), record in kept.items() if is_eval),
+        broken=tuple(sorted(broken, key=lambda broken: broken.number)),
+    )
+
+
+def rewind_metrics(path: Path, step: int) -> Metrics:
+    """Keep the lines up to `step`; what is broken goes to metrics.broken beside it, never lost.
+
+    Returns what stood in the file.
+
+    Raises:
+        ConfigError: it is not a file that can be read.
+    """
+    found = read_metrics(path)
+    if found.broken:
+        with path.with_name("metrics.broken").open("ab") as file:
+            file.writelines(broken.line + b"\n" for broken in found.broken)
+    kept = [line for line in (*found.steps, *found.evals) if line["step"] <= step]
+    kept.sort(key=lambda line: (line["step"], "eval_loss" in line))
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    partial.replace(path)
+    return found
+
+
+def _record(line: bytes) -> Mapping[str, Any]:
+    """Return the record of one line.
+
+    Raises:
+        ValueError: it is no record of a step or of an evaluation; it says what it is instead.
+    """
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except ValueError:
+        raise ValueError("is not JSON") from None
+    if not isinstance(record, dict):
+        raise ValueError("is not an object")
+    is_eval = "eval_loss" in record
+    counts = ("step", "eval_tokens") if is_eval else COUNTS
+    numbers = ("eval_loss",) if is_eval else NUMBERS
+    texts = () if is_eval else TEXTS
+    unknown = [key for key in OPTIONAL if record.get(key) is not None]
+    wrong = [key for key in counts if not _number(record.get(key), int) or record[key] < 0]
+    wrong += [key for key in (*numbers, *unknown) if not _number(record.get(key), float)]
+    wrong += [key for key in texts if not isinstance(record.get(key), str)]
+    if wrong:
+        raise ValueError(f"has no usable '{wrong[0]}'")
+    return record
+
+
+def _number(value: object, kind: type) -> bool:
+    """Whether a value is a whole number (int) or any number (float), of a size that is real."""
+    whole = type(value) is int and abs(value) < 1 << 62
+    return whole or (kind is float and type(value) is float)
