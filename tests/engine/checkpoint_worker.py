@@ -41,6 +41,7 @@ VARIANTS = {
     **{f"bf16-zero{z}": f"zero={z} offload=none --precision bf16" for z in (1, 2, 3)},
     **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
     "offload-all": "zero=3 offload=all",
+    "hpz": "zero=3 offload=none --ds-config tests/engine/hpz.json",
 }
 
 

@@ -14,7 +14,14 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import mixed_precision_linkage
 
 
-@pytest.mark.parametrize("name", ["get_param_id", "_reassign_or_swap_out_partitioned_parameters"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_param_id",
+        "_reassign_or_swap_out_partitioned_parameters",
+        "invalidate_secondary_tensor",
+    ],
+)
 def test_zero_3_has_the_methods_that_zero_py_calls(name):
     assert callable(getattr(DeepSpeedZeroOptimizer_Stage3, name))
 

@@ -5,6 +5,7 @@ import pytest
 from train.config import ModelConfig, OptimizerConfig
 from train.errors import ConfigError, PlanError
 from train.planning import DsConfig, Plan, built_in, render
+from train.planning.render import hpz_left_out
 
 SHAPE = built_in("mistral-7b")
 OPTIMIZER = OptimizerConfig(2e-6, "constant", 0, 0.0, 0.5)
@@ -70,3 +71,15 @@ def test_stage_0_is_refused_in_bf16_and_rendered_in_fp32():
 def test_a_file_that_contradicts_the_precision_is_refused():
     with pytest.raises(ConfigError, match=r"x\.json sets bf16\.enabled .*--precision is bf16"):
         rendered(Plan(2, 4096), ds=DsConfig(path="x.json", precision="fp32"))
+
+
+@pytest.mark.parametrize(
+    ("zero", "dp", "words"),
+    [(3, 4, ""), (3, 1, ""), (3, 3, "does not divide 3 ranks"), (1, 4, "is for ZeRO-3")],
+)
+def test_a_secondary_partition_that_cannot_be_is_left_out_with_a_line(zero, dp, words):
+    ds = DsConfig("f.json", extra={"zero_optimization": {"zero_hpz_partition_size": 2}})
+    plan = Plan(zero, 4096, dp=dp)
+    given = rendered(plan, ds=ds)["zero_optimization"]
+    assert words in hpz_left_out(plan, ds)
+    assert ("zero_hpz_partition_size" in given) == (words == "")

@@ -142,6 +142,7 @@ def refresh_low_precision(engine: Engine) -> None:
     if stage == 0:
         broadcast_shards(engine)
     elif stage == 3:
+        optimizer.invalidate_secondary_tensor()  # hpZ's copy in each host, made of the old weights
         for number in range(len(optimizer.fp16_groups)):
             optimizer._reassign_or_swap_out_partitioned_parameters(number)
         if optimizer.persistent_parameters:

@@ -12,6 +12,8 @@ from train.planning.dsconfig import DsConfig
 from train.planning.plan import Plan, require_fp32_sums
 from train.planning.shape import Shape
 
+HPZ = "zero_hpz_partition_size"
+
 
 def render(
     plan: Plan, shape: Shape, model: ModelConfig, optimizer: OptimizerConfig, ds: DsConfig
@@ -39,7 +41,22 @@ def render(
         "zero_optimization": _zero(plan, shape),
         "wall_clock_breakdown": False,
     }
-    return _merged(made, ds.extra)
+    rendered = _merged(made, ds.extra)
+    if hpz_left_out(plan, ds):
+        del rendered["zero_optimization"][HPZ]
+    return rendered
+
+
+def hpz_left_out(plan: Plan, ds: DsConfig) -> str:
+    """Say why the ds_config's secondary partition cannot be made with this plan; empty: it can."""
+    size = ds.extra.get("zero_optimization", {}).get(HPZ, 1)
+    if plan.zero != 3 and size != 1:
+        return (
+            f"{ds.path}: {HPZ} {size} is left out: it is for ZeRO-3, the plan is ZeRO-{plan.zero}"
+        )
+    if plan.dp % min(size, plan.dp):
+        return f"{ds.path}: {HPZ} {size} is left out: it does not divide {plan.dp} ranks"
+    return ""
 
 
 def _refuse(plan: Plan, model: ModelConfig, ds: DsConfig) -> None:

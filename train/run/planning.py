@@ -32,6 +32,7 @@ from train.planning import (
 )
 from train.planning.cluster import cluster_of_devices
 from train.planning.plan import Plan
+from train.planning.render import hpz_left_out
 from train.run.inputs import RunInputs
 from train.text import GIB
 
@@ -74,6 +75,8 @@ def choose_plan(
     if choice.chosen is None:
         raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
     config = inputs.config
+    if left_out := hpz_left_out(choice.chosen.plan, inputs.ds):
+        console.say(left_out)
     zero = render(choice.chosen.plan, inputs.shape, config.model, config.optimizer, inputs.ds)
     return PlannedRun(choice.chosen, request.cluster, zero)
 
