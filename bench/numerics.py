@@ -171,7 +171,7 @@ def main() -> int:
     if not kernels.liger_supported("mistral", gang.device.type):
         names = [name for name in names if "Liger" not in name]
         print("no GPU with liger-kernel: its ways are left out")
-    kernels.ROWS = 64  # short micro-batches, so that their loss is fused, too
+    kernels.LOSS_ROWS = 64  # short micro-batches, so that their loss is fused, too
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(gang, Path(folder), given.steps, names)
     print(record.table(rows))

@@ -102,14 +102,17 @@ def test_a_cpu_and_an_unknown_model_keep_the_plain_modules():
     assert not kernels.liger_supported("llama", "cpu")
     assert not kernels.liger_supported("bloom", "cuda")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    assert kernels.fuse(model, torch.device("cpu"), selects=True) == (None, ())
+    assert kernels.fuse(model, torch.device("cpu"), supports_logits_to_keep=True) == (None, ())
     assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_on_a_gpu_without_liger_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    assert kernels.fuse(model, torch.device("cuda"), selects=True) == (None, (kernels.HINT,))
+    assert kernels.fuse(model, torch.device("cuda"), supports_logits_to_keep=True) == (
+        None,
+        (kernels.HINT,),
+    )
     assert "pip install 'liger-kernel" in kernels.HINT
 
 

@@ -1,15 +1,17 @@
 import torch
 
-from train.engine.lora import HashDropout, TokenNames
+from train.engine.lora import DropoutContext, HashDropout
 
 
-def dropped(names: TokenNames, module: int = 0, seed: int = 0, p: float = 0.25) -> torch.Tensor:
+def dropped(names: DropoutContext, module: int = 0, seed: int = 0, p: float = 0.25) -> torch.Tensor:
     layer = HashDropout(p, seed, module, names)
     return layer(torch.ones(1, len(names.samples), 512))[0]
 
 
-def names(samples, positions, step=3) -> TokenNames:
-    return TokenNames(step, torch.tensor(samples), torch.tensor(positions))
+def names(samples, positions, step=3) -> DropoutContext:
+    context = DropoutContext()
+    context.set_tokens(step, torch.tensor(samples), torch.tensor(positions))
+    return context
 
 
 def test_a_token_is_dropped_alike_wherever_it_stands():

@@ -9,7 +9,7 @@ from train.engine.loss import summed_cross_entropy
 
 @pytest.mark.parametrize("count", [0, 1, 7, 40])
 def test_the_sum_and_its_gradient_are_those_of_torch(count, monkeypatch):
-    monkeypatch.setattr(losses, "ROWS", 16)
+    monkeypatch.setattr(losses, "LOSS_ROWS", 16)
     generator = torch.Generator().manual_seed(0)
     raw = torch.randn((count, 11), generator=generator, requires_grad=True)
     targets = torch.randint(0, 11, (count,), generator=generator)

@@ -149,8 +149,7 @@ def export_adapter(exporter: Exporter, folder: Path, config: LoraConfig, seed: i
     Raises:
         CheckpointError: a weight is missing or damaged, or was not written as it is.
     """
-    nothing = torch.zeros(0, dtype=torch.int64)
-    module: Any = lora.attach(exporter.model, config, seed, lora.TokenNames(0, nothing, nothing))
+    module: Any = lora.attach(exporter.model, config, seed, lora.DropoutContext())
     dtype = PRECISIONS[exporter.config.precision]
     state = {name: exporter.stored(name, dtype) for name in exporter.index.tensors}
     module.save_pretrained(folder, state_dict=state)

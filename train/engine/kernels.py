@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from train.engine.loss import summed_cross_entropy
+from train.planning.activations import LOSS_ROWS
 
 # Model types whose modules were compared with the plain ones (tests/engine/test_kernels.py): what
 # their norms add to the weight, and where they round.
@@ -29,42 +30,40 @@ GATES = {
 }
 DEVICES = ("cuda",)
 HINT = "Liger kernels are not installed: `pip install 'liger-kernel>=0.8.5,<0.9'` for faster steps"
-# Rows of logits that exist at a time in the fused head, about: Liger rounds to a power of 2.
-ROWS = 1024
 
 
 class FusedHead:
-    """The forward of a model's head: the loss instead of the logits, when it is told the targets.
+    """The forward of a model's head: losses instead of the logits, when it is given targets.
 
     It runs inside the head's own forward, so no other module reads the head's weight.
     """
 
     def __init__(self, linear: Any) -> None:
         self._linear, self._plain = linear, linear.forward
-        self._asked: tuple[torch.Tensor, float] | None = None
-        self.total = torch.zeros((), dtype=torch.float64)
+        self._targets: tuple[torch.Tensor, float] | None = None
         linear.forward = self
 
-    def expect(self, targets: torch.Tensor, scale: float) -> None:
-        """Have the next forward return `scale` times the summed loss, and leave the sum in `total`.
+    def set_targets(self, targets: torch.Tensor, scale: float) -> None:
+        """Have the next forward, and only that, return what `summed_cross_entropy` does.
+
+        A model's forward hands nothing through to its head but hidden states.
 
         Args:
             targets: int64 (K,), for the K hidden states that the head will be given.
+            scale: a factor.
         """
-        self._asked = targets, scale
+        self._targets = targets, scale
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits of (1, K, hidden), or the loss, fp32 scalar, of what was expected."""
-        asked, self._asked = self._asked, None
-        if asked is None:
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits of (1, K, hidden); with targets the scaled loss and the plain sum."""
+        given, self._targets = self._targets, None
+        if given is None:
             logits: torch.Tensor = self._plain(hidden)
             return logits
         rows = hidden.reshape(-1, hidden.shape[-1])
         if self._saves(rows):
-            loss, self.total = self._fused(rows, *asked)
-        else:
-            loss, self.total = summed_cross_entropy(self._plain(rows), *asked)
-        return loss
+            return self._fused(rows, *given)
+        return summed_cross_entropy(self._plain(rows), *given)
 
     def _saves(self, rows: torch.Tensor) -> bool:
         """Whether slices need less memory than the logits of all rows.
@@ -75,12 +74,15 @@ class FusedHead:
         weight = self._linear.weight
         trained = weight.requires_grad and torch.is_grad_enabled()
         sums = 2 * weight.shape[1] if trained and weight.dtype != torch.float32 else 0
-        return len(rows) > ROWS + sums
+        return len(rows) > LOSS_ROWS + sums
 
     def _fused(
         self, rows: torch.Tensor, targets: torch.Tensor, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `summed_cross_entropy` would, with logits for about `ROWS` rows at a time."""
+        """Return what `summed_cross_entropy` would, with logits for about `LOSS_ROWS` at a time.
+
+        Liger rounds the number to a power of 2.
+        """
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
         weight = self._linear.weight
@@ -91,7 +93,7 @@ class FusedHead:
             bias=self._linear.bias,
             reduction="sum",
             accum_dtype=torch.float32,
-            chunk_mem_const=max(1, ROWS * weight.shape[0] // rows.numel()),
+            chunk_mem_const=max(1, LOSS_ROWS * weight.shape[0] // rows.numel()),
         )
         total = found.detach().double()
         return found * torch.where(total.isfinite(), scale, math.nan).float(), total
@@ -104,12 +106,13 @@ def liger_supported(model_type: str, device: str) -> bool:
 
 
 def fuse(
-    model: PreTrainedModel, device: torch.device, *, selects: bool
+    model: PreTrainedModel, device: torch.device, *, supports_logits_to_keep: bool
 ) -> tuple[FusedHead | None, tuple[str, ...]]:
     """Give the model's modules Liger's kernels where these are right; say so in a notice.
 
     Args:
-        selects: the model can be asked for the logits of some tokens, so the head may be fused.
+        supports_logits_to_keep: the model gives the logits of some tokens, so its head may be
+            fused.
 
     Returns:
         The fused head, if it is one, and the notices.
@@ -128,7 +131,7 @@ def fuse(
             _fuse_gate(module, product)
     head = model.get_output_embeddings()
     capped = getattr(model.config, "final_logit_softcapping", None) is not None
-    plain = selects and type(head) is torch.nn.Linear and not capped
+    plain = supports_logits_to_keep and type(head) is torch.nn.Linear and not capped
     names = ["RMSNorm", gate, "fused linear cross-entropy" if plain else ""]
     notice = f"Liger kernels: {', '.join(name for name in names if name)}"
     return FusedHead(head) if plain else None, (notice,)

@@ -6,8 +6,6 @@ the packing, nor the ranks, nor recomputation can change which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from transformers import PreTrainedModel
 
@@ -15,33 +13,36 @@ from train.config import LoraConfig
 from train.errors import ModelError
 
 
-@dataclass
-class TokenNames:
-    """What the tokens of the current micro-batch are called; set before each forward.
+class DropoutContext:
+    """Names of the tokens of the current micro-batch, which every dropout of the model reads.
 
-    `samples` and `positions` are int64, one per token, in the order of the hidden states.
+    `samples` and `positions` are int64, one per token, in the order of the hidden states. A model's
+    forward hands nothing of the kind through to its modules, so they are set before it.
     """
 
-    step: int
-    samples: torch.Tensor
-    positions: torch.Tensor
+    def __init__(self) -> None:
+        self.step, self.samples, self.positions = 0, torch.empty(0), torch.empty(0)
+
+    def set_tokens(self, step: int, samples: torch.Tensor, positions: torch.Tensor) -> None:
+        """Set what the next forward's tokens are called."""
+        self.step, self.samples, self.positions = step, samples, positions
 
 
 class HashDropout(torch.nn.Module):
     """Dropout with probability `p` whose mask is a pure function of the tokens' names."""
 
-    def __init__(self, p: float, seed: int, module: int, names: TokenNames) -> None:
+    def __init__(self, p: float, seed: int, module: int, context: DropoutContext) -> None:
         super().__init__()
-        self.p, self.seed, self.module, self.names = p, seed, module, names
+        self.p, self.seed, self.module, self.context = p, seed, module, context
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Drop features of (1, T, features) or (rows, length, features); the shape is kept."""
         if not self.training:
             return hidden
-        key = torch.zeros_like(self.names.samples, dtype=torch.int32)
-        for part in (self.seed, self.names.step, self.module):
+        key = torch.zeros_like(self.context.samples, dtype=torch.int32)
+        for part in (self.seed, self.context.step, self.module):
             key = _mix(key + part)
-        for parts in (self.names.samples, self.names.positions):
+        for parts in (self.context.samples, self.context.positions):
             key = _mix(key + parts.to(torch.int32))
         features = torch.arange(hidden.shape[-1], dtype=torch.int32, device=hidden.device)
         chance = _mix(key[:, None] + _mix(features + 1)[None, :])
@@ -50,7 +51,7 @@ class HashDropout(torch.nn.Module):
 
 
 def attach(
-    model: PreTrainedModel, config: LoraConfig, seed: int, names: TokenNames
+    model: PreTrainedModel, config: LoraConfig, seed: int, context: DropoutContext
 ) -> torch.nn.Module:
     """Freeze the model and put adapters beside its linear layers, in the model's own type.
 
@@ -76,7 +77,7 @@ def attach(
         layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
         for number, layer in enumerate(layers):
             for key in layer.lora_dropout:
-                layer.lora_dropout[key] = HashDropout(config.dropout, seed, number, names)
+                layer.lora_dropout[key] = HashDropout(config.dropout, seed, number, context)
     return module
 
 

@@ -1,7 +1,7 @@
 """The loss: a sum of token cross-entropies, whose gradient is formed in the logits' own memory.
 
 The sum over tokens is divided once, by the loss tokens of the whole optimizer step, so that it
-does not depend on how the samples were packed. Logits in fp32 exist for `ROWS` tokens at a time.
+does not depend on how the samples were packed. fp32 logits exist for `LOSS_ROWS` tokens at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-ROWS = 1024
+from train.planning.activations import LOSS_ROWS
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -20,8 +20,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         gradient = logits.detach()
-        for first in range(0, len(targets), ROWS):
-            rows, wanted = gradient[first : first + ROWS], targets[first : first + ROWS, None]
+        for first in range(0, len(targets), LOSS_ROWS):
+            rows, wanted = (
+                gradient[first : first + LOSS_ROWS],
+                targets[first : first + LOSS_ROWS, None],
+            )
             logs = torch.log_softmax(rows.float(), dim=-1)
             total -= logs.gather(1, wanted).sum(dtype=torch.float64)
             slope = logs.exp_().scatter_add_(1, wanted, torch.full_like(logs[:, :1], -1.0))

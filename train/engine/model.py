@@ -31,14 +31,14 @@ PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 class LoadedModel:
     """A model ready for `deepspeed.initialize`, and what the user should be told about it.
 
-    `selects`: its forward can be asked for the logits of some tokens only. `head`: returns the
-    loss instead of the logits, in Liger's kernel.
+    `supports_logits_to_keep`: its forward can be asked for the logits of some tokens only.
+    `head`: returns the loss instead of the logits, in Liger's kernel.
     """
 
     module: torch.nn.Module
     packed: bool
-    selects: bool
-    names: lora.TokenNames
+    supports_logits_to_keep: bool
+    dropout: lora.DropoutContext
     notices: tuple[str, ...]
     head: kernels.FusedHead | None = None
 
@@ -77,16 +77,15 @@ def load(
     model = _from_pretrained(folder, shape, config, zero_config, packed, device)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
-    selects, head = packed and _selects(model), None
+    supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
     if fused:
-        head, said = kernels.fuse(model, device, selects=selects)
+        head, said = kernels.fuse(model, device, supports_logits_to_keep=supports_logits_to_keep)
         notices += said
     module: torch.nn.Module = model
-    nothing = torch.zeros(0, dtype=torch.int64)
-    names = lora.TokenNames(0, nothing, nothing)
+    dropout = lora.DropoutContext()
     if config.lora is not None:
-        module = lora.attach(model, config.lora, seed, names)
-    return LoadedModel(module, packed, selects, names, notices, head)
+        module = lora.attach(model, config.lora, seed, dropout)
+    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, head)
 
 
 def recompute(module: Any, mode: str) -> None:
@@ -112,7 +111,7 @@ def can_pack(config: PreTrainedConfig) -> bool:
     return supported and layers <= PACKABLE_LAYERS and config.model_type != "gpt_oss"
 
 
-def _selects(model: PreTrainedModel) -> bool:
+def _supports_logits_to_keep(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 

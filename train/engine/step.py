@@ -115,25 +115,23 @@ class Engine:
         self, step: int, micro: MicroBatch, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self.inputs(micro, self.gang.device)
-        self.model.names.step = step
-        self.model.names.samples, self.model.names.positions = inputs.samples, inputs.positions
-        head = self.model.head
-        if head is None:
+        self.model.dropout.set_tokens(step, inputs.samples, inputs.positions)
+        if self.model.head is None:
             return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)
-        head.expect(inputs.targets, scale)
-        return self._output(inputs), head.total
+        self.model.head.set_targets(inputs.targets, scale)
+        loss, total = self._output(inputs)
+        return loss, total
 
     def _logits(self, inputs: Inputs) -> torch.Tensor:
         """Return the logits of the tokens that carry loss, (K, vocabulary)."""
-        logits = self._output(inputs)
+        logits: torch.Tensor = self._output(inputs)
         flat = logits.reshape(-1, logits.shape[-1])
-        return flat if self.model.selects else flat[inputs.where]
+        return flat if self.model.supports_logits_to_keep else flat[inputs.where]
 
-    def _output(self, inputs: Inputs) -> torch.Tensor:
+    def _output(self, inputs: Inputs) -> Any:
         """Return what the model's head makes of the tokens that carry loss, or of all tokens."""
-        options = {"logits_to_keep": inputs.where} if self.model.selects else {}
-        output: torch.Tensor = self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
-        return output
+        options = {"logits_to_keep": inputs.where} if self.model.supports_logits_to_keep else {}
+        return self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
 
     def _update(self) -> float:
         """Clip and apply the update unless a gradient is not finite; return the gradient norm.
