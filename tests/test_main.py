@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,10 @@ def test_a_run_ends_with_a_model_that_transformers_loads(model, tmp_path):
         "--precision", "fp32", "--run-dir", "run", "--eval-step", "4", "--report-to", "tensorboard",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    train = 65 - 3  # the last 5 % are held out
+    found = re.search(r"(\d+) samples to train on, (\d+) held out", done.stdout)
+    assert found, done.stdout
+    train, held = map(int, found.groups())
+    assert held and train + held == 65
     total = 2 * (train // 12)
     assert f"[Step {total}/{total}]" in done.stdout
     assert "leaked" not in done.stdout + done.stderr  # nanobind (triton) reports what outlives it

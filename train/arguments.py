@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from train.errors import ConfigError
+from train.errors import ConfigError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self._where}{message}")
 
 
+COLUMN_ROLES = (
+    "messages", "prompt", "completion", "text", "instruction", "input", "output", "system",
+    "history", "tools",
+)  # fmt: skip
 PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp")
 
 
@@ -66,6 +70,26 @@ def _number(text: str, kind: Callable[[str], Any], noun: str) -> Any:
         raise ValueError(f"must be {noun}, but is '{text}' instead") from None
 
 
+def read_columns(text: str) -> tuple[tuple[str, str], ...]:
+    """Read `role=name,role=name`: which column is what.
+
+    Raises:
+        ValueError: a part is not of that form, or a role is unknown or stands twice.
+    """
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        role, equals, name = (word.strip() for word in part.partition("="))
+        if not (equals and name):
+            raise ValueError(f"takes role=name,role=name, but has '{part}' instead")
+        if role not in COLUMN_ROLES:
+            near = did_you_mean(role, COLUMN_ROLES) or f"; the roles are {', '.join(COLUMN_ROLES)}"
+            raise ValueError(f"does not know the role '{role}'{near}")
+        if role in pairs or {"instruction": "prompt", "output": "completion"}.get(role) in pairs:
+            raise ValueError(f"gives '{role}' twice: keep one")
+        pairs[role] = name
+    return tuple(pairs.items())
+
+
 @dataclass(frozen=True)
 class Argument:
     """One row of the command line: a flag, how it is read, its default and its help."""
@@ -87,6 +111,7 @@ ARGUMENTS = (
     Argument("--model-name-or-path", str, None, "a Hugging Face folder or hub name"),
     Argument("--tokenizer", str, None, "a Hugging Face folder or name, or a SentencePiece .model"),
     Argument("--dataset-name-or-path", str, None, "a hub name, a folder or a file (jsonl, …)"),
+    Argument("--columns", read_columns, None, "what is what: prompt=NAME,completion=NAME"),
     Argument("--loss-on", str, None, "default: by the columns found", ("all", "completion")),
     Argument("--skip-bad-rows", None, False, "leave malformed rows out and count them"),
     Argument("--batch-size", whole(1), 256, "samples of the whole job per optimizer step"),

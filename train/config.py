@@ -80,6 +80,7 @@ class DataConfig:
     """Which samples, how long, and how many per optimizer step of the whole job.
 
     `date`: the day, as `2026-01-31`, that a chat template is told; a run that goes on keeps it.
+    `columns`: pairs of a role and the column that has it; empty: by the columns' names.
     """
 
     name_or_path: str | None
@@ -88,6 +89,7 @@ class DataConfig:
     batch_size: int
     block_size: int
     seed: int
+    columns: tuple[tuple[str, str], ...] = ()
     date: str | None = None
 
 
@@ -251,7 +253,12 @@ def _assemble(values: Mapping[str, Any]) -> RunConfig:
             name_or_path=values["model_name_or_path"],
             lora=lora if values["use_lora"] else None,
         ),
-        data=pick(DataConfig, name_or_path=values["dataset_name_or_path"], date=None),
+        data=pick(
+            DataConfig,
+            name_or_path=values["dataset_name_or_path"],
+            columns=values["columns"] or (),
+            date=None,
+        ),
         optimizer=pick(OptimizerConfig),
         output=pick(OutputConfig),
         pins=parse_pins(values["pin"] or ()),

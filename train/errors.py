@@ -107,7 +107,10 @@ def is_echo(error: BaseException) -> bool:
     return _ECHO in getattr(error, "__notes__", ())
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest choice, or an empty string."""
-    near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+def did_you_mean(word: str, choices: Iterable[str], alike: float = 0.6) -> str:
+    """Return `; did you mean 'x'?` for the nearest choice, or an empty string.
+
+    `alike`: how near it must be, from 0 to 1.
+    """
+    near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=alike)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -18,12 +18,32 @@ def told(data, words):
     return any(words in notice for notice in data.notices)
 
 
-def test_without_a_validation_split_the_last_twentieth_is_kept(opened, write, pieces):
-    data = opened(write(ROWS), pieces)
-    assert (len(data.train), len(data.validation)) == (38, 2)
-    assert told(data, "the last 5 % of the samples (2 of 40)")
+def texts(split):
+    return {tuple(split.sample(number)[0].tolist()) for number in range(len(split))}
+
+
+def test_without_a_validation_split_each_sample_draws_its_side(opened, write, pieces):
+    rows = [{"text": f"hello {n} world {n * n}"} for n in range(1000)]
+    data = opened(write(rows), pieces)
+    held = texts(data.validation)
+    assert 30 <= len(data.validation) <= 70 and len(data.train) + len(data.validation) == 1000
+    assert told(data, f"is kept for evaluation ({len(data.validation)} of 1000)")
+    assert not held & texts(data.train)
+    half = opened(write(rows[::-2], "half.jsonl"), pieces, block_size=100, loss_on="all")
+    assert texts(half.validation) == held & (texts(half.train) | texts(half.validation))
+
+
+def test_samples_that_are_alike_are_on_the_same_side(opened, write, pieces):
+    rows = [{"text": f"hello {n % 50}"} for n in range(1000)]
+    data = opened(write(rows), pieces)
+    assert len(data.validation) % 20 == 0 and not texts(data.validation) & texts(data.train)
+
+
+def test_one_sample_is_held_out_and_one_trains_however_few_there_are(opened, write, pieces):
     small = opened(write(ROWS[:3]), pieces)
     assert (len(small.train), len(small.validation)) == (2, 1)
+    same = opened(write([ROWS[0]] * 3, "same.jsonl"), pieces)
+    assert (len(same.train), len(same.validation)) == (2, 1)
 
 
 def test_a_folder_is_split_by_the_names_of_its_files(opened, write, pieces, tmp_path):
@@ -118,7 +138,7 @@ def test_a_row_with_a_wrong_column_is_named(opened, write, pieces, row, words):
 def test_unknown_columns_are_listed_with_those_that_work(opened, write, pieces):
     with pytest.raises(DataError) as caught:
         opened(write([{"promt": "a", "answer": "b"}]), pieces)
-    for words in ("line 1", "found answer, promt", "messages", "instruction", "mean 'prompt'"):
+    for words in ("line 1", "found promt, answer", "messages", "instruction", "mean 'prompt'"):
         assert words in str(caught.value)
 
 

@@ -23,7 +23,12 @@ def read(path):
         ("a.json", json.dumps(ROWS)),
         ("a.json", json.dumps(ROWS, indent=2)),
         ("a.csv", CSV),
+        ("a.tsv", CSV),
         ("a.txt", "".join(row["text"] + "\n" for row in ROWS)),
+        ("a.jsonl", json.dumps(ROWS, indent=2)),
+        ("a.jsonl", "\n".join(json.dumps(row, indent=2) for row in ROWS)),
+        ("a.json", json.dumps({"data": ROWS}, indent=2)),
+        ("a.json", json.dumps({"version": 1, "examples": ROWS})),
     ],
 )
 @pytest.mark.parametrize("change", ["plain", "mark", "carriage returns", "gz", "no last newline"])
@@ -38,6 +43,29 @@ def test_every_text_format_is_read_however_it_was_saved(write, name, content, ch
     if change == "gz":
         data, name = gzip.compress(data), name + ".gz"
     assert read(write(data, name)) == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_columns_are_separated_by_what_separates_the_header(write, name, between):
+    path = write(between.join(("a", "b")) + "\n" + between.join(('"1,2;\t"', "3")), name)
+    assert read(path) == [{"a": "1,2;\t", "b": "3"}]
+
+
+def test_rows_within_an_object_have_a_place_and_tell_what_stands_beside(write):
+    (row,) = read_files([write('{"version": 1, "data": [{"text": "a"}]}', "a.json")])
+    assert row.place.endswith("a.json, line 1, row 1 of 'data'") and row.beside == ("version",)
+    talk = [{"id": 1, "talk": [{"role": "user", "content": "a"}]}]
+    assert read(write(talk)) == talk
+
+
+def test_a_tables_keys_that_hold_nothing_are_left_out_within_a_column(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"a": [{"x": 1}, {"y": 2}], "b": None}, {"a": None, "b": "c"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == rows
 
 
 def test_parquet_is_read_by_rows(tmp_path):
@@ -70,7 +98,7 @@ def test_csv_fields_may_hold_lines_quotes_and_a_hundred_thousand_words(write):
         ("a.jsonl", b'{"text": "a"}\n[1, 2]\n', 2, "is not a JSON object, but [1, 2] instead"),
         ("a.jsonl", b'{"text": "a"}\n"b"\n', 2, "is not a JSON object"),
         ("a.jsonl", b'\n{"text": "\xff"}\n', 2, "not valid UTF-8 (byte 0xff)"),
-        ("a.jsonl", b"[" * 100_000 + b"\n", 1, "is not a JSON object"),
+        ("a.jsonl", b'{"a":' + b"[" * 100_000 + b"\n", 1, "is not a JSON object"),
         ("a.json", b'[{"text": "a"},\n\n 7]', 3, "is not a JSON object, but 7 instead"),
         ("a.txt", b"good\nb\xe9d\n", 2, "not valid UTF-8 (byte 0xe9)"),
         ("a.csv", b"a,b\n1,2\n3\n", 3, "has 1 fields, but the header has 2"),
@@ -92,6 +120,20 @@ def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, li
         ("a.json", b'[{"text": "a"}\n {"text": "b"}]', "line 1 is not a JSON value"),
         ("a.json", b'[{"text": "a"},\n', "line 1|line 2"),
         ("a.json", b'[\n{"text": "\xff"}]', "line 2 is not valid UTF-8"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "line 1 is not a JSON value"),
+        (
+            "a.jsonl",
+            b'[\n{"text": "a"}\n]\n[{"text": "b"}]',
+            "line 4 follows the end of a JSON arr",
+        ),
+        ("a.jsonl", b'{\n"text": "a"\n}\n{\n"text"\n}\n', "line 6 is not a JSON value"),
+        (
+            "a.json",
+            b'{"train": [{"text": "a"}], "test": [{"text": "a"}]}',
+            "lists of rows train, te",
+        ),
+        ("a.csv", b'a,b\n1,2\n"3,4\n5,6\n7,8\n', "line 3 opens a quote that swallows the 2 lines"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "names the column 'a' twice"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "hello"}\n' * 99)[:-9], "cannot be read"),
         ("a.jsonl.gz", b"\x1f\x8b\x08" + 7 * b"\x00" + 40 * b"\xff", "cannot be read"),

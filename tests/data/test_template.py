@@ -1,8 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from train.config import ModelConfig
-from train.data.template import ALPACA, choose_format
+from train.data.template import ALPACA
 from train.data.tokenizer_hf import find_turns
 from train.data.tokenizers import load_tokenizer
 from train.errors import DataError
@@ -19,7 +21,16 @@ def texts(opened, write, tokenizer, row, **changes):
     return loaded.decode(tokens), carried, data, loaded
 
 
-@pytest.fixture(params=["pieces", "chatml"])
+@pytest.fixture(scope="session")
+def untold(chatml, tmp_path_factory):
+    """The Hugging Face folder without its chat template."""
+    folder = tmp_path_factory.mktemp("untold") / "model"
+    shutil.copytree(chatml, folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.fixture(params=["pieces", "untold"])
 def tokenizer(request):
     return request.getfixturevalue(request.param)
 
@@ -115,22 +126,6 @@ def test_loss_on_all_and_on_the_completion_override_the_columns(opened, write, p
     assert data.train.loss_tokens[0] < data.train.lengths[0] - 1
     with pytest.raises(DataError, match="--loss-on completion needs a column"):
         opened(write([{"text": "hello"}]), pieces, loss_on="completion")
-
-
-def test_the_first_set_of_columns_that_is_there_decides():
-    columns = ["messages", "completion", "response", "prompt", "instruction", "output", "text"]
-    chosen = []
-    for missing in (None, "messages", "completion", "response", "prompt", "output"):
-        columns = [column for column in columns if column != missing]
-        chosen.append(" ".join(choose_format(columns, None, "f").columns))
-    assert chosen == [
-        "messages",
-        "prompt completion",
-        "prompt response",
-        "prompt",
-        "instruction output",
-        "text",
-    ]
 
 
 def chatml(messages, opened=False):

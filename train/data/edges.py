@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from train.data.template import Rendered, Segments
 from train.data.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ def settle(rendered: Rendered, tokenizer: Tokenizer, counts: Counter[str]) -> Re
         found["inside"] |= any(token and token in text for token in (first, last))
         runs.append(run)
     counts.update(name for name, value in found.items() if value)
-    return Rendered(tuple(runs))
+    return replace(rendered, runs=tuple(runs))
 
 
 def edge_tokens(tokenizer: Tokenizer) -> tuple[str, str]:
@@ -84,4 +85,5 @@ def _closed(rendered: Rendered, last: str, tokenizer: Tokenizer, counts: Counter
         counts["unclosed"] += 1
         return rendered
     counts["closed"] += 1
-    return Rendered((*rendered.runs[:-1], (*run[: carried[-1] + 1], (last, True))), complete=True)
+    closed = (*run[: carried[-1] + 1], (last, True))
+    return replace(rendered, runs=(*rendered.runs[:-1], closed))

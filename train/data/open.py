@@ -11,19 +11,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from train.config import DataConfig, ModelConfig
 from train.data.edges import sentences
 from train.data.source import DataSource, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
-from train.data.template import describe
+from train.data.template import OWN, describe
 from train.data.tokenize_rows import Tally, tokenize
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizers import load_tokenizer, today, tokenizer_key
 from train.errors import DataError
 from train.locking import locked
 
-FORMAT = 2
-HELD_OUT = 20  # one sample in twenty is kept for evaluation where there is no validation split
+FORMAT = 3
+HELD_OUT = 20  # one sample in twenty is held out where there is no validation split
 
 
 def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset:
@@ -39,7 +42,7 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
     """
     source = find_source(config.name_or_path)
     settings = (FORMAT, source.key, tokenizer_key(model), model.tokenizer, config.loss_on,
-                config.block_size, config.skip_bad_rows)  # fmt: skip
+                config.block_size, config.skip_bad_rows, config.columns)  # fmt: skip
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     folder = cache.expanduser() / "datasets" / name
     try:
@@ -88,13 +91,14 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
             if "validation" in splits:
                 writer.extend(tokenize(splits["validation"], config, tokenizer, tally))
         dated = date if "strftime_now" in tokenizer.template else None
-        notices = _notices(tally, config, tokenizer, dated)
-        if len(writer) == train:
-            train, validation = _hold_out(train, source, "validation" in splits)
+        notices = (*source.notices, *_notices(tally, config, tokenizer, dated))
+        held = np.arange(len(writer)) >= train
+        if not held.any():
+            held, validation = _hold_out(writer.drawn, source, "validation" in splits)
             notices += (validation,)
         if "test" in splits:
             notices += ("the test split is not used",)
-        seal(partial, folder, train, tokenizer.info, notices, dated)
+        seal(partial, folder, held, tokenizer, notices, dated)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -104,34 +108,72 @@ def _require_samples(samples: int, tally: Tally, source: DataSource, config: Dat
     if not rows:
         raise DataError(f"the dataset '{source.name}' is empty: give one with at least two rows")
     if not samples:
+        reason = "they hold no text of the assistant's"
+        if tally.counts["empty"]:
+            reason = "their answers are empty"
+        if tally.counts["truncated"]:
+            reason = f"--block-size is {config.block_size}"
         raise DataError(
             f"none of the {rows} rows of '{source.name}' gives a sample with a token that carries "
-            f"loss ({tally.first_problem or f'--block-size is {config.block_size}'}): give other "
-            "data or a larger --block-size"
+            f"loss ({tally.first_problem or reason}): give other data or a larger --block-size"
         )
 
 
-def _hold_out(samples: int, source: DataSource, empty: bool) -> tuple[int, str]:
-    """Return how many samples train when the last of them evaluate, and a sentence about it."""
+def _hold_out(
+    drawn: NDArray[np.uint64], source: DataSource, empty: bool
+) -> tuple[NDArray[np.bool_], str]:
+    """Return which samples (n,) are held out, and a sentence about it.
+
+    A sample's own number decides, so that others do not move it from one side to the other, and
+    samples that are alike are on the same side.
+    """
+    samples = len(drawn)
     if samples < 2:
         raise DataError(
             f"the dataset '{source.name}' gives 1 sample, but 2 are needed: one to train on and "
             "one to evaluate; add a row"
         )
-    kept = max(1, samples // HELD_OUT)
+    held = drawn < np.uint64(2**64 // HELD_OUT)
+    if not held.any():
+        held = drawn == drawn.min()
+    if held.all():
+        held = np.arange(samples) == samples - 1
     reason = "the validation split gives no sample" if empty else "there is no validation split"
-    return samples - kept, (
-        f"{reason}, so the last 5 % of the samples ({kept} of {samples}) are kept for evaluation"
+    return held, (
+        f"{reason}, so 1 sample in {HELD_OUT}, drawn by its text, is kept for evaluation "
+        f"({int(held.sum())} of {samples})"
     )
 
 
 def _notices(
     tally: Tally, config: DataConfig, tokenizer: Tokenizer, dated: str | None
 ) -> tuple[str, ...]:
-    counts, kind = tally.counts, tally.kind
-    if kind is None:
+    counts, form, first = tally.counts, tally.form, tally.first
+    if form is None:
         return ()
-    said = [describe(kind, config.loss_on, bool(tokenizer.template))]
+    said = [describe(form, config.loss_on, tally.how)]
+    if tally.unused:
+        named = ", ".join(name if name.strip() else f"'{name}'" for name in tally.unused)
+        said.append(f"columns that are not used: {named}")
+    if counts["written"]:
+        said.append(
+            f"{counts['written']} rows hold the chat template's own marks and are joined as they "
+            f"are; the first: {first['written']}"
+        )
+    if counts["glued"]:
+        said.append(
+            f"in {counts['glued']} rows no white space stands between prompt and completion; the "
+            f"first: {first['glued']}"
+        )
+    if counts["shortened"]:
+        said.append(
+            f"the chat template leaves out or rewrites a part of {counts['shortened']} turns; the "
+            f"first: {first['shortened']}"
+        )
+    if counts["empty"]:
+        said.append(
+            f"{counts['empty']} answers are empty and carry no loss; the first: {first['empty']}"
+        )
     if counts["truncated"]:
         said.append(
             f"{counts['truncated']} of {counts['rows']} samples are longer than --block-size "
@@ -142,7 +184,7 @@ def _notices(
     if counts["skipped"]:
         said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
     said.extend(sentences(counts, tokenizer))
-    if dated and kind.completion == "messages":
+    if dated and tally.how == OWN:
         said.append(f"the chat template writes the date into every sample: it is {dated} there")
     if not tokenizer.info.closing:
         said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")

@@ -12,10 +12,12 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from train.data.columns import is_known
+from train.data.turns import ROLE_KEYS
 from train.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -24,11 +26,15 @@ BLOCK = 1000  # rows that are taken from a columnar file at a time
 
 @dataclass(frozen=True)
 class Row:
-    """A row, or (`value` None) what is wrong with it; `place` is a file with a line or row."""
+    """A row, or (`value` None) what is wrong with it; `place` is a file with a line or row.
+
+    `beside`: keys of the object that the row was found in, which are not used.
+    """
 
     place: str
     value: Mapping[str, Any] | None
     problem: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def read_files(files: Sequence[Path]) -> Iterator[Row]:
@@ -50,7 +56,8 @@ def read_table(table: Any, place: str) -> Iterator[Row]:
     for block in table.iter(batch_size=BLOCK):
         for values in zip(*block.values(), strict=True):
             number += 1
-            yield Row(f"{place}, row {number}", dict(zip(block, values, strict=True)))
+            row = dict(zip(block, map(_without_nulls, values), strict=True))
+            yield Row(f"{place}, row {number}", row)
 
 
 def file_format(path: Path) -> str:
@@ -62,12 +69,14 @@ def _read_file(path: Path) -> Iterator[Row]:
     form = file_format(path)
     if form == ".parquet":
         yield from _read_parquet(path)
-    elif form == ".csv":
+    elif form in (".csv", ".tsv"):
         yield from _read_csv(path)
     elif form == ".txt":
         yield from _read_text(path)
-    elif form == ".json" and _starts_with_bracket(path):
+    elif _starts_with_bracket(path):
         yield from _read_array(path)
+    elif _spans_lines(path):
+        yield from _read_objects(path)
     else:
         yield from _read_json_lines(path)
 
@@ -105,17 +114,57 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield _object(place, json.loads(line.decode()))
+            value = json.loads(line.decode())
         except UnicodeDecodeError as error:
             yield Row(place, None, _not_utf8(line, error))
         except (ValueError, RecursionError) as error:
-            yield Row(place, None, f"is not a JSON object ({error})")
+            yield Row(place, None, f"is not a JSON object ({_reason(error)})")
+        else:
+            yield from _rows(place, value)
 
 
 def _object(place: str, value: Any) -> Row:
     if isinstance(value, dict):
         return Row(place, value)
     return Row(place, None, f"is not a JSON object, but {_clip(json.dumps(value))} instead")
+
+
+def _rows(place: str, value: Any) -> Iterator[Row]:
+    """Yield the row that a JSON value is, or the rows that it wraps: `{"data": [{…}, {…}]}`.
+
+    Raises:
+        DataError: it wraps several lists of rows.
+    """
+    lists = (
+        [key for key, held in value.items() if _is_rows(held)] if isinstance(value, dict) else []
+    )
+    if not lists or is_known(value):
+        yield _object(place, value)
+        return
+    if len(lists) > 1:
+        raise DataError(
+            f"{place} is one object that holds the lists of rows {', '.join(lists)}: write each to "
+            "a file of its own, as train.jsonl and validation.jsonl in one folder"
+        )
+    beside = tuple(key for key in value if key != lists[0])
+    for number, row in enumerate(value[lists[0]], 1):
+        yield replace(_object(f"{place}, row {number} of '{lists[0]}'", row), beside=beside)
+
+
+def _is_rows(value: Any) -> bool:
+    """Whether a value is a list of objects that are no turns of a conversation."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(row, dict) and not any(key in row for key in ROLE_KEYS) for row in value)
+
+
+def _reason(error: Exception) -> str:
+    """Return a parser's reason without its own line number, which counts from the row's start."""
+    return (
+        f"{error.msg} at column {error.colno}"
+        if isinstance(error, json.JSONDecodeError)
+        else str(error)
+    )
 
 
 def _clip(text: str) -> str:
@@ -127,19 +176,58 @@ def _starts_with_bracket(path: Path) -> bool:
         return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
 
+def _spans_lines(path: Path) -> bool:
+    """Whether the first line is the beginning of an object, and not the whole of it."""
+    first = next((line for _, line in _lines(path) if line.strip()), b"").strip()
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        return first.startswith(b"{") and error.pos >= len(first.decode())
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _whole_text(path: Path) -> str:
+    """Return a file's text.
+
+    Raises:
+        DataError: it is no UTF-8.
+    """
+    with _open(path) as file:
+        content = file.read().removeprefix(BOM)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line} {_not_utf8(content, error)}") from None
+
+
+def _read_objects(path: Path) -> Iterator[Row]:
+    """Read JSON objects of several lines each, one after another.
+
+    Raises:
+        DataError: one is malformed, after which nothing can be found.
+    """
+    text = _whole_text(path)
+    at, line, counted = _skip(text, 0), 1, 0
+    while at < len(text):
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise DataError(_no_value(path, text, line, error)) from None
+        yield from _rows(f"{path}, line {line}", value)
+        at = _skip(text, end)
+
+
 def _read_array(path: Path) -> Iterator[Row]:
     """Read a JSON array element by element, so that each has a line.
 
     Raises:
         DataError: the array's text breaks off or is malformed, after which nothing can be found.
     """
-    with _open(path) as file:
-        content = file.read().removeprefix(BOM)
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line} {_not_utf8(content, error)}") from None
+    text = _whole_text(path)
     decoder = json.JSONDecoder()
     at, line, counted = _skip(text, text.index("[") + 1), 1, 0
     while text[at : at + 1] != "]":
@@ -150,9 +238,23 @@ def _read_array(path: Path) -> Iterator[Row]:
             if text[at : at + 1] not in ("]", ","):
                 raise ValueError("a comma or ] must follow")
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {line} is not a JSON value ({error})") from None
+            raise DataError(_no_value(path, text, line, error)) from None
         yield _object(f"{path}, line {line}", value)
         at = _skip(text, at + 1) if text[at] == "," else at
+    if _skip(text, at + 1) < len(text):
+        line += text.count("\n", counted, _skip(text, at + 1))
+        raise DataError(
+            f"{path}, line {line} follows the end of a JSON array: write one array, or one "
+            "object a line"
+        )
+
+
+def _no_value(path: Path, text: str, line: int, error: Exception) -> str:
+    """Return a sentence about a value that begins at a line and is malformed at a later place."""
+    reason = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        line, reason = error.lineno, f"{error.msg} at column {error.colno}"
+    return f"{path}, line {line} is not a JSON value ({reason}): correct it"
 
 
 def _skip(text: str, at: int) -> int:
@@ -162,26 +264,41 @@ def _skip(text: str, at: int) -> int:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    """Read comma-separated rows under a header; every value is a text."""
+    """Read rows under a header, separated by what separates it; every value is a text.
+
+    Raises:
+        DataError: the header names a column twice, or a quote swallows the rest of the file.
+    """
     csv.field_size_limit(sys.maxsize)  # the default refuses a sample of 100,000 tokens
+    head = next((line for _, line in _lines(path)), b"")
+    delimiter = max(b",", b";", b"\t", key=head.count).decode()
     with _open(path) as file:
         texts = (
             (line.removeprefix(BOM) if number == 0 else line).decode("utf-8", "surrogateescape")
             for number, line in enumerate(file)
         )
-        reader = csv.reader(texts, strict=True)
+        reader = csv.reader(texts, strict=True, delimiter=delimiter)
         header: list[str] | None = None
         while True:
-            place = f"{path}, line {reader.line_num + 1}"
+            first = reader.line_num + 1
+            place = f"{path}, line {first}"
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
+                if reader.line_num > first:
+                    raise DataError(
+                        f"{place} opens a quote that swallows the {reader.line_num - first} lines "
+                        f"after it ({error}): double the quotes within a field"
+                    ) from None
                 yield Row(place, None, f"is not a CSV row ({error})")
                 continue
             if header is None:
                 header = [field.encode("utf-8", "replace").decode() for field in fields]
+                twice = [name for name in header if name and header.count(name) > 1]
+                if twice:
+                    raise DataError(f"{place} names the column '{twice[0]}' twice: rename one")
             elif fields:
                 yield _csv_row(place, header, fields)
 
@@ -196,6 +313,15 @@ def _csv_row(place: str, header: Sequence[str], fields: Sequence[str]) -> Row:
     return Row(place, dict(zip(header, fields, strict=True)))
 
 
+def _without_nulls(value: Any) -> Any:
+    """Leave out, within a value, the keys that hold nothing: a table gives to every object of a
+    column the keys of all.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    return [_without_nulls(held) for held in value] if isinstance(value, list) else value
+
+
 def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
@@ -204,7 +330,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         for block in parquet.ParquetFile(path).iter_batches(batch_size=BLOCK):
             for value in block.to_pylist():
                 number += 1
-                yield Row(f"{path}, row {number}", value)
+                yield Row(f"{path}, row {number}", {k: _without_nulls(v) for k, v in value.items()})
     except ArrowException as error:
         raise DataError(f"{path} is not a Parquet file ({error}): write it again") from None
     except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates beyond any calendar

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.data.configurations import configured_files
 from train.data.read import Row, file_format, read_files, read_table
 from train.errors import DataError, did_you_mean
 from train.paths import looks_local
@@ -18,7 +19,7 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
 def stamp(files: Iterable[Path]) -> Key:
@@ -61,13 +62,15 @@ def revision(name: str, kind: str) -> str:
 class DataSource:
     """A dataset that was found: files by split, or a folder or hub name for `datasets`.
 
-    `key` changes whenever the contents do.
+    `key` changes whenever the contents do; `configuration` is the hub's name for a part of them.
     """
 
     name: str
     key: Key
     files: Mapping[str, tuple[Path, ...]] | None = None
     folder: Path | None = None
+    configuration: str | None = None
+    notices: tuple[str, ...] = ()
 
     def splits(self) -> Mapping[str, Iterator[Row]]:
         """Open the splits, named as in `SPLITS`; rows are read as they are asked for.
@@ -77,7 +80,7 @@ class DataSource:
         """
         if self.files is not None:
             return {split: read_files(files) for split, files in self.files.items()}
-        tables = _load_tables(self.name, self.folder)
+        tables = _load_tables(self.name, self.folder, self.configuration)
         return {
             role: read_table(tables[split], f"{self.name}, split {split}")
             for role, split in roles(self.name, list(tables)).items()
@@ -92,11 +95,15 @@ def find_source(name: str | None) -> DataSource:
     """
     if not name:
         raise DataError("no dataset is named: give --dataset-name-or-path")
-    path = Path(name).expanduser()
+    path, chosen = Path(name).expanduser(), None
+    whole, _, word = name.rpartition(":")
+    if whole and not path.exists() and (Path(whole).expanduser().is_dir() or not looks_local(name)):
+        name, path, chosen = whole, Path(whole).expanduser(), word
     if not path.exists():
         if looks_local(name):
             raise DataError(_missing(name, path))
-        return DataSource(name, (("hub", name, revision(name, "dataset")),))
+        version = ("hub", name, revision(name, "dataset"), chosen or "")
+        return DataSource(name, (version,), configuration=chosen)
     if path.is_file():
         if file_format(path) not in SUFFIXES:
             raise DataError(
@@ -108,8 +115,15 @@ def find_source(name: str | None) -> DataSource:
         return DataSource(
             name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path
         )
-    files = _files_by_split(path)
-    return DataSource(name, stamp(p for split in sorted(files) for p in files[split]), files)
+    configured = configured_files(path, chosen, SUFFIXES)
+    if configured is None:
+        files, said = _files_by_split(path), []
+    else:
+        by_name, told = configured
+        files = {role: by_name[split] for role, split in roles(name, list(by_name)).items()}
+        said = [told]
+    key = stamp(p for split in sorted(files) for p in files[split])
+    return DataSource(name, key, files, notices=tuple(said))
 
 
 def _missing(name: str, path: Path) -> str:
@@ -184,18 +198,28 @@ def roles(name: str, splits: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def _load_tables(name: str, folder: Path | None) -> Mapping[str, Any]:
+def _load_tables(name: str, folder: Path | None, configuration: str | None) -> Mapping[str, Any]:
     import datasets  # type: ignore[import-untyped]
 
     try:
         if folder is not None:
             loaded: Any = datasets.load_from_disk(str(folder))
         else:
-            loaded = datasets.load_dataset(name)
+            loaded = datasets.load_dataset(name, configuration)
     except Exception as error:  # network, hub, Arrow and script errors alike
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "onfig name is missing" in reason:
+            raise DataError(
+                f"the dataset '{name}' has several configurations ({_listed_in(str(error))}): name "
+                f"one, as by --dataset-name-or-path {name}:CONFIGURATION"
+            ) from None
         raise DataError(
             f"the dataset '{name}' is neither a local path nor can it be loaded by `datasets` "
             f"({reason}): give --dataset-name-or-path an existing file, folder or hub name"
         ) from None
     return loaded if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _listed_in(text: str) -> str:
+    """Return what stands between the first pair of brackets."""
+    return text.partition("[")[2].partition("]")[0] or "which the hub lists"

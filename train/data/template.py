@@ -1,22 +1,35 @@
-"""From a row's columns to text, with the part of it that carries loss.
+"""From a row to text, with the part of it that carries loss.
 
-The first set of columns that a dataset has decides (`KINDS`, in this order):
+    messages                the chat template, or a plain one; loss on the assistant's turns
+    prompt and completion   the chat template; without one joined as they are, or, with an
+                            instruction, input, system or history, by the alpaca template
+    prompt, or text         the whole text
 
-    messages                           the tokenizer's chat template; loss on the assistant's turns
-    prompt with completion, response   the two joined as they are; loss on the second
-    prompt                             the whole text
-    instruction, (input,) output       the alpaca template; loss on the output
-    text                               the whole text
+What a chat template writes is compared with what the row holds: what it leaves out is refused or
+counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from train.data.columns import RowFormat
 from train.data.tokenizer import Segment, Tokenizer
-from train.errors import DataError, did_you_mean
+from train.data.turns import (
+    REASONING,
+    Conversation,
+    Message,
+    as_list,
+    checked,
+    converse,
+    noun,
+    read_tools,
+    read_turns,
+)
 
 Segments = tuple[Segment, ...]
 
@@ -24,191 +37,296 @@ Segments = tuple[Segment, ...]
 # line of its own as in that project's published `text` column.
 ALPACA_HEAD = "Below is an instruction that describes a task"
 ALPACA_TAIL = "Write a response that appropriately completes the request.\n\n"
+ALPACA_TURN = "### Instruction:\n{instruction}\n\n### Response:\n"
 ALPACA = (
-    f"{ALPACA_HEAD}. {ALPACA_TAIL}### Instruction:\n{{instruction}}\n\n### Response:\n",
+    f"{ALPACA_HEAD}. {ALPACA_TAIL}{ALPACA_TURN}",
     f"{ALPACA_HEAD}, paired with an input that provides further context. {ALPACA_TAIL}"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
 )
 PLAIN_ROLES = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}
+PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
+ELSE = "give a --tokenizer whose template writes it"
 
 
-@dataclass(frozen=True)
-class RowFormat:
-    """A way to read rows: the columns that it needs, and which of them carries loss."""
-
-    columns: tuple[str, ...]
-    completion: str | None = None
+OWN = "written with the tokenizer's chat template"
+PLAIN = "written with a plain built-in template, because the tokenizer has none"
 
 
 @dataclass(frozen=True)
 class Rendered:
     """A sample's text as runs, each tokenized whole and closed by the end-of-sequence token.
 
-    `complete`: a chat template has written the special tokens into the text; none are added.
+    `how` it was made, in words; `empty` answers carry no loss; of `shortened` turns the template
+    leaves a part out; `glued`: no white space stands between prompt and completion; `written`: the
+    row brings a template's marks along, so none was used.
     """
 
     runs: tuple[Segments, ...]
-    complete: bool = False
+    how: str = ""
+    empty: int = 0
+    shortened: int = 0
+    glued: bool = False
+    written: bool = False
 
+    @property
+    def complete(self) -> bool:
+        """Whether a chat template has written the special tokens into the text: add none."""
+        return self.how == OWN
 
-KINDS = (
-    RowFormat(("messages",), "messages"),
-    RowFormat(("prompt", "completion"), "completion"),
-    RowFormat(("prompt", "response"), "response"),
-    RowFormat(("prompt",)),
-    RowFormat(("instruction", "output"), "output"),
-    RowFormat(("text",)),
-)
-
-
-def choose_format(columns: Collection[str], loss_on: str | None, place: str) -> RowFormat:
-    """Return the first kind whose columns are there.
-
-    Raises:
-        DataError: there is none, or `--loss-on completion` is asked of one without a completion.
-    """
-    for kind in KINDS:
-        if set(kind.columns) <= set(columns):
-            if loss_on == "completion" and kind.completion is None:
-                raise DataError(
-                    f"{place}: --loss-on completion needs a column that holds a completion, but "
-                    f"only '{kind.columns[0]}' was found: add completion or response to prompt, or "
-                    "leave --loss-on out"
-                )
-            return kind
-    known = {name for kind in KINDS for name in kind.columns}
-    hints = [did_you_mean(name, known) for name in sorted(set(columns) - known)]
-    raise DataError(
-        f"{place}: no known set of columns: found {', '.join(sorted(columns)) or 'none'}, but "
-        "needed are messages, or prompt (with completion or response, or alone), or instruction "
-        f"and output (and input), or text{next(filter(None, hints), '')}"
-    )
-
-
-def refuse_richer(kind: RowFormat, columns: Collection[str]) -> None:
-    """Refuse a row that has a completion where the rows before it had none.
-
-    Raises:
-        ValueError: it has.
-    """
-    for richer in KINDS:
-        if set(kind.columns) < set(richer.columns) <= set(columns):
-            more = ", ".join(sorted(set(richer.columns) - set(kind.columns)))
-            raise ValueError(f"has {more} as well, which the rows before it have not")
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(text for run in self.runs for text, _ in run)
 
 
 def render(
-    kind: RowFormat, row: Mapping[str, Any], loss_on: str | None, tokenizer: Tokenizer
+    form: RowFormat, row: Mapping[str, Any], loss_on: str | None, tokenizer: Tokenizer
 ) -> Rendered:
     """Turn a row into text.
 
     Raises:
         ValueError: a column is missing, or holds something other than its kind needs.
     """
-    if kind.columns == ("messages",):
-        rendered = _chat(_messages(row), tokenizer)
-    elif kind.completion == "output":
-        rendered = Rendered((_alpaca(row),))
-    elif kind.completion is not None:
-        prompt, completion = (_text(row, column) for column in kind.columns)
-        rendered = Rendered((((prompt, False), (completion, True)),))
+    if form.kind in ("text", "prompt"):
+        column = form.roles[form.kind]
+        return Rendered((((checked(row[column], f"column '{column}'"), True),),))
+    if form.kind == "messages":
+        rendered = _chat(_conversation(form, row, tokenizer.template), tokenizer, loss_on)
+    elif _is_chat(form, row) or (tokenizer.template and not _written(form, row, tokenizer)):
+        rendered = _chat(_exchange(form, row, tokenizer.template), tokenizer, loss_on)
     else:
-        rendered = Rendered((((_text(row, kind.columns[0]), True),),))
-    return _all_loss(rendered) if loss_on == "all" else rendered
-
-
-def describe(kind: RowFormat, loss_on: str | None, chat_template: bool) -> str:
-    """Return one sentence on how the rows are read."""
-    named = " and ".join(f"'{column}'" for column in kind.columns)
-    if kind.columns == ("messages",):
-        template = "its own chat template" if chat_template else "a plain built-in template"
-        named += f" written with {template}" + (
-            "" if chat_template else ", because the tokenizer has none"
-        )
-    elif kind.completion == "output":
-        named += " (with 'input' where there is one) written with the alpaca template"
-    whole = kind.completion is None or loss_on == "all"
-    part = "the assistant's turns" if kind.completion == "messages" else f"'{kind.completion}'"
-    return f"samples are {named}; the loss is on {'all of it' if whole else part}"
-
-
-def _all_loss(rendered: Rendered) -> Rendered:
+        rendered = replace(_joined(form, row), written=bool(tokenizer.template))
+    if loss_on != "all":
+        return rendered
     runs = tuple(tuple((text, True) for text, _ in run) for run in rendered.runs)
-    return Rendered(runs, rendered.complete)
+    return replace(rendered, runs=runs)
 
 
-def _text(row: Mapping[str, Any], column: str, optional: bool = False) -> str:
-    value = row.get(column)
-    if value is None and optional:
-        return ""
-    if column not in row:
+def describe(form: RowFormat, loss_on: str | None, how: str) -> str:
+    """Return one sentence on how the rows are read; `how` the first was rendered."""
+    named = [f"'{column}'" for column in form.required.values()]
+    also = [f"'{column}'" for role, column in form.roles.items() if role not in form.required]
+    said = " and ".join(named) + (f" (with {', '.join(also)} where there is one)" if also else "")
+    whole = form.kind in ("text", "prompt") or loss_on == "all"
+    part = "the assistant's turns" if form.kind == "messages" else f"'{form.roles[form.kind]}'"
+    return f"samples are {said}{how and ' ' + how}; the loss is on {'all of it' if whole else part}"
+
+
+def _optional(form: RowFormat, row: Mapping[str, Any], role: str) -> Any:
+    """Return the value of a role that a row need not have."""
+    return row.get(form.roles[role]) if role in form.roles else None
+
+
+def _text(form: RowFormat, row: Mapping[str, Any], role: str) -> str:
+    column = form.roles.get(role, "")
+    value = _optional(form, row, role)
+    missing = value is None and role in ("input", "system")
+    return "" if missing else checked(value, f"column '{column}'")
+
+
+def _is_chat(form: RowFormat, row: Mapping[str, Any]) -> bool:
+    return any(isinstance(row[form.roles[role]], list) for role in ("prompt", "completion"))
+
+
+def _conversation(form: RowFormat, row: Mapping[str, Any], template: str) -> Conversation:
+    column = form.roles["messages"]
+    messages, marks = read_turns(row[column], f"column '{column}'", template)
+    system = _system(form, row, messages)
+    return converse([*system, *messages], [*[None] * len(system), *marks],
+                    read_tools(_optional(form, row, "tools")))  # fmt: skip
+
+
+def _system(form: RowFormat, row: Mapping[str, Any], messages: Sequence[Message]) -> list[Message]:
+    """Return the message that a column of the system's text makes, if it is not there already."""
+    text = _text(form, row, "system")
+    first = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+    if first not in (None, text) and text:
         raise ValueError(
-            f"column '{column}' is missing: found {', '.join(sorted(map(str, row))) or 'none'}"
+            f"column '{form.roles['system']}' and the first message are two texts of the system's: "
+            "keep one"
         )
-    return _checked(value, f"column '{column}'")
+    return [{"role": "system", "content": text}] if text and first is None else []
 
 
-def _checked(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{what} must be text, but is {_noun(value)} instead")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair, which is not a text") from None
-    return value
+def _exchange(form: RowFormat, row: Mapping[str, Any], template: str) -> Conversation:
+    """Return prompt and completion as a conversation, loss on the completion."""
+    before, marks = _turns(form, row, "prompt", "user", template)
+    given = _text(form, row, "input")
+    if given:
+        before[-1]["content"] += f"\n\n{given}"
+    past = [
+        {"role": role, "content": text}
+        for pair in _history(form, row)
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    head = [*_system(form, row, before), *past]
+    after, more = _turns(form, row, "completion", "assistant", template)
+    if after[0]["role"] != "assistant":
+        column = form.roles["completion"]
+        raise ValueError(
+            f"column '{column}' begins with the {after[0]['role']}'s turn, and not with an answer: "
+            f"give --columns messages={column} where it holds the whole conversation"
+        )
+    return converse(
+        [*head, *before, *after],
+        [*[None] * len(head), *marks, *more],
+        read_tools(_optional(form, row, "tools")),
+        len(head) + len(before),
+    )
 
 
-def _noun(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {str: "a text", bool: "a boolean", list: "a list", dict: "an object"}
-    numbers = {int: "a number", float: "a number"}
-    return (names | numbers).get(type(value), f"a {type(value).__name__}")
+def _turns(
+    form: RowFormat, row: Mapping[str, Any], role: str, speaker: str, template: str
+) -> tuple[list[Message], list[bool | None]]:
+    value, column = row[form.roles[role]], form.roles[role]
+    if isinstance(value, list):
+        return read_turns(value, f"column '{column}'", template)
+    return [{"role": speaker, "content": _text(form, row, role)}], [None]
 
 
-def _alpaca(row: Mapping[str, Any]) -> Segments:
-    instruction, output = _text(row, "instruction"), _text(row, "output")
-    given = _text(row, "input", optional=True)
-    prompt = ALPACA[bool(given)].format(instruction=instruction, input=given)
-    return ((prompt, False), (output, True))
+def _history(form: RowFormat, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    value = _optional(form, row, "history")
+    if value is None or value == "":
+        return
+    column = f"column '{form.roles['history']}'"
+    for pair in as_list(value, column):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{column} must hold pairs of texts, but holds {noun(pair)} instead")
+        yield checked(pair[0], column), checked(pair[1], column)
 
 
-def _messages(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the conversation, checked."""
-    found = row.get("messages")
-    if not isinstance(found, list):
-        raise ValueError(f"column 'messages' must be a list, but is {_noun(found)} instead")
-    if not found:
-        raise ValueError("column 'messages' is an empty list")
-    for number, message in enumerate(found, 1):
-        if not isinstance(message, dict):
-            raise ValueError(f"message {number} must be an object, but is {_noun(message)} instead")
-        _checked(message.get("role"), f"the role of message {number}")
-        if message.get("content") is not None or not message.get("tool_calls"):
-            _checked(message.get("content"), f"the content of message {number}")
-    return found
+def _joined(form: RowFormat, row: Mapping[str, Any]) -> Rendered:
+    """Write prompt and completion without a chat template."""
+    prompt, completion = _text(form, row, "prompt"), _text(form, row, "completion")
+    given, system = _text(form, row, "input"), _text(form, row, "system")
+    past = "".join(
+        f"{ALPACA_TURN.format(instruction=asked)}{said}\n\n" for asked, said in _history(form, row)
+    )
+    alpaca = bool(form.alpaca or given or system or past)
+    if alpaca:
+        prompt = ALPACA[bool(given)].format(instruction=prompt, input=given)
+        head, turn, rest = prompt.partition("### Instruction:")
+        prompt = (f"{system}\n\n" if system else head) + past + turn + rest
+    if read_tools(_optional(form, row, "tools")):
+        raise ValueError(
+            f"column '{form.roles['tools']}' needs a chat template that takes tools: give a "
+            "--tokenizer with one"
+        )
+    empty = not completion.strip()
+    how = "written with the alpaca template" if alpaca else "joined as they are"
+    glued = bool(prompt) and not empty and not (prompt[-1].isspace() or completion[0].isspace())
+    return Rendered((((prompt, False), (completion, not empty)),), how, int(empty), 0, glued)
 
 
-def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> Rendered:
-    segments = tokenizer.chat(messages)
-    return Rendered(_plain_chat(messages)) if segments is None else Rendered((segments,), True)
+def _written(form: RowFormat, row: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
+    """Whether prompt or completion hold the marks of a template already."""
+    texts = [_text(form, row, role) for role in ("prompt", "completion")]
+    return any(mark in text for mark in tokenizer.marks for text in texts)
 
 
-def _plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Segments, ...]:
+def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rendered:
+    if talk.silenced and loss_on == "all":
+        raise ValueError(
+            f"message {talk.silenced[0] + 1} is marked to carry no loss, but --loss-on all asks "
+            "for it everywhere: leave one of them out"
+        )
+    if tokenizer.template:
+        found = Rendered((_by_template(talk, tokenizer),), OWN, talk.empty)
+    else:
+        found = Rendered(_plain_chat(talk), PLAIN, talk.empty)
+    return replace(found, shortened=_compare(talk, found.text))
+
+
+def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Segments:
+    """Render by the tokenizer's template: some want a call's arguments as a text, or no null."""
+    changes: tuple[Callable[[Message], Message], ...] = (lambda turn: turn, _spelt, _said)
+    refusal: ValueError | None = None
+    for change in changes:
+        messages = [change(message) for message in talk.messages]
+        if refusal is None or messages != list(talk.messages):
+            try:
+                return tokenizer.chat(messages, talk.tools, talk.carrying) or ()
+            except ValueError as error:
+                refusal = refusal or error
+    raise refusal or ValueError("the tokenizer has no chat template")
+
+
+def _spelt(message: Message) -> Message:
+    calls = [
+        {
+            **call,
+            "function": {**call["function"], "arguments": _json(call["function"]["arguments"])},
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _said(message: Message) -> Message:
+    return {**message, "content": message["content"] or ""}
+
+
+def _compare(talk: Conversation, text: str) -> int:
+    """Return of how many turns a part is missing in the text that a template made of them.
+
+    White space does not count.
+
+    Raises:
+        ValueError: nothing is left of a turn, or a part of a call or of the tools is missing.
+    """
+    squeezed, shortened = _squeeze(text), 0
+    for tool in talk.tools:
+        name = str(tool.get("function", tool).get("name", ""))
+        if not _stands(name, squeezed):
+            raise ValueError(f"the template leaves out the tools, as '{name}': {ELSE}")
+    for number, message in enumerate(talk.messages, 1):
+        for call in message.get("tool_calls", ()):
+            parts = [call["function"]["name"], *_leaves(call["function"]["arguments"])]
+            if not all(_stands(part, squeezed) for part in parts):
+                raise ValueError(f"the template leaves out a call of message {number}: {ELSE}")
+        content = message["content"] or ""
+        if content.strip() and not any(_stands(part, squeezed) for part in PARTS.split(content)):
+            raise ValueError(
+                f"the template leaves out message {number}, the {message['role']}'s: {ELSE}"
+            )
+        said = [content, *(str(message.get(key) or "") for key in REASONING)]
+        shortened += any(part.strip() and not _stands(part, squeezed) for part in said)
+    return shortened
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())
+
+
+def _stands(part: str, squeezed: str) -> bool:
+    """Whether a text that is not blank stands in another, as it is or within a JSON text."""
+    part = _squeeze(part)
+    return bool(part) and (
+        part in squeezed or json.dumps(part, ensure_ascii=False)[1:-1] in squeezed
+    )
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the texts in a call's arguments."""
+    if isinstance(value, str):
+        yield from [value] if value.strip() else []
+    elif isinstance(value, dict | list):
+        for held in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(held)
+
+
+def _plain_chat(talk: Conversation) -> tuple[Segments, ...]:
     """Write `User: …`, `Assistant: …`, a run for each of the assistant's turns."""
     runs: list[Segments] = []
     open_run: list[Segment] = []
-    for number, message in enumerate(messages, 1):
-        role = message["role"]
-        if role not in PLAIN_ROLES:
-            roles = ", ".join(PLAIN_ROLES)
-            raise ValueError(
-                f"the role of message {number} must be one of {roles}, but is '{role}' instead"
-                f"{did_you_mean(role, PLAIN_ROLES)}"
-            )
-        content = message.get("content") or ""
+    for number, message in enumerate(talk.messages):
+        role, content = message["role"], message["content"] or ""
         if role == "assistant":
-            open_run += [(PLAIN_ROLES[role], False), (f" {content}", True)]
+            open_run += [(PLAIN_ROLES[role], False), (f" {content}", number in talk.carrying)]
             runs.append(tuple(open_run))
             open_run = []
         else:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from train.config import DataConfig
+from train.data.columns import RowFormat, choose_format, require_columns, richer
 from train.data.edges import settle
 from train.data.read import Row
-from train.data.store import Sample
-from train.data.template import Rendered, RowFormat, Segments, choose_format, refuse_richer, render
+from train.data.store import StoredSample
+from train.data.template import Rendered, Segments, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 
@@ -21,17 +25,31 @@ ROWS = 1000  # rows that are tokenized at a time, shared out to threads by the t
 
 
 class Tally:
-    """What became of the rows; `kind` is decided by the first that can be read."""
+    """What became of the rows; `form` is decided by the first that can be read.
+
+    `how` the first was rendered, in words; `unused` columns are in the order in which they were
+    met; `first` is the place of the first row of those that `counts` counts.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.kind: RowFormat | None = None
+        self.form: RowFormat | None = None
+        self.forms: dict[tuple[str, ...], RowFormat] = {}
+        self.unused: dict[str, None] = {}
+        self.first: dict[str, str] = {}
         self.first_problem = ""
+        self.how = ""
+
+    def count(self, what: str, place: str, times: int = 1) -> None:
+        """Count something about a row."""
+        if times:
+            self.counts[what] += times
+            self.first.setdefault(what, place)
 
 
 def tokenize(
     rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
-) -> Iterator[Sample]:
+) -> Iterator[StoredSample]:
     """Yield the samples that carry loss, counting in `tally` what is read, cut and left out.
 
     Raises:
@@ -39,40 +57,52 @@ def tokenize(
     """
     rendered = _render_rows(rows, config, tokenizer, tally)
     while block := tuple(islice(rendered, ROWS)):
-        texts = ["".join(text for text, _ in run) for item in block for run in item.runs]
+        texts = ["".join(text for text, _ in run) for item, _ in block for run in item.runs]
         encoded = iter(tokenizer.encode_batch(texts))
-        for item in block:
+        for item, drawn in block:
             parts = [(run, next(encoded)) for run in item.runs]
             tokens, mask = _assemble(parts, item.complete, tokenizer.info)
             tally.counts["truncated"] += len(tokens) > config.block_size
             tokens, mask = tokens[: config.block_size], mask[: config.block_size]
             if mask.any():
                 tally.counts["samples"] += 1
-                yield tokens, mask
+                yield tokens, mask, drawn
             else:
                 tally.counts["without loss"] += 1
 
 
+def _draw(form: RowFormat, row: Mapping[str, Any]) -> int:
+    """Return a number of 0..2**64-1 that only what is used of a row decides: rows alike draw alike,
+    whatever tokenizer or length samples are made with.
+    """
+    used = json.dumps([row.get(column) for _, column in sorted(form.roles.items())], default=repr)
+    return int.from_bytes(hashlib.blake2b(used.encode(), digest_size=8).digest(), "little")
+
+
 def _render_rows(
     rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
-) -> Iterator[Rendered]:
+) -> Iterator[tuple[Rendered, int]]:
     for row in rows:
         tally.counts["rows"] += 1
         problem = row.problem
         if row.value is not None:
-            columns = _columns(row.value)
             try:
-                tally.kind = tally.kind or choose_format(columns, config.loss_on, row.place)
-                refuse_richer(tally.kind, columns)
-                rendered = render(tally.kind, row.value, config.loss_on, tokenizer)
-                yield settle(rendered, tokenizer, tally.counts)
-                continue
+                form = _form(row.value, row.place, config, tally)
+                tally.unused |= dict.fromkeys(row.beside)
+                rendered = render(form, row.value, config.loss_on, tokenizer)
+                settled = settle(rendered, tokenizer, tally.counts)
             except ValueError as error:
                 problem = f": {error}"
             except DataError as error:
                 if not config.skip_bad_rows:
                     raise
-                tally.first_problem = tally.first_problem or str(error)
+                problem = str(error).removeprefix(row.place)
+            else:
+                tally.how = tally.how or rendered.how
+                for what in ("empty", "shortened", "glued", "written"):
+                    tally.count(what, row.place, getattr(rendered, what))
+                yield settled, _draw(form, row.value)
+                continue
         message = f"{row.place}{problem if problem.startswith(':') else ' ' + problem}"
         if not config.skip_bad_rows:
             raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")
@@ -80,13 +110,30 @@ def _render_rows(
         tally.first_problem = tally.first_problem or message
 
 
-def _columns(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in row)
+def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) -> RowFormat:
+    """Return how a row is read, by its set of columns; not otherwise than the rows before it.
+
+    Raises:
+        DataError: its columns are not known.
+        ValueError: they are read otherwise.
+    """
+    names = tuple(map(str, row))
+    form = tally.forms.get(names)
+    if form is None:
+        if tally.form is not None:
+            require_columns(tally.form, row)
+        form = choose_format(row, dict(config.columns), config.loss_on, place)
+        tally.form = tally.form or form
+        if problem := richer(tally.form, form):
+            raise ValueError(problem)
+        tally.forms[names] = form
+        tally.unused |= dict.fromkeys(form.unused)
+    return form
 
 
 def _assemble(
     parts: Sequence[tuple[Segments, Encoded]], complete: bool, info: TokenizerInfo
-) -> Sample:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Join tokenized runs, each closed by the last token, into tokens and mask (T,)."""
     tokens = [] if complete else [np.array(info.opening)]
     mask = [np.zeros(len(part), np.bool_) for part in tokens]

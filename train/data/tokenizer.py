@@ -49,6 +49,11 @@ class Tokenizer(Protocol):
         """The text of the template by which `chat` renders; empty where there is none."""
         ...
 
+    @property
+    def marks(self) -> frozenset[str]:
+        """What the template writes around a turn, and nobody within one."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         ...
@@ -67,6 +72,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens are left out."""
+        ...
+
+    def show(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
         ...
 
     def chat(

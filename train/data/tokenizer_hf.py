@@ -84,6 +84,26 @@ class HuggingFaceTokenizer:
         """The chat template that the tokenizer's files bring, or an empty text."""
         return str(self.inner.get_chat_template()) if self.inner.chat_template else ""
 
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        """What the template writes around a turn, and nobody within one: special tokens, or where
+        it uses none, the line before a question (`[INST]`, `USER:`).
+        """
+        if not self.template:
+            return frozenset()
+        ends = {self.inner.bos_token, self.inner.eos_token, self.inner.pad_token}
+        added = self.inner.added_tokens_decoder.values()
+        special = {str(token.content) for token in added if token.special} - ends
+        try:
+            before = self._render([{"role": "user", "content": MARK}]).partition(MARK)[0].strip()
+        except Exception:  # jinja2 raises what the template tells it to
+            before = ""
+        line = before.rpartition("\n")[2]
+        for end in filter(None, ends):
+            line = line.replace(end, "").strip()
+        named = any(token in line for token in special) or len(line) < 3
+        return frozenset(special if named else special | {line})
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
@@ -112,6 +132,10 @@ class HuggingFaceTokenizer:
     @cached_property
     def _added(self) -> tuple[str, ...]:
         return tuple(str(token) for token in self.inner.get_added_vocab() if str(token).strip())
+
+    def show(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        return str(self.inner.decode([int(number) for number in ids], skip_special_tokens=False))
 
     def chat(
         self,

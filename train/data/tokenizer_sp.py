@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,6 +90,11 @@ class SentencePieceTokenizer:
         """Empty: a `.model` file holds none."""
         return ""
 
+    @property
+    def marks(self) -> frozenset[str]:
+        """Empty, as there is no template."""
+        return frozenset()
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         ids: list[int] = self.processor.encode(text)
@@ -114,6 +120,14 @@ class SentencePieceTokenizer:
     def ends_turn(self, text: str) -> str | None:
         """Return None: no text becomes a control token."""
         return None
+
+    def show(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, control tokens included."""
+        runs = groupby((int(number) for number in ids), self.processor.is_control)
+        return "".join(
+            "".join(map(self.processor.id_to_piece, run)) if control else self.decode(list(run))
+            for control, run in runs
+        )
 
     def chat(
         self,

@@ -1,0 +1,118 @@
+"""Which columns are used, and what is refused rather than trained otherwise than the row says."""
+
+import pytest
+
+from train.data.columns import choose_format, richer
+from train.errors import DataError
+
+TURNS = [{"role": "user", "content": "a"}]
+ANSWER = [{"role": "assistant", "content": "b"}]
+
+
+def chosen(row, loss_on=None, **columns):
+    return choose_format(row, columns, loss_on, "f, line 1")
+
+
+@pytest.mark.parametrize(
+    "row, kind, roles",
+    [
+        ("messages id", "messages", "messages=messages"),
+        ("conversations system tools", "messages",
+         "messages=conversations system=system tools=tools"),
+        ("messages prompt prompt_id", "messages", "messages=messages"),
+        ("prompt completion", "completion", "prompt=prompt completion=completion"),
+        ("Prompt Answer", "completion", "prompt=Prompt completion=Answer"),
+        ("question answer", "completion", "prompt=question completion=answer"),
+        ("query response", "completion", "prompt=query completion=response"),
+        ("input output", "completion", "prompt=input completion=output"),
+        ("system_prompt question response", "completion",
+         "prompt=question completion=response system=system_prompt"),
+        ("instruction input output text", "completion",
+         "prompt=instruction completion=output input=input"),
+        ("instruction input output prompt", "completion",
+         "prompt=instruction completion=output input=input"),
+        ("instruction context response category", "completion",
+         "prompt=instruction completion=response input=context"),
+        ("instruction output system history", "completion",
+         "prompt=instruction completion=output system=system history=history"),
+        ("prompt completion score reward", "completion", "prompt=prompt completion=completion"),
+        ("text id url", "text", "text=text"),
+        ("prompt prompt_id", "prompt", "prompt=prompt"),
+    ],
+)  # fmt: skip
+def test_columns_have_roles_by_their_names(row, kind, roles):
+    form = chosen(dict.fromkeys(row.split(), "a"))
+    assert (form.kind, form.roles) == (kind, dict(pair.split("=") for pair in roles.split()))
+    assert set(form.unused) == set(row.split()) - set(form.roles.values())
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"},
+         "chosen, rejected .*--objective dpo.* prompt=prompt,completion=chosen "),
+        ({"chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
+        ({"messages": TURNS, "chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
+        ({"prompt": "a", "chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
+        ({"input": TURNS, "preferred_output": ANSWER, "non_preferred_output": ANSWER},
+         "prompt=input,completion=preferred_output "),
+        ({"question": "a", "response_j": "b", "response_k": "c"}, "completion=response_j "),
+        ({"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 1}, "answers"),
+        ({"prompt": "a", "completion": "b", "label": False}, "'label' judges the answer"),
+        ({"messages": TURNS, "label": 1}, "'label' judges the answer"),
+        ({"prompt": "a", "completion": "b", "kto_tag": True}, "'kto_tag' judges"),
+        ({"prompt": "a", "completions": ["b"], "scores": [1]}, "'prompt' alone would be trained"),
+        ({"prompt": "a", "responses": [], "ranking": [1]}, "'responses' stands beside it"),
+        ({"prompt": "a", "Antwort": "b"}, "--columns prompt=prompt,completion=Antwort, or "),
+        ({"prompt": "a", "note": "b"}, "--columns text=prompt to train it alone"),
+        ({"text": "a", "summary": "b"}, "'text' alone would be trained"),
+        ({"text": "a", "label": "b"}, "prompt=text,completion=label"),
+        ({"question": "a", "context": "b", "answers": {"text": ["c"]}}, "'context' stands beside"),
+        ({"prompt": "a", "answer": "b", "solution": "c"}, "answer, solution could each be"),
+        ({"Frage": "a", "Antwort": "b", "Quelle": "c"},
+         "found Frage, Antwort, Quelle, .*--columns prompt=Frage,completion=Antwort"),
+        ({"id": "1", "source": "a", "target": "b"}, "--columns prompt=source,completion=target"),
+        ({"talk": TURNS, "id": "1"}, "--columns messages=talk"),
+        ({"content": "a"}, "--columns text=content"),
+        ({}, "found none"),
+    ],
+)  # fmt: skip
+def test_what_would_train_something_else_is_refused(row, words):
+    with pytest.raises(DataError, match=words) as caught:
+        chosen(row)
+    assert str(caught.value).startswith("f, line 1: ") and "\n" not in str(caught.value)
+
+
+def test_a_class_or_a_score_beside_a_text_is_named_as_unused():
+    assert chosen({"text": "a", "label": 1, "score": 0.5}).unused == ("label", "score")
+
+
+def test_given_columns_are_used_alone():
+    row = {"Frage": "a", "Antwort": "b", "Quelle": "c", "system": "d"}
+    form = chosen(row, prompt="Frage", completion="Antwort")
+    assert form.kind == "completion" and form.unused == ("Quelle", "system")
+    form = chosen(
+        {"prompt": "a", "chosen": "b", "rejected": "c"}, instruction="prompt", output="chosen"
+    )
+    assert form.roles == {"prompt": "prompt", "completion": "chosen"} and form.alpaca
+    assert chosen({"prompt": "a", "note": "b"}, text="prompt").kind == "text"
+
+
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        ({"prompt": "a", "completion": "c"}, "--columns names c, which is not there: found a, b"),
+        ({"completion": "a"}, "--columns names only completion"),
+        ({"system": "a"}, "--columns names only system"),
+    ],
+)
+def test_given_columns_that_make_no_sample_are_refused(columns, words):
+    with pytest.raises(DataError, match=words):
+        chosen({"a": "1", "b": "2"}, **columns)
+
+
+def test_a_row_may_have_more_that_goes_with_it_but_no_other_answer():
+    first = chosen({"messages": TURNS})
+    assert richer(first, chosen({"messages": TURNS, "system": "a", "note": "b"})) == ""
+    bare = chosen({"prompt": "a"})
+    assert "has completion as well" in richer(bare, chosen({"prompt": "a", "completion": "b"}))

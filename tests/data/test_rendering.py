@@ -1,0 +1,205 @@
+"""What a chat template writes is what the row holds, or the difference is told."""
+
+import shutil
+
+import pytest
+
+from train.config import ModelConfig
+from train.data.tokenizers import load_tokenizer
+from train.errors import DataError
+
+TOOLS = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}"
+    "<|im_end|>{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}"
+    "{{ c.function.arguments | tojson }}"
+    "</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPELT = TOOLS.replace("{{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}")
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BRACKETS = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+    " {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "world"}]
+CALL = {"id": "c", "function": {"name": "look", "arguments": '{"q": "fox"}'}}
+CALLING = [
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "lazy"},
+    {"role": "assistant", "content": "dog"},
+]
+LOOK = {"name": "look", "description": "finds"}
+
+
+@pytest.fixture
+def sample(opened, write, chatml, tmp_path):
+    """Return the whole text of a row's sample, what of it carries loss, and the notices."""
+
+    def sample(row, template=None, **changes):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(chatml, folder)
+        if template == "":
+            (folder / "chat_template.jinja").unlink()
+        elif template:
+            (folder / "chat_template.jinja").write_text(template)
+        rows = row if isinstance(row, list) else [row, row]
+        data = opened(write(rows), folder, block_size=1000, **changes)
+        loaded = load_tokenizer(ModelConfig(None, str(folder), "fp32", None, False))
+        tokens, mask = data.train.sample(0)
+        return loaded.show(tokens), loaded.show(tokens[mask]), "\n".join(data.notices)
+
+    return sample
+
+
+def chat(text):
+    return "".join(
+        f"<|im_start|>{role}\n{said}<|im_end|>\n"
+        for role, said in (part.split(":") for part in text.split("/"))
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "world"}]},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+        {"prompt": CHAT[:1], "completion": "world"},
+        {"prompt": "hello", "completion": CHAT[1:]},
+        {"prompt": "hello", "completion": "world"},
+        {"question": "hello", "answer": "world"},
+        {"instruction": "hello", "input": "", "output": "world"},
+        {"messages": '[{"role": "user", "content": "hello"}, {"role": "gpt", "content": "world"}]'},
+    ],
+)
+def test_whatever_form_a_question_has_its_sample_is_the_same(sample, row):
+    assert sample(row)[:2] == (chat("user:hello/assistant:world"), "world<|im_end|>\n")
+
+
+def test_instructions_of_a_chat_model_are_turns_with_loss_on_the_last(sample):
+    row = {"instruction": "hello", "input": "fox", "output": "world", "system": "dog",
+           "history": [["a", "b"]]}  # fmt: skip
+    whole, carried, _ = sample(row)
+    assert whole == chat("system:dog/user:a/assistant:b/user:hello\n\nfox/assistant:world")
+    assert carried == "world<|im_end|>\n"
+
+
+def test_without_a_template_system_and_history_stand_before_the_instruction(sample):
+    row = {"instruction": "hello", "output": "world", "system": "dog", "history": [["a", "b"]]}
+    whole, carried, told = sample(row, "")
+    assert whole == (
+        "dog\n\n### Instruction:\na\n\n### Response:\nb\n\n"
+        "### Instruction:\nhello\n\n### Response:\nworld<|im_end|>"
+    )
+    assert carried == "world<|im_end|>" and "alpaca template" in told
+
+
+@pytest.mark.parametrize("template", [TOOLS, SPELT])
+@pytest.mark.parametrize("tools", [[LOOK], '[{"name": "look", "description": "finds"}]'])
+def test_tools_and_calls_reach_the_template(sample, template, tools):
+    whole, carried, _ = sample({"messages": CALLING, "tools": tools}, template)
+    described = '{"type": "function", "function": {"name": "look", "description": "finds"}}'
+    assert f"<|im_start|>system\n{described}\n<|im_end|>" in whole
+    assert carried == '<call>look{"q": "fox"}</call><|im_end|>\ndog<|im_end|>\n'
+
+
+def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample):
+    turns = [
+        {"from": "human", "value": "hello"},
+        {"from": "function_call", "value": '{"name": "look", "arguments": {"q": "fox"}}'},
+        {"from": "observation", "value": "lazy"},
+        {"from": "gpt", "value": "dog"},
+    ]
+    _, carried, _ = sample({"conversations": turns, "system": "fox"}, TOOLS)
+    assert carried == '<call>look{"q": "fox"}</call><|im_end|>\ndog<|im_end|>\n'
+    whole, carried, _ = sample({"conversations": turns, "system": "fox"})
+    assert whole.startswith(chat("system:fox/user:hello"))
+    assert carried == f"{turns[1]['value']}<|im_end|>\ndog<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    "row, template, words",
+    [
+        ({"messages": CHAT, "tools": [LOOK]}, None, "the template leaves out the tools, as 'look'"),
+        ({"messages": CHAT, "tools": [LOOK]}, "", "the template leaves out the tools, as 'look'"),
+        ({"messages": CALLING}, None, "the template leaves out a call of message 2"),
+        ({"messages": CALLING}, "", "the template leaves out a call of message 2"),
+        ({"prompt": "hello", "completion": "b", "tools": [LOOK]}, "", "needs a chat template"),
+        ({"messages": [{"role": "system", "content": "fox"}, *CHAT]},
+         FORGETFUL.replace("messages", "messages[1:]"), "leaves out message 1, the system's"),
+        ({"messages": [*CHAT, {"role": "user", "content": "fox"}]},
+         FORGETFUL.replace("messages", "messages[:2]"), "leaves out message 3, the user's"),
+        ({"messages": CHAT[:1], "system": "zebra"}, FORGETFUL.replace("messages", "messages[1:]"),
+         "leaves out message 1, the system's"),
+        ({"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"}, None,
+         "are two texts of the system's"),
+        ({"prompt": "hello", "completion": CHAT}, None, "begins with the user's turn"),
+        ({"prompt": "hello", "output": "b", "history": ["a"]}, None, "must hold pairs of texts"),
+        ({"messages": [CHAT[0], {**CHAT[1], "weight": 0}]}, None, "gives a sample"),
+    ],
+)  # fmt: skip
+def test_what_a_template_leaves_out_is_refused(sample, row, template, words):
+    with pytest.raises(DataError, match=words) as caught:
+        sample(row, template)
+    assert "\n" not in str(caught.value)
+
+
+def test_thoughts_that_a_template_leaves_out_are_counted(sample):
+    said = {"role": "assistant", "content": "<think>\nfox\n</think>\nworld"}
+    whole, _, told = sample({"messages": [CHAT[0], said]}, FORGETFUL)
+    assert "fox" not in whole
+    assert "leaves out or rewrites a part of 2 turns; the first: " in told and "line 1" in told
+    _, _, told = sample({"messages": [CHAT[0], {**CHAT[1], "reasoning_content": "fox"}]})
+    assert "leaves out or rewrites a part of 2 turns" in told
+    _, _, told = sample({"messages": [CHAT[0], said]})
+    assert "leaves out" not in told
+
+
+def test_empty_answers_carry_no_loss_and_are_counted(sample):
+    rows = [{"question": "hello", "answer": answer} for answer in ("", "world", " \n", "dog")]
+    for template in (None, ""):
+        _, carried, told = sample(rows, template)
+        assert carried in ("world<|im_end|>\n"[: len(carried)], "dog<|im_end|>\n"[: len(carried)])
+        assert "2 answers are empty and carry no loss; the first: " in told and "line 1" in told
+        assert "2 samples without a loss token were left out" in told
+
+
+def test_a_turn_that_is_marked_carries_no_loss(sample):
+    turns = [CHAT[0], {"role": "assistant", "content": "draft", "weight": 0}, *CHAT]
+    for template in (None, TOOLS, ""):
+        whole, carried, _ = sample({"messages": turns}, template)
+        assert "draft" in whole and "draft" not in carried and "world" in carried
+    with pytest.raises(DataError, match="message 2 is marked to carry no loss, but --loss-on all"):
+        sample({"messages": turns}, loss_on="all")
+
+
+@pytest.mark.parametrize(
+    "prompt, template",
+    [("<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", None),
+     ("[INST] hello [/INST]", BRACKETS)],
+)  # fmt: skip
+def test_a_prompt_that_brings_its_template_along_is_not_put_into_another(sample, prompt, template):
+    whole, carried, told = sample({"prompt": prompt, "completion": "world"}, template)
+    assert whole == f"{prompt}world<|im_end|>" and carried == "world<|im_end|>"
+    assert "2 rows hold the chat template's own marks and are joined as they are" in told
+    assert "[INST] hello [/INST]" in sample({"prompt": "hello", "completion": "b"}, BRACKETS)[0]
+
+
+def test_what_is_not_used_or_joined_without_a_space_is_told_in_one_line(sample):
+    rows = [{"prompt": "a", "completion": "b", "n": 1}, {"prompt": "a", "completion": "c", "m": 1}]
+    _, _, told = sample(rows, "")
+    assert "columns that are not used: n, m\n" in told
+    assert "in 2 rows no white space stands between prompt and completion; the first: " in told
+
+
+def test_named_columns_are_read_as_told(sample):
+    row = {"Frage": "hello", "Antwort": "world", "Quelle": "own"}
+    columns = (("prompt", "Frage"), ("completion", "Antwort"))
+    whole, _, told = sample(row, columns=columns)
+    assert whole == chat("user:hello/assistant:world") and "not used: Quelle" in told

@@ -1,0 +1,271 @@
+"""Which columns of a row are used, and as what: by their names, or as `--columns` says.
+
+A column has a role by its name (`NAMES`); what has none is named as unused. Where the columns that
+are left would train something else than the row says, the row is refused:
+
+    messages                       a conversation; `system` and `tools` go with it
+    prompt and completion          with `input`, `system`, `history` and `tools` where they are
+    text                           the whole text, where no answer stands beside it
+    prompt                         the whole text, where nothing but numbers stands beside it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from train.errors import DataError, did_you_mean
+
+# The names that a column of a role may have, in lower case; a role's own name comes first.
+NAMES = {
+    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog"),
+    "prompt": ("prompt", "instruction", "question", "query", "user", "human", "problem"),
+    "completion": (
+        "completion", "output", "response", "answer", "target", "targets", "reply", "assistant",
+        "gpt", "solution",
+    ),
+    "input": ("input", "context", "inputs"),
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+    "text": ("text",),
+}  # fmt: skip
+KINDS = ("messages", "completion", "text", "prompt")  # in the order in which they are looked for
+OPTIONAL = {
+    "messages": ("system", "tools"),
+    "completion": ("input", "system", "history", "tools"),
+}
+# Two answers to choose between, or a verdict on one.
+PREFERENCE = re.compile(
+    r"(.*_)?(chosen|rejected)(_.*)?|(non_?|dis)?preferred(_(output|response|answer|completion))?"
+    r"|(response|answer|completion|output|conversation|messages?)_?[0-9abjk]"
+)
+VERDICT = re.compile(r"labels?|kto_tag|(is_)?desirable")
+# An answer in a form that is not one text.
+ANSWERS = re.compile(
+    r"labels?|(completion|response|answer|choice|candidate|output|generation|summarie)s"
+    r"|summary|highlights"
+)
+IDENTITY = re.compile(r"|id|.*_id|idx|index|uuid|hash|__index_level_\d+__|unnamed:_\d+")
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How rows are read: the column of each role that is used, and the columns that are not.
+
+    `alpaca`: written with that template where the tokenizer has none. `given`: by `--columns`.
+    """
+
+    roles: Mapping[str, str]
+    unused: tuple[str, ...] = ()
+    alpaca: bool = False
+    given: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What is trained on: `messages`, `completion`, `text` or `prompt`, a role of `roles`."""
+        return next(role for role in KINDS if role in self.roles)
+
+    @property
+    def required(self) -> Mapping[str, str]:
+        """The roles that every row must have."""
+        optional = OPTIONAL.get(self.kind, ())
+        return {role: column for role, column in self.roles.items() if role not in optional}
+
+
+def choose_format(
+    row: Mapping[str, Any], columns: Mapping[str, str], loss_on: str | None, place: str
+) -> RowFormat:
+    """Return how a row is read.
+
+    Args:
+        row: decides by the names of its columns, and by the kinds of their values.
+        columns: `--columns`, a column's name by its role; only these are used where it is given.
+        loss_on: `--loss-on`.
+        place: the row's file and line.
+
+    Raises:
+        DataError: the columns are none that are known, or more than one reading fits them.
+    """
+    found = _given(row, columns) if columns else _by_names(row)
+    problem = found if isinstance(found, str) else ""
+    if not isinstance(found, str) and loss_on == "completion" and found.kind in ("text", "prompt"):
+        problem = (
+            "--loss-on completion needs a column that holds a completion, but only "
+            f"'{found.roles[found.kind]}' was found: name one by --columns, or leave --loss-on out"
+        )
+    if problem or isinstance(found, str):
+        raise DataError(f"{place}: {problem}")
+    return found
+
+
+def is_known(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a column that is known by its name."""
+    words = [_plain(name) for name in row]
+    known = {word for words in NAMES.values() for word in words}
+    return any(word in known or PREFERENCE.fullmatch(word) for word in words)
+
+
+def require_columns(form: RowFormat, row: Mapping[str, Any]) -> None:
+    """Check that a row has the columns without which it cannot be read.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    for column in form.required.values():
+        if column not in row:
+            raise ValueError(
+                f"column '{column}' is missing: found {_listed(sorted(map(str, row)))}"
+            )
+
+
+def richer(first: RowFormat, other: RowFormat) -> str:
+    """Return why a row says more than those before it, which were read without it; or nothing."""
+    if first.kind == other.kind and first.required == other.required:
+        return ""
+    more = sorted(set(other.required.values()) - set(first.required.values()))
+    return f"has {', '.join(more)} as well, which the rows before it have not"
+
+
+def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat | str:
+    """Read a row by `--columns` alone."""
+    missing = [name for name in columns.values() if name not in row]
+    if missing:
+        return (
+            f"--columns names {_listed(missing)}, which is not there: found {_listed(row)}; "
+            "name columns of the file"
+        )
+    aliases = {"instruction": "prompt", "output": "completion"}
+    roles = {aliases.get(role, role): name for role, name in columns.items()}
+    if not set(roles) & set(KINDS) or ("completion" in roles) > ("prompt" in roles):
+        named = _listed(columns)
+        return f"--columns names only {named}: name messages, or prompt and completion, or text"
+    unused = tuple(name for name in map(str, row) if name not in roles.values())
+    return RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
+
+
+def _by_names(row: Mapping[str, Any]) -> RowFormat | str:
+    plain = {str(name): _plain(name) for name in row}
+    pairs = [name for name, word in plain.items() if PREFERENCE.fullmatch(word)]
+    if pairs:
+        return _preference(row, plain, pairs)
+    found = {
+        role: [name for name, word in plain.items() if word in words]
+        for role, words in NAMES.items()
+    }
+    if not found["prompt"]:  # `input` and `output`
+        found["prompt"], found["input"] = found["input"][:1], found["input"][1:]
+    kind = next((k for k in KINDS if found[k] and (k != "completion" or found["prompt"])), None)
+    if kind is None:
+        return _unknown(row)
+    roles = {}
+    for role in (*(("prompt",) if kind == "completion" else ()), kind, *OPTIONAL.get(kind, ())):
+        chosen = _preferred(found[role], plain)
+        if len(chosen) > 1:
+            return (
+                f"{_listed(chosen)} could each be the {role}: say what is what by --columns, as in "
+                f"--columns {_suggestion(row, **{role: chosen[0]})}"
+            )
+        if chosen:
+            roles[role] = chosen[0]
+    unused = tuple(name for name in plain if name not in roles.values())
+    instruction = plain.get(roles.get("prompt", "")) == "instruction"
+    result = RowFormat(roles, unused, instruction or "input" in roles)
+    return _refusal(row, result) or result
+
+
+def _preferred(names: list[str], plain: Mapping[str, str]) -> list[str]:
+    """Return which of several columns of one role is meant: both halves of a known pair."""
+    words = set(plain.values())
+    for pair in (("instruction", "output"), ("prompt", "completion")):
+        if words.issuperset(pair) and any(plain[name] in pair for name in names):
+            return [name for name in names if plain[name] in pair]
+    return names
+
+
+def _refusal(row: Mapping[str, Any], found: RowFormat) -> str:
+    """Return why the columns that are not used forbid to train on the others, or an empty text."""
+    used = found.roles[found.kind]
+    for name in found.unused:
+        word, value = _plain(name), row.get(name)
+        if found.kind in ("messages", "completion"):
+            if VERDICT.fullmatch(word) and value is not None and not isinstance(value, str):
+                return (
+                    f"'{name}' judges the answer, and supervised training would learn the bad ones "
+                    f"as well: leave those rows out, then give --columns "
+                    f"{','.join(f'{role}={column}' for role, column in found.roles.items())}"
+                )
+        elif _competes(word, value, found.kind):
+            return (
+                f"'{used}' alone would be trained, though '{name}' stands beside it: give "
+                f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
+                f"--columns text={used} to train it alone"
+            )
+    return ""
+
+
+def _competes(word: str, value: Any, kind: str) -> bool:
+    """Whether a column beside a bare text or prompt may be the answer to it."""
+    if isinstance(value, int | float) and VERDICT.fullmatch(word):
+        return False  # a class
+    if word in NAMES["completion"] or ANSWERS.fullmatch(word):
+        return True
+    content = isinstance(value, str | list | dict) and bool(value)
+    return kind == "prompt" and content and not IDENTITY.fullmatch(word)
+
+
+def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[str]) -> str:
+    chosen = next((name for name in pairs if "rejected" not in plain[name]), pairs[0])
+    turns = row.get(chosen)
+    first = str(turns[0]).lower() if isinstance(turns, list) and turns else ""
+    whole = "'user'" in first or "'human'" in first or "'system'" in first
+    prompt = next((n for n, w in plain.items() if w in (*NAMES["prompt"], "input")), None)
+    one = f"messages={chosen}"
+    if prompt is not None and not whole:
+        one = f"prompt={prompt},completion={chosen}"
+    return (
+        f"{_listed(pairs)} are answers to choose between, for --objective dpo, which is not there "
+        f"yet, and supervised training takes one answer: give --columns {one} to train on it"
+    )
+
+
+def _unknown(row: Mapping[str, Any]) -> str:
+    known = {word for words in NAMES.values() for word in words}
+    hints = [did_you_mean(_plain(name), known, 0.8) for name in row if _plain(name) not in known]
+    return (
+        f"no known set of columns: found {_listed(row)}, but needed are messages, or prompt and "
+        "completion, or instruction and output, or text: say what is what by --columns, as in "
+        f"--columns {_suggestion(row)}{next(filter(None, hints), '')}"
+    )
+
+
+def _suggestion(row: Mapping[str, Any], **known: str) -> str:
+    """Return a value of --columns for a row, of which the columns of some roles are known."""
+    if known.keys() - {"prompt", "completion"}:
+        return ",".join(f"{role}={name}" for role, name in known.items())
+    texts = [str(name) for name, value in row.items() if isinstance(value, str)]
+    left = [n for n in texts if n not in known.values() and not IDENTITY.fullmatch(_plain(n))]
+    if len(left) + len(known) < 2:
+        lists = [str(name) for name, value in row.items() if isinstance(value, list)]
+        if not known and (lists or left):
+            return f"messages={lists[0]}" if lists else f"text={left[0]}"
+    for role, other in (("completion", "prompt"), ("prompt", "completion")):
+        apt = [name for name in left if _plain(name) in NAMES[role]]
+        apt += left[1:] if role == "completion" and not known else []
+        apt += [name for name in left if _plain(name) not in NAMES[other]] + ["COLUMN"]
+        known.setdefault(role, apt[0])
+        left = [name for name in left if name != known[role]]
+    return f"prompt={known['prompt']},completion={known['completion']}"
+
+
+def _plain(name: object) -> str:
+    """Return a column's name in lower case, its words joined by underscores."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().lower())
+
+
+def _listed(names: Collection[object]) -> str:
+    return (
+        ", ".join(f"'{name}'" if not str(name).strip() else str(name) for name in names) or "none"
+    )
