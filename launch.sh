@@ -6,8 +6,9 @@
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
 # has PYTHON MODULE...: is PYTHON new enough, and can it find every module (importing none)?
+# -P, which Pythons before 3.11 do not know: a json.py of the working folder is not for us.
 has() {
-  "$1" -c 'import sys, importlib.util as u
+  "$1" -P -c 'import sys, importlib.util as u
 sys.exit(sys.version_info < (3, 11) or any(map(lambda m: u.find_spec(m) is None, sys.argv[1:])))' \
     "${@:2}" 2> /dev/null
 }
@@ -41,10 +42,10 @@ make_environment() (
       exit 2
     }
     echo "launch.sh: making .venv with $("$python" --version) (once; some minutes)"
-    "$python" -m venv --clear "$root/.venv" || exit
+    "$python" -P -m venv --clear "$root/.venv" || exit
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
-  "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check \
+  "$root/.venv/bin/python" -P -m pip install -qq --disable-pip-version-check \
     --editable "$root${extra:+[$extra]}" || exit
   echo "$want" > "$mark"
 )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from train.errors import AnyrankError, ConfigError, ExitCode, did_you_mean
-from train.text import replace_what_cannot_be_shown
+from train.hosts import streams
 
 # Every module has `command(argv: Sequence[str]) -> int`, which returns the exit code.
 COMMANDS = {
@@ -25,8 +25,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand and exit with its code."""
+    streams.prepare()
     words = sys.argv[1:] if argv is None else argv
-    replace_what_cannot_be_shown()
     try:
         code = run(words)
         sys.stdout.flush()

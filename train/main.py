@@ -8,7 +8,7 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the launcher runs this file: not train/
+sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]  # not train/
 
 from train.config import RunConfig, World, parse_args
 from train.launch.stopping import StopRequests

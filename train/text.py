@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
 
 GIB = 2**30
-
-
-def replace_what_cannot_be_shown() -> None:
-    """Have this process print `?` for what its terminal's encoding lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def format_bytes(size: float) -> str:

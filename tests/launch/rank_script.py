@@ -1,8 +1,9 @@
 """A rank that counts steps into a run folder, and has at a step the accident it is told of.
 
-    rank_script.py --run-dir D --steps N [--accident RANK:STEP:KIND] ...
+    rank_script.py --run-dir D --steps N [--opening SECONDS] [--accident RANK:STEP:KIND] ...
 
-An accident happens once for each run folder. The ranks wait for one another at each step.
+`--opening` is how long the data is opened, before there is a run folder. An accident happens once
+for each run folder. The ranks wait for one another at each step.
 """
 
 from __future__ import annotations
@@ -18,21 +19,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from train.config import World
 from train.launch import heartbeat
+from train.launch.stopping import StopRequests
 
 STEP = 0.05  # seconds
 
 
 def main() -> None:
+    stop = StopRequests(World.from_env(os.environ), leave)
+    stop.watch(launched=False)
     heartbeat.enter(os.environ)
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--accident", action="append", default=[])
     parser.add_argument("--checkpoints", action="store_true")
+    parser.add_argument("--opening", type=float, default=0.0)
     known, _ = parser.parse_known_args()
     run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    time.sleep(known.opening)
     run_dir.mkdir(parents=True, exist_ok=True)
+    stop.follow(run_dir)
+    with stop.deferred():
+        train(known, run_dir, own, size, stop)
+    if own == 0:
+        (run_dir / "DONE").touch()
+
+
+def train(
+    known: argparse.Namespace, run_dir: Path, own: int, size: int, stop: StopRequests
+) -> None:
     first = max((int(p.name[5:]) for p in run_dir.glob("checkpoints/step_*")), default=0)
     print(f"rank {own} of {size} from step {first}", flush=True)
     meeting = Meeting(run_dir / f"meeting-{os.environ['MASTER_PORT']}", own, size, first)
@@ -41,15 +58,20 @@ def main() -> None:
             who, when, kind = accident.split(":")
             if (int(who), int(when)) == (own, step):
                 happen(kind, run_dir / f"accident-{who}-{when}-{kind}")
+        agreed = meeting.folder / f"stop-{step}"
+        if stop.asked():
+            agreed.touch()
         meeting.wait(step)
         time.sleep(STEP)
         if own == 0:
             save(run_dir, step, size, known.checkpoints)
-        if (run_dir / "STOP").exists():
-            heartbeat.leave(os.environ, 75)
-            os._exit(75)
-    if own == 0:
-        (run_dir / "DONE").touch()
+        if agreed.exists():
+            leave(75)
+
+
+def leave(code: int) -> None:
+    heartbeat.leave(os.environ, code)
+    os._exit(code)
 
 
 class Meeting:
@@ -96,18 +118,17 @@ def save(run_dir: Path, step: int, size: int, checkpoints: bool) -> None:
 
 
 def happen(kind: str, mark: Path) -> None:
-    if mark.exists() and kind != "always":
+    if mark.exists() and kind not in ("always", "kills"):
         return
     mark.touch()
-    if kind == "kill":
+    if kind in ("kill", "kills"):
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if kind in ("error", "always"):
         raise RuntimeError("the accident of this test")
-    heartbeat.leave(os.environ, int(kind))
     print(f"[error] exit {kind} was asked for", file=sys.stderr, flush=True)
-    os._exit(int(kind))
+    leave(int(kind))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from train.hosts import hostfile, process, slurm  # noqa: E402  (the path comes first)
+from train.hosts import hostfile, process, slurm, streams  # noqa: E402  (the path comes first)
 from train.launch.supervise import LaunchJob, by_srun, supervise  # noqa: E402
 
 
 def main() -> int:
+    streams.make_lasting()
     path, run_dir, *args = sys.argv[1:]
     node_list = slurm.hosts(os.environ)
     hosts = node_list or hostfile.read(path)

@@ -23,4 +23,4 @@ def test_gpus_are_all_taken_by_default_and_never_more_than_there_are() -> None:
 def test_cpu_ranks_get_one_thread_unless_told_otherwise() -> None:
     assert environment({}, "cpu")["OMP_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in environment({"OMP_NUM_THREADS": "4"}, "cpu")
-    assert environment({"A": "b"}, "nvidia") == {}
+    assert environment({"A": "b"}, "nvidia") == {"PYTHONSAFEPATH": "1"}

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 STUB = """#!/bin/bash
 case "$*" in
   *"-c "*deepspeed*) exit 1 ;;
-  "-c "*) exit 0 ;;
+  "-P -c "*) exit 0 ;;
   --version) echo Python 3.12.0 ;;
-  "-m venv --clear "*) bin="${@: -1}/bin"; rm -rf "$bin"; mkdir -p "$bin"
+  "-P -m venv --clear "*) bin="${@: -1}/bin"; rm -rf "$bin"; mkdir -p "$bin"
     cp "$0" "$bin/python"; echo venv >> $CALLS ;;
-  "-m pip "*) echo pip >> $CALLS; [ ! -e $BROKEN ] ;;
+  "-P -m pip "*) echo pip >> $CALLS; [ ! -e $BROKEN ] ;;
   *) echo "ran $*" ;;
 esac
 """

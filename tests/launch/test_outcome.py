@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from train.errors import ExitCode
 from train.launch.hang import is_hung
 from train.launch.outcome import Death, Next, Outcome, decide, first_death
 from train.launch.progress import saving
@@ -34,7 +35,7 @@ def test_a_cause_that_all_ranks_name_is_left_to_rank_0() -> None:
         (Outcome((0,), lost=("b",), done=True), 1),
         (Outcome((75, 75), (death(0, 75, 1.0),)), 75),
         (Outcome((2,)), 2),
-        (Outcome(cancelled=True), 130),
+        (Outcome((143,), (death(0, 1, 0.5),), ended=ExitCode.INTERRUPTED), 130),
         (Outcome(hung=True), 1),
     ],
 )
@@ -47,7 +48,7 @@ def test_only_faults_and_memory_are_tried_again_and_three_times_without_progress
         assert decide(Outcome((code,), done=True), 0) is Next.END
     for outcome in (Outcome((1,)), Outcome((77,)), Outcome(hung=True), Outcome(lost=("b",))):
         assert [decide(outcome, n) for n in range(4)] == [Next.RESTART] * 3 + [Next.GIVE_UP]
-    assert decide(Outcome((1,), cancelled=True), 0) is Next.END
+    assert decide(Outcome((1,), ended=ExitCode.STOPPED), 0) is Next.END
 
 
 def test_a_hang_is_no_step_and_no_movement_for_far_longer_than_usual() -> None:

@@ -14,11 +14,18 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def start(
-    run_dir: Path, ranks: int, *args: str, hosts: str = "", **env: str
+    run_dir: Path,
+    ranks: int,
+    *args: str,
+    hosts: str = "",
+    closed: tuple[int, ...] = (),
+    **env: str,
 ) -> subprocess.Popen[str]:
     path = run_dir.parent / "hosts"
     path.write_text(hosts or f"localhost slots={ranks}\n")
     words = [sys.executable, str(FOLDER / "supervised.py"), str(path), str(run_dir), *args]
+    if closed:
+        words = ["bash", "-c", 'exec "$@" ' + " ".join(f"{n}>&-" for n in closed), "-", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, text=True, env=os.environ | env, **pipes)
 
@@ -29,21 +36,33 @@ def finish(process: subprocess.Popen[str], run_dir: Path) -> tuple[int, str, str
     return process.returncode, out, err
 
 
+def processes_of(run_dir: Path) -> dict[int, str]:
+    """Every other process whose command line names the run folder: its id, and that line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(run_dir).encode() in words and path.parent.name != str(os.getpid()):
+            found[int(path.parent.name)] = b" ".join(words).decode()
+    return found
+
+
+def ranks_of(run_dir: Path) -> list[int]:
+    return [pid for pid, line in processes_of(run_dir).items() if "rank_script.py" in line]
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def left_of(run_dir: Path) -> list[str]:
-    """Every process whose command line names the run folder, after a moment to end."""
+    """What is left of a run after a moment to end."""
     deadline = time.monotonic() + 8
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(run_dir).encode() in words and path.parent.name != str(os.getpid()):
-                found.append(b" ".join(words).decode())
-        if not found or time.monotonic() > deadline:
-            return found
+    while (found := processes_of(run_dir)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return list(found.values())
 
 
 def wait_for_step(run_dir: Path, step: int) -> None:
@@ -86,14 +105,21 @@ def test_the_first_failing_ranks_error_comes_before_those_it_caused(tmp_path: Pa
     assert "Connection reset" not in err[:first]
 
 
-def test_an_error_that_comes_back_ends_the_run_after_three_fruitless_restarts(
-    tmp_path: Path,
-) -> None:
+def test_kills_that_come_back_end_the_run_after_three_fruitless_restarts(tmp_path: Path) -> None:
     run_dir = tmp_path / "r"
-    code, _, err = finish(start(run_dir, 2, "--steps", "6", "--accident", "1:2:always"), run_dir)
+    code, _, err = finish(start(run_dir, 2, "--steps", "6", "--accident", "1:2:kills"), run_dir)
     assert code == 1
     assert err.count("starting again") == 3
     assert "giving up: 3 restarts brought no progress" in err
+
+
+def test_the_same_error_twice_at_the_same_step_is_no_fault_to_try_again(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    words = ("--steps", "6", "--checkpoints", "--accident", "1:4:always")
+    code, _, err = finish(start(run_dir, 2, *words), run_dir)
+    assert code == 1
+    assert err.count("starting again") == 1
+    assert "giving up: after step 3 the same error came twice: RuntimeError: the accident" in err
 
 
 @pytest.mark.parametrize("code", [2, 3])
@@ -114,6 +140,44 @@ def test_the_first_signal_saves_and_stops(tmp_path: Path) -> None:
     code, _, err = finish(process, run_dir)
     assert code == 75, err
     assert "SIGTERM: saving and stopping" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "entered"),
+    [
+        (signal.SIGUSR1, True),
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGUSR1, False),
+    ],
+)
+def test_a_signal_while_the_data_is_opened_ends_in_seconds_with_75_and_one_sentence(
+    tmp_path: Path, number: signal.Signals, entered: bool
+) -> None:
+    """As while tokenizing, for minutes; or before any rank has reported."""
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "5", "--opening", "50")
+    deadline = time.monotonic() + 20
+    while not (ranks_of(run_dir)[1:] if entered else children(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(2.0 if entered else 0.0)  # for a beat to say so
+    began = time.monotonic()
+    process.send_signal(number)
+    code, out, err = finish(process, run_dir)
+    assert code == 75, err
+    assert time.monotonic() - began < 10
+    told = "[info] Stopped on request" if entered else "stopped before the ranks had begun"
+    assert (out + err).count(told) == 1
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_run_needs_no_standard_streams(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    process = start(tmp_path / "r", 2, "--steps", "3", closed=closed)
+    code, _, err = finish(process, tmp_path / "r")
+    assert code == 0, err
+    assert steps(tmp_path / "r") == [1, 2, 3]
 
 
 def test_a_console_that_goes_away_does_not_cost_the_save(tmp_path: Path) -> None:
@@ -154,8 +218,7 @@ def test_no_rank_outlives_a_killed_supervisor_or_agent(tmp_path: Path, victim: s
     wait_for_step(run_dir, 2)
     pid = process.pid
     if victim == "agent":
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pid = int(children[0])
+        pid = children(pid)[0]
     os.kill(pid, signal.SIGKILL)
     if victim == "agent":
         wait_for_step(run_dir, len(steps(run_dir)) + 2)  # started again by the supervisor

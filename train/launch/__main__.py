@@ -11,7 +11,7 @@ from pathlib import Path
 
 from train.config import build_parser
 from train.errors import AnyrankError, ConfigError
-from train.hosts import devices, flavor, hostfile, process, slurm
+from train.hosts import devices, flavor, hostfile, process, slurm, streams
 from train.launch import arguments
 from train.launch import command as commands
 from train.launch.supervise import LaunchJob, by_srun, supervise
@@ -26,12 +26,14 @@ def command(argv: Sequence[str]) -> int:
     Raises:
         UserError: anything typed is wrong; nothing has been started then.
     """
+    streams.make_lasting()
     with process.caught() as signals:
         return launch(argv, os.environ, time.time(), signals)
 
 
 def main() -> None:
     """Run from the command line; a user's mistake is one sentence and exit code 2."""
+    streams.prepare()
     try:
         code = command(sys.argv[1:])
     except AnyrankError as error:

@@ -54,6 +54,9 @@ class Agent:
         self.children: list[subprocess.Popen[bytes]] = []
         self.selector = selectors.DefaultSelector()
         self.dead: set[str] = set()
+        self.asked = 0  # the signal that asks the ranks to stop, once there is one
+        self.told: set[str] = set()
+        self.entered = 0
         self.kills = oom_kills()
         self.heard = self.beaten = time.monotonic()
         self.deadline = float("inf")
@@ -117,6 +120,8 @@ class Agent:
                 self.say("seen", seen=sees(Path(message["path"])))
             case "start":
                 self.start(message)
+            case "signal":
+                self.asked = message["number"]
             case "stacks":
                 self.stacks()
             case "end":
@@ -155,15 +160,20 @@ class Agent:
         if now - self.heard > protocol.LEASE:
             print("[agent] the supervisor is silent: ending the ranks", file=sys.stderr)
             self.over = True
-        if now - self.beaten >= protocol.BEAT:
-            self.beaten = now
+        ranks = self.ranks()
+        if now - self.beaten >= protocol.BEAT or len(ranks) > self.entered:
+            self.beaten, self.entered = now, len(ranks)
             self.post()
             self.say("beat", idle=self.idle(), ranks=self.states())
         if not self.children:
             return
-        for name, pid in self.ranks().items():
+        for name, pid in ranks.items():
             if name not in self.dead and heartbeat.started(pid) is None:
                 self.record_death(name, pid)
+            elif self.asked and name not in self.told:  # also one that enters only now
+                self.told.add(name)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, self.asked)
         codes = [child.poll() for child in self.children]
         if any(codes):
             self.deadline = min(self.deadline, now + _PATIENCE)
@@ -181,7 +191,8 @@ class Agent:
             return
         self.deadline = min(self.deadline, time.monotonic() + _PATIENCE)
         tail = _tail(self.folder / f"{name}.log")
-        self.say("death", rank=int(name), code=code, time=record.get("time"), pid=pid, tail=tail)
+        told = {"time": record.get("time"), "error": record.get("error", "")}
+        self.say("death", rank=int(name), code=code, pid=pid, tail=tail, **told)
 
     def finish(self) -> None:
         """Report the ranks' end after all that they printed: the code of one that failed, or 0."""

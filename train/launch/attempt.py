@@ -18,7 +18,7 @@ from train.launch.output import Output
 
 _GATHER = 1.0  # seconds in which deaths of other ranks are waited for, to name the first rightly
 _STACKS = 4.0  # seconds in which the ranks of a hanging run print their stacks
-_CLOSING = 15.0  # seconds for all agents to end their ranks
+CLOSING = 15.0  # seconds for all agents to end their ranks
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Observed:
     stopped: dict[str, bool] = field(default_factory=dict)
     stacks: list[tuple[int, str, str]] = field(default_factory=list)
     hung: bool = False
-    cancelled: bool = False
+    ended: ExitCode | None = None
 
     def outcome(self, hosts: Sequence[str], *, done: bool) -> Outcome:
         """Return what became of the start; `hosts` in their order."""
         codes = tuple(self.codes[name] for name in hosts if name in self.codes)
         deaths, lost = tuple(self.deaths), tuple(self.lost)
-        return Outcome(codes, deaths, lost, self.hung, self.cancelled, done)
+        return Outcome(codes, deaths, lost, self.hung, self.ended, done)
 
 
 class Attempt:
     """One start: its agents are served until all have ended, or the first error is explained.
 
-    `signals` grows whenever this process is asked to stop; with `can_stop` the first one has the
-    run saved.
+    `signals` grows whenever this process is asked to stop; the first one goes to the ranks, which
+    stop as soon as all is saved.
     """
 
     def __init__(
@@ -65,11 +65,9 @@ class Attempt:
         run_dir: Path,
         output: Output,
         signals: Sequence[int],
-        *,
-        can_stop: bool,
     ) -> None:
         self.links, self.events, self.run_dir, self.output = links, events, run_dir, output
-        self.signals, self.can_stop = signals, can_stop
+        self.signals = signals
         self.began = time.time()
         self.seen = Observed()
         self.closing = float("inf")  # when all is brought down, by the monotonic clock
@@ -106,7 +104,7 @@ class Attempt:
             if now - looked >= 2 * protocol.BEAT:
                 looked = now
                 self.look_for_hang()
-            if now >= self.closing or self.seen.cancelled:
+            if now >= self.closing or self.seen.ended is not None:
                 break
         self.explain()
 
@@ -148,7 +146,8 @@ class Attempt:
     def record_death(self, link: Link, message: Mapping[str, Any]) -> None:
         """Note a rank's end; one that has saved and stopped is no reason to end the others."""
         when = message["time"] or time.time()
-        death = Death(message["rank"], link.name, message["code"], when, message["tail"])
+        said = message["tail"], message["error"]
+        death = Death(message["rank"], link.name, message["code"], when, *said)
         self.seen.deaths.append(death)
         if death.code != ExitCode.STOPPED:
             self.close_soon()
@@ -177,16 +176,20 @@ class Attempt:
                 self.host_lost(link, f"it has been silent for {now - link.heard:.0f} s")
 
     def heed_signals(self) -> None:
-        """Stop after the current step at the first signal; end at once at a second Ctrl-C."""
+        """Have the ranks save and stop at the first signal; end at once at a second Ctrl-C."""
         for number in self.signals[self.handled :]:
             self.handled += 1
             name = signal.Signals(number).name
-            if self.can_stop and self.handled == 1 and self.run_dir.is_dir():
-                (self.run_dir / "STOP").touch()
+            if self.handled == 1 and any(idle is not None for idle in self.seen.idle.values()):
                 self.output.say(f"{name}: saving and stopping after this step; again: end at once")
+                for link in self.links:
+                    link.send("signal", number=number)
+            elif self.handled == 1:
+                self.output.say(f"{name}: stopped before the ranks had begun: nothing was lost")
+                self.seen.ended = ExitCode.STOPPED
             elif number != signal.SIGUSR1:
                 self.output.say(f"{name}: ending at once")
-                self.seen.cancelled = True
+                self.seen.ended = ExitCode.INTERRUPTED
 
     def look_for_hang(self) -> None:
         """Find out whether all ranks stand still, and if so print where each one stands."""
@@ -224,12 +227,12 @@ class Attempt:
         self.output.release(0.0)
 
 
-def close_all(links: Sequence[Link]) -> None:
-    """End every agent, all at the same time."""
+def close_all(links: Sequence[Link], patience: float = CLOSING) -> None:
+    """End every agent, all at the same time; drop one that takes more than `patience` seconds."""
     silent = {link.name for link in links if link.closed}
     for link in links:
         link.closed = True
         link.send("end")
-    deadline = time.monotonic() + _CLOSING
+    deadline = time.monotonic() + patience
     for link in links:
         link.close(1.0 if link.name in silent else max(0.5, deadline - time.monotonic()))

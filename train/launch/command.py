@@ -53,9 +53,12 @@ def rendezvous(address: str, port: int, ranks: int) -> dict[str, str]:
 def environment(env: Mapping[str, str], kind: str) -> dict[str, str]:
     """Return what the ranks' environment needs besides: CPU ranks share the cores, a thread each.
 
-    What the user has set is left as it is.
+    No Python that is started imports a json.py of the working folder. What the user has set is left
+    as it is.
     """
-    wanted = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
+    wanted = {"PYTHONSAFEPATH": "1"}
+    if kind == "cpu":
+        wanted |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return {name: value for name, value in wanted.items() if name not in env}
 
 

@@ -3,7 +3,7 @@
 The agent gives its ranks a private folder (ANYRANK_AGENT). There, rank k keeps
 
     k.pid      its process id, and the time it started, so that a reused id is not taken for it
-    k.exit     how it ended: exit code and time; missing after a kill
+    k.exit     how it ended: exit code, time, and the error if it has no name; missing after a kill
     k.log      what it printed (rank 0 prints to the console instead)
     k.pulse    touched whenever the main thread has moved since the last look
     k.stack    every thread's Python stack, written on SIGUSR2
@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -53,12 +54,13 @@ def enter(env: Mapping[str, str]) -> None:
     _write(folder / f"{rank}.pid", {"pid": os.getpid(), "started": started(os.getpid())})
 
 
-def leave(env: Mapping[str, str], code: int) -> None:
-    """Tell the agent with which code this rank is about to exit; the first call counts."""
+def leave(env: Mapping[str, str], code: int, error: BaseException | None = None) -> None:
+    """Tell the agent with which code, and error, this rank is about to exit; the first counts."""
     if supervised(env):
         record = Path(env[FOLDER]) / f"{env['RANK']}.exit"
         if not record.exists():
-            _write(record, {"code": code, "time": time.time()})
+            told = "" if error is None else _described(error)
+            _write(record, {"code": code, "time": time.time(), "error": told})
 
 
 def started(pid: int) -> str | None:
@@ -82,7 +84,7 @@ def _end_visibly(env: Mapping[str, str]) -> None:
     shown = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        leave(env, 1)
+        leave(env, 1, error)
         shown(kind, error, trace)
 
     sys.excepthook = hook
@@ -113,6 +115,13 @@ def _position() -> tuple[tuple[int, int], ...]:
         found.append((id(at.f_code), at.f_lasti))
         at = at.f_back
     return tuple(found)
+
+
+def _described(error: BaseException) -> str:
+    """Return an error's type, words and place, on one line, as `ValueError: no (a.py, line 3)`."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return words + "".join(f" ({Path(at.filename).name}, line {at.lineno})" for at in frames[-1:])
 
 
 def _write(path: Path, value: object) -> None:

@@ -23,13 +23,17 @@ _MEANINGS: dict[int | None, int] = {
 
 @dataclass(frozen=True)
 class Death:
-    """A rank that failed; `code` is None after a kill, `time` when it did, since the epoch."""
+    """A rank that failed; `code` is None after a kill, `time` when it did, since the epoch.
+
+    `tail` is the end of what it printed; `error` what it raised, unless anyrank has a name for it.
+    """
 
     rank: int
     host: str
     code: int | None
     time: float
     tail: str = ""
+    error: str = ""
 
     @property
     def cause(self) -> str:
@@ -53,14 +57,14 @@ class Outcome:
     deaths: tuple[Death, ...] = ()
     lost: tuple[str, ...] = ()
     hung: bool = False
-    cancelled: bool = False
+    ended: ExitCode | None = None  # at once, on request
     done: bool = False
 
     @property
     def code(self) -> int:
         """The exit code that this start stands for."""
-        if self.cancelled:
-            return ExitCode.INTERRUPTED
+        if self.ended is not None:
+            return self.ended
         first = first_death(self.deaths)
         if first is not None and first.code is not None:
             return first.code
@@ -70,6 +74,12 @@ class Outcome:
         if failed:
             return failed[0]
         return 0 if self.done else 1
+
+    @property
+    def error(self) -> str:
+        """What explains it, raised by a rank, unless a host or hang does; empty if nothing was."""
+        first = first_death(self.deaths)
+        return "" if first is None or self.lost or self.hung else first.error
 
 
 class Next(Enum):
@@ -95,8 +105,14 @@ def first_death(deaths: Sequence[Death]) -> Death | None:
     return min(deaths, key=weight, default=None)
 
 
-def decide(outcome: Outcome, without_progress: int) -> Next:
-    """Decide after a start; `without_progress` counts the restarts in a row that made none."""
-    if outcome.code in FINAL or outcome.cancelled:
+def decide(outcome: Outcome, without_progress: int, *, repeats: bool = False) -> Next:
+    """Decide after a start.
+
+    Args:
+        without_progress: the restarts in a row that made none.
+        repeats: whether the start before ended with the same error at the same step: it is no
+            accident then, and would come a third time.
+    """
+    if outcome.code in FINAL or outcome.ended is not None:
         return Next.END
-    return Next.RESTART if without_progress < RESTARTS else Next.GIVE_UP
+    return Next.GIVE_UP if repeats or without_progress >= RESTARTS else Next.RESTART

@@ -6,7 +6,6 @@ the ranks print is therefore held back for a moment: an error that explains the 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -71,11 +70,5 @@ class Output:
 
 def _print(stream: str, data: str) -> None:
     file = sys.stdout if stream == "out" else sys.stderr
-    try:
-        file.buffer.write(data.encode(errors="surrogateescape"))
-        file.flush()
-    except OSError:
-        # Nobody reads any more: a closed pipe or terminal is no reason to end a training.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno())
-        os.close(nowhere)
+    file.buffer.write(data.encode(errors="surrogateescape"))
+    file.flush()

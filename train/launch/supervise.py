@@ -69,6 +69,7 @@ def supervise(job: LaunchJob, signals: list[int]) -> int:
     output = Output(None if job.dry_run else job.run_dir / "launch.log")
     (job.run_dir / "STOP").unlink(missing_ok=True)
     without_progress, best = 0, progress.newest_checkpoint(job.run_dir)
+    place: tuple[str, int] | None = None
     begin = first_start
     while True:
         outcome = begin(job, output, signals)
@@ -76,12 +77,17 @@ def supervise(job: LaunchJob, signals: list[int]) -> int:
         reached = progress.newest_checkpoint(job.run_dir)
         if reached > best:
             without_progress, best = 0, reached
-        following = decide(outcome, without_progress)
+        before, place = place, (outcome.error, progress.steps(job.run_dir, 0.0).last)
+        repeats = outcome.error != "" and place == before
+        following = decide(outcome, without_progress, repeats=repeats)
         if signals and following is Next.RESTART:
             return ExitCode.STOPPED if signal.SIGUSR1 in signals else outcome.code
         following = Next.END if job.dry_run else following
         if following is Next.GIVE_UP:
-            output.say(f"giving up: {RESTARTS} restarts brought no progress past step {best}")
+            why = f"{RESTARTS} restarts brought no progress past step {best}"
+            if repeats:
+                why = f"after step {place[1]} the same error came twice: {place[0]}"
+            output.say(f"giving up: {why}")
         if following is not Next.RESTART:
             return outcome.code
         without_progress += 1
@@ -142,9 +148,11 @@ def start(
             links.append(connect(job, host, events))
         with nullcontext() if job.dry_run else shared_token(job.run_dir) as token:
             await_reports(links, events, signals, token)
-        if signals:  # a preempted job is queued again though it has nothing to save yet
-            preempted = signal.SIGUSR1 in signals
-            return Outcome((ExitCode.STOPPED,)) if preempted else Outcome(cancelled=True)
+        if signals:
+            name = signal.Signals(signals[0]).name
+            output.say(f"{name}: stopped before the ranks had begun: nothing was lost")
+            close_all(links, patience=1.0)  # they have no ranks, and may be looking at a folder
+            return Outcome(ended=ExitCode.STOPPED)
         hosts = select(wanted, links)
         names = {host.name for host in hosts.hosts}
         chosen = tuple(link for link in links if link.name in names)
@@ -154,7 +162,7 @@ def start(
             raise HostfileError(error)
         starts, master = plan_starts(job, hosts, chosen, reports, args)
         describe(hosts, chosen, reports, starts, output)
-        attempt = Attempt(chosen, events, job.run_dir, output, signals, can_stop=not job.dry_run)
+        attempt = Attempt(chosen, events, job.run_dir, output, signals)
         outcome = attempt.run(starts, master, job.cwd)
         if job.dry_run:
             return replace(outcome, done=True)

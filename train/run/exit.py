@@ -20,10 +20,10 @@ from train.errors import (
     UserError,
     is_echo,
 )
-from train.hosts import memory
+from train.hosts import memory, streams
 from train.launch import heartbeat, oom
 from train.launch.stopping import StopRequests
-from train.text import format_bytes, replace_what_cannot_be_shown
+from train.text import format_bytes
 
 
 def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests]:
@@ -36,13 +36,13 @@ def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests
     Raises:
         ConfigError: the launcher's variables are incomplete.
     """
-    replace_what_cannot_be_shown()
+    streams.make_lasting()
     env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    heartbeat.enter(env)
     world = World.from_env(env)
     stop = StopRequests(world, _leave)
     stop.watch(launched="RANK" in env)
+    heartbeat.enter(env)  # from here on an agent passes signals on
     return world, stop
 
 
@@ -59,7 +59,7 @@ def exit_with(error: BaseException, world: World) -> NoReturn:
     code = named.exit_code if named else ExitCode.FAULT
     if isinstance(error, KeyboardInterrupt):
         code = ExitCode.INTERRUPTED
-    heartbeat.leave(os.environ, code)
+    heartbeat.leave(os.environ, code, error if named is None else None)
     if not heartbeat.supervised(os.environ) and _told_elsewhere(error, named, world):
         _leave(code)
     where = "" if world.is_main else f"[rank {world.rank}] "
