@@ -5,13 +5,15 @@
 Every configuration builds the Hugging Face model at its full width in fake-tensor mode (shapes
 only, no data), runs one forward and backward pass with this project's loss and recomputation under
 torch's MemTracker, and compares the peak of activations and temporaries. Gradients are there
-already, as in every micro-batch but the first.
+already, as in every micro-batch but the first. Where a case has samples of a length, attention is
+this project's own on the CPU; else one causal segment, of which a variable-length kernel keeps the
+same.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from bench.record import table, write
+from train.config import LoraConfig
+from train.engine.attention import packed_attention
+from train.engine.lora import TokenNames, attach
 from train.engine.loss import summed_cross_entropy
 from train.engine.model import recompute
 from train.planning.activations import Setting, peak
@@ -40,7 +45,8 @@ class Case:
     share: float = 1.0
     rank: int = 0
     layers: int = 6
-    extra: dict[str, Any] = field(default_factory=dict)
+    dropout: float = 0.0
+    length: int = 0
 
 
 MISTRAL = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -66,6 +72,11 @@ OPT = {"hidden_size": 4096, "num_attention_heads": 32, "ffn_dim": 16384, "vocab_
        "word_embed_proj_dim": 4096, "max_position_embeddings": 8192}  # fmt: skip
 STARCODER2 = {"hidden_size": 4608, "num_attention_heads": 36, "num_key_value_heads": 4,
               "intermediate_size": 18432, "vocab_size": 49152}  # fmt: skip
+GEMMA2 = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8,
+          "intermediate_size": 4096, "vocab_size": 8192, "head_dim": 64,
+          "sliding_window": 512}  # fmt: skip
+SMALL = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4,
+         "intermediate_size": 3584, "vocab_size": 8192}  # fmt: skip
 OLMO2 = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32,
          "intermediate_size": 11008, "vocab_size": 100352}  # fmt: skip
 
@@ -94,7 +105,26 @@ CASES = (
     Case("starcoder2", STARCODER2, 4096, "none"),
     Case("starcoder2", STARCODER2, 4096, "selective"),
     Case("olmo2", OLMO2, 4096, "none"), Case("olmo2", OLMO2, 4096, "full"),
+    Case("gemma2", GEMMA2, 4096, "none", layers=3, length=512),
+    Case("gemma2", GEMMA2, 4096, "selective", layers=3, length=1024),
+    Case("gemma2", GEMMA2, 4096, "full", layers=3, length=4096),
+    Case("mistral", SMALL, 4096, "none", rank=16, layers=4, dropout=0.1),
+    Case("mistral", SMALL, 4096, "selective", rank=16, layers=4, dropout=0.1),
+    Case("mistral", SMALL, 4096, "full", rank=16, layers=4, dropout=0.1),
 )  # fmt: skip
+
+
+def segments(case: Case) -> Any:
+    """Return this project's attention over samples of the case's length."""
+    bounds = torch.arange(0, case.tokens + 1, case.length or case.tokens)
+
+    def attend(*tensors: Any, **options: Any) -> Any:
+        return packed_attention(
+            *tensors, cu_seq_lens_q=bounds, max_length_q=case.length or case.tokens,
+            **{key: options.get(key) for key in ("scaling", "sliding_window", "softcap")},
+        )  # fmt: skip
+
+    return attend
 
 
 def causal(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
@@ -108,6 +138,8 @@ def causal(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: 
 
 def traced(case: Case) -> tuple[float, dict[str, Any]]:
     """Return the traced peak of activations and temporaries in bytes, and the model's config."""
+    AttentionInterface.register("bench_causal", segments(case) if case.length else causal)
+    names = TokenNames(0, *(torch.zeros(case.tokens, dtype=torch.int64) for _ in range(2)))
     config = AutoConfig.for_model(
         case.family, use_cache=False, num_hidden_layers=case.layers, **case.sizes
     )
@@ -119,7 +151,7 @@ def traced(case: Case) -> tuple[float, dict[str, Any]]:
             config, dtype=DTYPES[case.size], attn_implementation="bench_causal"
         )
         if case.rank:
-            model = _adapted(model, case.rank)
+            model = _adapted(model, case, names)
     model.train()
     recompute(model, case.mode)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -136,12 +168,10 @@ def traced(case: Case) -> tuple[float, dict[str, Any]]:
     return float(found["ACT"] + found["TEMP"]), config.to_dict()
 
 
-def _adapted(model: Any, rank: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    adapter = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear")
+def _adapted(model: Any, case: Case, names: TokenNames) -> Any:
+    adapter = LoraConfig(case.rank, 2 * case.rank, case.dropout)
     # On the meta device peft leaves its matrices in fp32; a loaded model's are in its own type.
-    return get_peft_model(model, adapter, autocast_adapter_dtype=False).to(model.dtype)
+    return attach(model, adapter, 0, names).to(model.dtype)
 
 
 def _materialise(model: Any) -> None:
@@ -180,14 +210,22 @@ def _step(model: Any, case: Case) -> None:
     loss.backward()
 
 
+def expected(case: Case, config: dict[str, Any]) -> float:
+    """Return the planner's peak of the case, in bytes."""
+    shape = shape_of(config)
+    setting = Setting(
+        size=case.size, adapter=case.rank, dropout=case.dropout > 0,
+        dense=case.length if shape.softcap else 0, longest=case.length, repeats=shape.softcap,
+    )  # fmt: skip
+    return sum(peak(shape, setting, case.mode, case.tokens, case.share))
+
+
 def main(argv: list[str]) -> int:
     """Trace every case, print the table and the summary, write the results."""
-    AttentionInterface.register("bench_causal", causal)
     rows = []
     for case in CASES:
         measured, config = traced(case)
-        setting = Setting(size=case.size, adapter=case.rank)
-        predicted = sum(peak(shape_of(config), setting, case.mode, case.tokens, case.share))
+        predicted = expected(case, config)
         rows.append({
             "family": case.family, "hidden": config.get("hidden_size", 0), "layers": case.layers,
             "tokens": case.tokens, "recompute": case.mode, "bytes": case.size,

@@ -8,6 +8,8 @@ f = ffn, a Llama-like layer keeps
     two norms   2 (4h in fp32 + eh normalised + eh for the products that follow)
     attention   e(2q + 2k) for q, k, v and the result, and 4 bytes a head for the softmax's sums
     gated MLP   4ef for gate, its activation, up and their product
+    capped      besides, (2e + 4) bytes a score: tanh's result, softmax's in fp32 and in e bytes
+    dropout     besides, (e + 1) bytes of every adapter's input; norms and MLP keep theirs no more
     selective   instead of these: the input, every product's result, the attention's result and sums
     full        instead of these: eh, the layer's input
 """
@@ -19,6 +21,9 @@ from dataclasses import dataclass
 from train.planning.shape import Shape
 
 LOSS_ROWS = 1024
+# Bytes of a score of the longest sample that pass on the way back where scores are formed, and of a
+# feature while it is decided whether it is dropped: traced.
+_SCORES_BACK, _HASHES = 5.0, 14.0
 # Times ffn that a plain activation function and the product after it keep.
 _PLAIN_MLP = {"relu": 1, "gelu": 2, "silu": 2, "gelu_new": 5}
 
@@ -27,18 +32,22 @@ _PLAIN_MLP = {"relu": 1, "gelu": 2, "silu": 2, "gelu_new": 5}
 class Setting:
     """How a micro-batch is run.
 
-    `size` is the bytes of an element, `adapter` the rank over frozen layers (0: none), `fused`
-    says that norms, activations and loss are single kernels, `dense` is the length whose square of
-    attention scores is kept (0: never formed), `tp` and `sp` divide the inside and the tokens,
-    `split` the tokens of norms and residuals only (Megatron's sequence parallelism, over the
-    ranks of `tp`), `whole_logits` says that the loss forms all logits in fp32, as other people's
-    usually does.
+    `size` is the bytes of an element, `adapter` the rank over frozen layers (0: none), `dropout`
+    says that adapters drop, `fused` that norms, activations and loss are single kernels; `dense` is
+    the length whose square of attention scores is kept (0: never formed) and `longest` that of the
+    longest sample; `repeats` says that keys and values are repeated for every query head. `tp` and
+    `sp` divide the inside and the tokens, `split` the tokens of norms and residuals only
+    (Megatron's sequence parallelism, over the ranks of `tp`); `whole_logits` says that the loss
+    forms all logits in fp32, as other people's usually does.
     """
 
     size: int = 2
     adapter: int = 0
     fused: bool = False
     dense: float = 0.0
+    longest: int = 0
+    dropout: bool = False
+    repeats: bool = False
     tp: int = 1
     sp: int = 1
     split: int = 1
@@ -47,7 +56,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Layer:
-    """Bytes per token: kept in each mode, formed again, passing; `matrix` is of one gradient."""
+    """Bytes per token: kept in each mode, formed again, passing; `matrix` is of one gradient.
+
+    `scores` are the bytes that pass while the longest sample's attention goes back.
+    """
 
     none: float
     selective: float
@@ -56,6 +68,7 @@ class Layer:
     passing: float
     carrying: float
     matrix: float
+    scores: float
 
     def kept(self, recompute: str) -> float:
         """What stays between a layer's forward and its backward pass."""
@@ -65,21 +78,22 @@ class Layer:
         """Bytes of a layer's backward pass over `tokens`, beyond what all layers keep."""
         formed = {"none": 0.0, "selective": self.again, "full": self.none}[recompute]
         product = self.carrying * tokens + self.matrix
-        return formed * tokens + max(self.passing * tokens, product)
+        return formed * tokens + max(self.passing * tokens, product, self.scores)
 
 
 def layer_bytes(shape: Shape, run: Setting) -> Layer:
     """Return what a layer keeps, per token of a micro-batch on one GPU."""
     h, q, k, f, size = shape.hidden, shape.query_width, shape.kv_width, shape.ffn, run.size
     up = 2 if shape.gated else 1
-    sums = 4.0 * shape.heads + (2 * size + 1) * shape.heads * run.dense
+    sums = 4.0 * shape.heads
+    scores = (2 * size + (4 if shape.softcap else 1)) * shape.heads * run.dense
     fused_qkv = size * (q + k) if shape.fused_qkv else 0
-    attention = size * (2 * q + 2 * k + shape.partial_rotary * q) + fused_qkv + sums
-    attention += _head_norms(shape, size)
+    attention = size * (2 * q + 2 * k + shape.partial_rotary * q) + fused_qkv + sums + scores
+    attention += _head_norms(shape, size) + 2 * size * (q - k) * run.repeats
     modules = (2 if shape.fused_qkv else 4) + up + 1
     ranks = size * run.adapter * modules
     norms = _norms(shape, run)
-    none = norms + (attention + _mlp(shape, run) + ranks) / run.tp
+    none = norms + (attention + _mlp(shape, run) + ranks + _dropped(shape, run)) / run.tp
     wide = size * h / run.split
     products = size * (q + 2 * k + up * f) / run.tp + 2 * wide
     selective = wide + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
@@ -94,7 +108,16 @@ def layer_bytes(shape: Shape, run: Setting) -> Layer:
         passing=max(_passing(shape, run)) / run.sp,
         carrying=_passing(shape, run)[0] / run.sp,
         matrix=0.0 if run.adapter else size * h * f / run.tp,
+        scores=_SCORES_BACK * shape.heads * run.longest**2 / run.tp if run.dense else 0.0,
     )
+
+
+def _dropped(shape: Shape, run: Setting) -> float:
+    """Bytes of the adapters' own inputs and masks, less the inputs that nothing else keeps then."""
+    if not run.dropout:
+        return 0.0
+    inputs = (1 if shape.parallel else 2) * shape.hidden + shape.ffn
+    return (run.size + 1.0) * sum(rows for rows, _ in shape.linears) - run.size * inputs
 
 
 def _norms(shape: Shape, run: Setting) -> float:
@@ -124,13 +147,16 @@ def _mlp(shape: Shape, run: Setting) -> float:
     return float(run.size * shape.ffn * _PLAIN_MLP[shape.activation])
 
 
-def _passing(shape: Shape, run: Setting) -> tuple[float, float, float]:
-    """Bytes per token of gradients alive at once: in a product, in the activation, in a norm."""
+def _passing(shape: Shape, run: Setting) -> tuple[float, float, float, float]:
+    """Bytes per token alive at once: gradients in a product, in the activation and in a norm, and
+    the hashes that decide what is dropped.
+    """
     both = shape.gated or shape.activation != "gelu" or run.adapter > 0
     inner = run.size * shape.ffn / run.tp
     residual = 0.0 if shape.parallel else run.size * shape.hidden / run.split
     after = 16.0 * shape.hidden if shape.post_norms else 0.0
-    return inner + residual, inner * (2 if both else 1) + residual, after
+    hashes = _HASHES * shape.ffn / run.tp if run.dropout else 0.0
+    return inner + residual, inner * (2 if both else 1) + residual, after, hashes
 
 
 def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> float:

@@ -9,7 +9,7 @@ from train.planning.shape import Shape
 
 _MPT: dict[str, Any] = {"gated": False, "tied": True, "norm": "layer", "activation": "gelu"}
 _GEMMA_1: dict[str, Any] = {"tied": True, "norm": "gemma", "activation": "gelu"}
-_GEMMA_2: dict[str, Any] = {**_GEMMA_1, "norms": 4, "post_norms": 2}
+_GEMMA_2: dict[str, Any] = {**_GEMMA_1, "norms": 4, "post_norms": 2, "softcap": True}
 
 _BUILT_IN = {
     "mistral-7b": Shape("mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768),

@@ -171,6 +171,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     window, full = _window(config, kind, size["layers"])
     traits.setdefault("window", window)
     traits.setdefault("full_layers", full)
+    traits["softcap"] = bool(config.get("attn_logit_softcapping"))
     name = str(config.get("_name_or_path") or kind)
     fields: dict[str, Any] = {"name": name, "head_dim": int(head_dim)} | size | traits
     return _checked(Shape(**fields), size["heads"])

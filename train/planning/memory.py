@@ -69,6 +69,9 @@ def setting_of(request: PlanRequest, plan: Plan, lengths: Lengths) -> Setting:
         adapter=request.lora.r if request.lora else 0,
         fused=_fused(request),
         dense=lengths.mean_square / lengths.mean if _dense(request) else 0.0,
+        longest=lengths.longest,
+        dropout=bool(request.lora and request.lora.dropout),
+        repeats=_repeats(request),
         tp=plan.tp,
         split=plan.tp if request.pins.sequence == "tensor" else 1,
         sp=plan.sp,
@@ -90,18 +93,21 @@ def _fused(request: PlanRequest) -> bool:
 
 def _dense(request: PlanRequest) -> bool:
     other = request.implementation
-    return other is not None and other.attention == "dense"
+    return request.shape.softcap if other is None else other.attention == "dense"
+
+
+def _repeats(request: PlanRequest) -> bool:
+    """Whether attention repeats grouped keys: where scores are capped, and on GPUs in fp32."""
+    gpu_fp32 = request.precision == "fp32" and not request.cluster.gpu.is_cpu
+    ours = request.implementation is None
+    return ours and (request.repeats_keys or request.shape.softcap or gpu_fp32)
 
 
 def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, float]:
     """Return the bytes of layers and of the outer part on the stage that holds the most."""
     run, shape = setting_of(request, plan, lengths), request.shape
-    if plan.recompute != "none" and run.dense:
-        # Scores are formed again in either mode; what stays is what a fused kernel would keep.
-        lasting = layer_bytes(shape, replace(run, dense=0.0)).kept(plan.recompute)
-    else:
-        lasting = layer_bytes(shape, run).kept(plan.recompute)
     layer = layer_bytes(shape, run)
+    lasting = layer.kept(plan.recompute)
     tokens = plan.micro_tokens
     positions = (2 * run.size * shape.head_dim + 40) * tokens / run.sp
     kept = -(-shape.layers // plan.pp) * lasting * tokens + positions

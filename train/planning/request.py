@@ -44,7 +44,8 @@ class PlanRequest:
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
     that carry loss; `fused` says that norms, gated products and the loss are single kernels
     (Liger's, on GPUs that have them). `implementation` describes other people's run, which keeps
-    its own accounts; None is a run of this project.
+    its own accounts; None is a run of this project. `repeats_keys`: this torch's attention has no
+    grouped heads.
     """
 
     shape: Shape
@@ -58,6 +59,7 @@ class PlanRequest:
     fused: bool = False
     pins: Pins = field(default_factory=Pins)
     implementation: Implementation | None = None
+    repeats_keys: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Shape:
     What autograd keeps depends on how a norm is written (`norm`: rms, gemma, layer, layer32 in
     fp32, olmo2), on the `activation` (silu, gelu, gelu_new, relu), on the norms whose output is
     added rather than multiplied (`post_norms`), on whether values are a view of one fused product
-    (`fused_qkv`), on rotary embeddings of a part of a head, and on parallel branches.
+    (`fused_qkv`), on rotary embeddings of a part of a head, on parallel branches, and on a cap on
+    attention scores (`softcap`), with which they are formed one by one.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Shape:
     fused_qkv: bool = False
     partial_rotary: bool = False
     parallel: bool = False
+    softcap: bool = False
 
     @property
     def query_width(self) -> int:
