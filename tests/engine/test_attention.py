@@ -56,7 +56,7 @@ def test_on_a_gpu_torchs_variable_length_attention_is_called_with_these_shapes(
 
     from train.engine import attention
 
-    monkeypatch.setattr(attention, "_knows_groups", lambda: knows_groups)
+    monkeypatch.setattr(attention, "knows_groups", lambda: knows_groups)
     with FakeTensorMode():
         query = torch.empty(1, 4, 31, 8, device="cuda", dtype=torch.bfloat16)
         key = torch.empty(1, 2, 31, 8, device="cuda", dtype=torch.bfloat16)

@@ -6,7 +6,7 @@ from train.planning import unknown_gpu
 from train.planning.calibration import Calibration, write_calibration
 from train.planning.cluster import Device
 from train.planning.cluster import cluster_of_devices as cluster
-from train.run.planning import describe_layout
+from train.run.planning import describe_layout, describe_others
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,20 @@ def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) ->
     write_calibration(tmp_path / "calibration", Calibration("cpu", 4e10, 2e9, 3e8))
     found = cluster(devices, tmp_path / "calibration").gpu
     assert (found.achievable_flops, found.bandwidth, found.link) == (2e10, 1e9, 3e8)
+
+
+def test_what_others_hold_of_a_gpu_is_planned_around_and_told() -> None:
+    shared = Device(0, "NVIDIA GeForce RTX 4090", 20 << 30, 64 << 30, busy=3 << 30)
+    assert cluster([shared]).gpu.memory == 20 << 30
+    assert list(describe_others([shared])) == [
+        "rank 0's NVIDIA GeForce RTX 4090 has 3.0 GiB in use by other processes: "
+        "planning for the 20.0 GiB that are free"
+    ]
+    assert not list(describe_others([Device(0, "NVIDIA H100 PCIe", 79 << 30, 64 << 30)]))
+
+
+def test_an_unknown_gpu_that_was_measured_is_no_longer_assumed(tmp_path: Path) -> None:
+    device = Device(0, "GPU of Tomorrow", 30 << 30, 64 << 30, architecture="sm_120")
+    write_calibration(tmp_path, Calibration("GPU of Tomorrow", 4e14, 2e12, 0.0))
+    gpu = cluster([device], tmp_path).gpu
+    assert (gpu.achievable_flops, gpu.known, unknown_gpu(gpu)) == (4e14, False, None)

@@ -131,7 +131,7 @@ def _varlen(
 
     options: dict[str, Any] = {}
     if query.shape[1] != key.shape[1]:
-        if _knows_groups():
+        if knows_groups():
             options["enable_gqa"] = True
         else:
             groups = query.shape[1] // key.shape[1]
@@ -146,7 +146,7 @@ def _varlen(
 
 
 @cache
-def _knows_groups() -> bool:
+def knows_groups() -> bool:
     """Whether torch's variable-length attention takes grouped heads (not in 2.11)."""
     from torch.nn.attention.varlen import varlen_attn
 

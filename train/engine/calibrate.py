@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from train.engine.device import architecture
 from train.planning.calibration import Calibration, write_calibration
 from train.planning.hardware import find_gpu
 
@@ -33,11 +34,17 @@ def measure() -> Calibration:
     if not cuda:
         torch.set_num_threads(1)
     return Calibration(
-        device=find_gpu(torch.cuda.get_device_name()).name if cuda else "cpu",
+        device=_planners_name() if cuda else "cpu",
         achievable=product_rate(device),
         bandwidth=copy_rate(device),
         link=collective_rate(torch.cuda.device_count() if cuda else 2, cuda),
     )
+
+
+def _planners_name() -> str:
+    """Return what the planner calls this GPU: torch's name where the table lacks it."""
+    properties = torch.cuda.get_device_properties(0)
+    return find_gpu(properties.name, properties.total_memory, architecture(properties)).name
 
 
 def product_rate(device: torch.device) -> float:
@@ -45,7 +52,8 @@ def product_rate(device: torch.device) -> float:
     cuda = device.type == "cuda"
     best = 0.0
     for side in (2048, 4096, 8192, 16384) if cuda else (256, 512, 1024):
-        matrix = torch.ones(side, side, device=device, dtype=torch.bfloat16 if cuda else None)
+        # Random, because equal numbers switch fewer bits, and a GPU clocks higher with them.
+        matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16 if cuda else None)
         result = torch.empty_like(matrix)
         seconds = _time(partial(torch.mm, matrix, matrix, out=result), device)
         best = max(best, 2 * side**3 / seconds)
@@ -55,7 +63,8 @@ def product_rate(device: torch.device) -> float:
 def copy_rate(device: torch.device) -> float:
     """Return the bytes per second of memory, read and written both counted."""
     best = 0.0
-    for size in (2**26, 2**28) if device.type == "cuda" else (2**24, 2**26):
+    # Larger than the caches: an MI300's holds 2**28 bytes, a server's processor often as much.
+    for size in (2**30, 2**31) if device.type == "cuda" else (2**28, 2**29):
         source = torch.ones(size, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         seconds = _time(partial(target.copy_, source), device)

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from train.config import World
-from train.errors import ConfigError, mark_echo
+from train.engine.device import choose_device, gpu_found
+from train.errors import mark_echo
 from train.hosts.memory import memory
 from train.hosts.probe import interface_variables
 from train.planning.cluster import Device
@@ -68,8 +69,7 @@ class Gang:
         """Describe every rank's device, in rank order."""
         host = memory()["total"]
         if self.device.type == "cuda":
-            properties = torch.cuda.get_device_properties(self.device)
-            own = Device(self.world.node, properties.name, properties.total_memory, host)
+            own = gpu_found(self.world.node, self.device, host)
         else:
             ranks = self.world.local_size
             share = min(1.0, len(os.sched_getaffinity(0)) / ranks)
@@ -91,7 +91,7 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     `env` is the process's environment: DeepSpeed reads LOCAL_RANK from it, so for a run that no
     launcher started it is completed in place.
     """
-    device = _device(world, env)
+    device = choose_device(world, env)
     _without_shared_memory_op()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in env:
@@ -106,21 +106,6 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
     return Gang(world, device, control)
-
-
-def _device(world: World, env: MutableMapping[str, str]) -> torch.device:
-    if torch.cuda.is_available() and env.get("DS_ACCELERATOR") != "cpu":
-        if world.local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"{world.local_size} ranks were started on a host with {torch.cuda.device_count()} "
-                "GPUs: lower --num_gpus, or the host's slots in the hostfile"
-            )
-        torch.cuda.set_device(world.local_rank)
-        return torch.device("cuda", world.local_rank)
-    if "OMP_NUM_THREADS" not in env:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // world.local_size))
-    return torch.device("cpu")
 
 
 def _without_shared_memory_op() -> None:

@@ -37,7 +37,8 @@ class Cluster:
 class Device:
     """One rank's device as it was found: the index of its host, its name, bytes of memory.
 
-    `name` is torch's or the driver's; `host_memory` is of its host, all together; `share` is the
+    `name` is torch's or the driver's; `memory` is what others leave of it, `busy` what they hold;
+    `host_memory` is of its host, all together; `share` is the
     share of a processor's core, where more CPU ranks than cores are on the host. `architecture` is
     the compiler's name for it, where it is known.
     """
@@ -48,6 +49,7 @@ class Device:
     host_memory: int
     share: float = 1.0
     architecture: str = ""
+    busy: int = 0
 
 
 def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from train.data.model_folder import read_model_config
 from train.data.store import Dataset
+from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
 from train.errors import ModelError, PlanError
@@ -30,7 +31,7 @@ from train.planning import (
     unknown_gpu,
     with_advice,
 )
-from train.planning.cluster import cluster_of_devices
+from train.planning.cluster import Device, cluster_of_devices
 from train.planning.plan import Plan
 from train.planning.render import hpz_left_out
 from train.run.inputs import RunInputs
@@ -69,6 +70,8 @@ def choose_plan(
     calibrations = None if cache is None else calibration_folder(cache)
     request = _request(inputs, data, cluster_of_devices(devices, calibrations))
     names = {device.name for device in devices}
+    for line in describe_others(devices):
+        console.say(line)
     choice, lines = gang.from_main(lambda: _choose(request, inputs.config.output.run_dir, names))
     for line in lines:
         console.say(line)
@@ -88,6 +91,16 @@ def describe_layout(nodes: Sequence[int]) -> str:
     if len(set(sizes)) == 1:
         return f"Found {hosts} x {sizes[0]} = {len(nodes)} ranks"
     return f"Found {hosts} with {', '.join(map(str, sizes))} = {len(nodes)} ranks"
+
+
+def describe_others(devices: Sequence[Device]) -> Iterator[str]:
+    """Say where other processes hold memory of a GPU, so that plans are made for the rest."""
+    for rank, device in enumerate(devices):
+        if device.busy:
+            yield (
+                f"rank {rank}'s {device.name} has {device.busy / GIB:.1f} GiB in use by other "
+                f"processes: planning for the {device.memory / GIB:.1f} GiB that are free"
+            )
 
 
 def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
@@ -141,4 +154,5 @@ def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
         loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
         fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
         pins=inputs.pins,
+        repeats_keys=not cluster.gpu.is_cpu and not knows_groups(),
     )
