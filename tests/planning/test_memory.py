@@ -16,10 +16,11 @@ from train.planning.activations import Setting, layer_bytes, peak
 from train.planning.duration import duration
 from train.planning.memory import footprint
 from train.planning.request import lengths_of
-from train.planning.states import states_of
+from train.planning.states import pinned, states_of
 
 MISTRAL = built_in("mistral-7b")
 P = MISTRAL.parameters
+GIB = 2**30
 FULL = lengths_of(None, 1024)
 
 
@@ -72,6 +73,19 @@ def test_offload_moves_states_to_the_host():
     kept, gone = memory(Plan(2, 4096, dp=8)), memory(Plan(2, 4096, offload="optimizer", dp=8))
     assert gone.gpu.optimizer == 0 < kept.gpu.optimizer
     assert gone.host >= 8 * (kept.gpu.optimizer + kept.gpu.gradients)
+
+
+def test_offloaded_states_are_copied_to_be_saved_and_pinned_buffers_are_powers_of_two():
+    assert [pinned(size) for size in (0, 1, 64 * GIB, 81 * GIB)] == [0, 1, 64 * GIB, 128 * GIB]
+    for zero in (1, 2, 3):
+        gone = memory(Plan(zero, 4096, offload="optimizer", dp=8))
+        assert gone.host >= 2 * 12 * P + 4 * P  # states, the copy that is saved, gradients
+    one = memory(Plan(2, 4096, offload="optimizer", dp=8)).host
+    master = gradient = pinned(4 * P / 8)
+    copy = pinned(2 * P / 8)
+    moments = 8 * P / 8
+    process = 2.5 * GIB + 2**28
+    assert one == pytest.approx(8 * (master + gradient + copy + moments + 12 * P / 8 + process))
 
 
 def test_a_host_has_room_for_the_copy_that_is_saved():

@@ -31,6 +31,7 @@ from train.engine import zero
 from train.engine.gang import SETUP_TIMEOUT
 from train.engine.step import Engine
 from train.errors import CheckpointError, FaultError
+from train.planning.memory import STAGED
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
@@ -61,6 +62,10 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, "save")
         self._pending: Future[None] | None = None
         self._staging: torch.Tensor | None = None
+        self._bounce: torch.Tensor | None = None
+        staging = self._reserve()  # so that it fails now, not at the end, if it must
+        on_gpu = engine.gang.device.type == "cuda"
+        self._touched = self._pool.submit(staging.zero_) if on_gpu else None
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps; return once it has been copied.
@@ -105,22 +110,31 @@ class Saver:
     def _stage_to_host(self) -> list[ShardData]:
         """Copy what this rank owns to the host, into memory that is kept for the next save."""
         shards = zero.local_shards(self._engine)
-        total = len(STATE) * sum(shard.length for shard in shards)
-        if self._staging is None or self._staging.numel() < total:
-            pinned = self._engine.gang.device.type == "cuda"
-            self._staging = torch.empty((total,), dtype=torch.float32, pin_memory=pinned)
+        if self._touched is not None:
+            self._touched.result()
+        staging = self._reserve()
         parts, used = [], 0
         for shard in shards:
             values = {}
             for kind, view in zip(STATE, zero.state_views(self._engine, shard), strict=True):
-                copy = self._staging.narrow(0, used, shard.length)
-                copy.copy_(view, non_blocking=True)
+                copy = staging.narrow(0, used, shard.length)
+                copy_through(self._bounce if view.is_cuda else None, view, copy)
                 values[kind] = copy.numpy().view(np.uint8)
                 used += shard.length
             parts.append(ShardData(shard.name, shard.shape, "F32", shard.start, values))
-        if self._engine.gang.device.type == "cuda":
-            torch.cuda.synchronize()
         return parts + (self._buffers() if self._engine.gang.world.is_main else [])
+
+    def _reserve(self) -> torch.Tensor:
+        """Return host memory for what this rank owns; a GPU's leaves through pinned memory.
+
+        All of it pinned would be twice as much at worst: torch rounds to a power of two.
+        """
+        total = len(STATE) * sum(shard.length for shard in zero.local_shards(self._engine))
+        if self._staging is None or self._staging.numel() < total:
+            self._staging = torch.empty((total,), dtype=torch.float32)
+        if self._bounce is None and self._engine.gang.device.type == "cuda":
+            self._bounce = torch.empty((STAGED // 4,), dtype=torch.float32, pin_memory=True)
+        return self._staging
 
     def _buffers(self) -> list[ShardData]:
         return [
@@ -172,6 +186,18 @@ class Saver:
         }
         size = self._background.world.size
         return Index(step, size, self._fingerprint, provenance, tensors)
+
+
+def copy_through(bounce: torch.Tensor | None, source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy a flat tensor to the host, piece by piece through pinned memory where that is given."""
+    size = source.numel() if bounce is None else bounce.numel()
+    for first in range(0, source.numel(), max(1, size)):
+        part = source[first : first + size]
+        into = target[first : first + size]
+        if bounce is None:
+            into.copy_(part)
+        else:
+            into.copy_(bounce[: part.numel()].copy_(part))
 
 
 def load(engine: Engine, folder: Path, index: Index) -> int:

@@ -19,6 +19,8 @@ GIB = 2**30
 CONTEXT = 0.6 * GIB
 COMMUNICATORS, COMMUNICATORS_MIXED = 0.7 * GIB, 6.5 * GIB
 FRAGMENTED, FRAGMENTED_MIXED = 0.04, 0.2
+# The pinned buffer through which a checkpoint leaves a GPU.
+STAGED = 2**28
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,9 @@ def _settle(
 def _host(request: PlanRequest, states: States, device: float) -> float:
     """Bytes of one host: what its ranks offload or copy to save, and the processes.
 
-    A checkpoint is copied to the host before it is written. On CPU the devices' own bytes count.
+    A checkpoint is copied to the host before it is written, whatever lies there already. On CPU the
+    devices' own bytes count.
     """
     ranks = max(request.cluster.sizes)
-    own = device if request.cluster.gpu.is_cpu else 2.5 * GIB + states.optimizer
-    return ranks * (states.host + own)
+    own = device if request.cluster.gpu.is_cpu else 2.5 * GIB + STAGED
+    return ranks * (states.host + states.saved + own)

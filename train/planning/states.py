@@ -8,6 +8,7 @@ runtime/zero/stage_1_and_2.py, runtime/zero/stage3.py, runtime/zero/partition_pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from train.planning.buckets import SUB_GROUP, buckets_of
 from train.planning.plan import Plan
@@ -22,7 +23,8 @@ class States:
     """Bytes on one GPU; `host` bytes that this GPU's rank keeps in host memory instead.
 
     `late` are gradients that exist only when a backward pass has ended, `step` what the update
-    needs besides, `load` what loading needs before there are states.
+    needs besides, `load` what loading needs before there are states, `saved` what a checkpoint
+    copies to the host.
     """
 
     weights: float
@@ -33,6 +35,7 @@ class States:
     step: float
     load: float
     host: float
+    saved: float
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,13 @@ def states_of(
         gradients, late = size * counts.trained / (shards if plan.zero == 2 else 1), 0.0
     host = 0.0
     if plan.offload != "none":
-        host = states + 4.0 * counts.trained / shards
-        host += size * counts.trained / shards * (1 if plan.zero < 3 else 0)
+        # DeepSpeed pins the gradients and, before ZeRO-3, the master and its copy in few bits.
+        share = counts.trained / shards
+        host = 8.0 * share + pinned(4.0 * share)
+        host += pinned(4.0 * share) + pinned(size * share) if plan.zero < 3 else 4.0 * share
         gradients, states = (gradients if plan.zero == 1 else 0.0), 0.0
     if plan.offload == "all":
-        host += weights
+        host += pinned(weights)
         weights = size * counts.small
     step = _step(counts, plan, size, shards)
     if low and plan.zero == 1 and plan.offload == "none":
@@ -98,7 +103,16 @@ def states_of(
     buffers = _buffers(shape, counts, plan, size)
     if low and plan.zero in (1, 2):
         buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)
-    return States(weights, gradients, states, buffers, late, step, load, host)
+    saved = 12.0 * counts.trained / (plan.dp * plan.sp)
+    return States(weights, gradients, states, buffers, late, step, load, host, saved)
+
+
+def pinned(size: float) -> float:
+    """Return what torch takes of the host for a pinned buffer: the next power of two, in bytes.
+
+    aten/src/ATen/core/CachingHostAllocator.h, `c10::llvm::PowerOf2Ceil`.
+    """
+    return float(1 << max(0, ceil(size) - 1).bit_length()) if size else 0.0
 
 
 def _gradients(counts: Counts, plan: Plan, size: int, shards: int) -> tuple[float, float]:
