@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from bench.record import table, write
 from train.config import LoraConfig
 from train.engine.attention import packed_attention
-from train.engine.lora import TokenNames, attach
+from train.engine.lora import DropoutContext, attach
 from train.engine.loss import summed_cross_entropy
 from train.engine.model import recompute
 from train.planning.activations import Setting, peak
@@ -139,7 +139,8 @@ def causal(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: 
 def traced(case: Case) -> tuple[float, dict[str, Any]]:
     """Return the traced peak of activations and temporaries in bytes, and the model's config."""
     AttentionInterface.register("bench_causal", segments(case) if case.length else causal)
-    names = TokenNames(0, *(torch.zeros(case.tokens, dtype=torch.int64) for _ in range(2)))
+    context = DropoutContext()
+    context.set_tokens(0, *(torch.zeros(case.tokens, dtype=torch.int64) for _ in range(2)))
     config = AutoConfig.for_model(
         case.family, use_cache=False, num_hidden_layers=case.layers, **case.sizes
     )
@@ -151,7 +152,7 @@ def traced(case: Case) -> tuple[float, dict[str, Any]]:
             config, dtype=DTYPES[case.size], attn_implementation="bench_causal"
         )
         if case.rank:
-            model = _adapted(model, case, names)
+            model = _adapted(model, case, context)
     model.train()
     recompute(model, case.mode)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -168,10 +169,10 @@ def traced(case: Case) -> tuple[float, dict[str, Any]]:
     return float(found["ACT"] + found["TEMP"]), config.to_dict()
 
 
-def _adapted(model: Any, case: Case, names: TokenNames) -> Any:
+def _adapted(model: Any, case: Case, context: DropoutContext) -> Any:
     adapter = LoraConfig(case.rank, 2 * case.rank, case.dropout)
     # On the meta device peft leaves its matrices in fp32; a loaded model's are in its own type.
-    return attach(model, adapter, 0, names).to(model.dtype)
+    return attach(model, adapter, 0, context).to(model.dtype)
 
 
 def _materialise(model: Any) -> None:
