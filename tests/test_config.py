@@ -71,6 +71,27 @@ def test_a_model_without_a_dataset_and_the_reverse_are_refused(half):
         parse_args(half)
 
 
+def test_columns_are_pairs_of_a_role_and_a_name():
+    config = parse_args([*NAMED, "--columns", "prompt=Frage, completion=Antwort = kurz"])
+    assert config.data.columns == (("prompt", "Frage"), ("completion", "Antwort = kurz"))
+    assert parse_args(NAMED).data.columns == ()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("prompt", "takes role=name,role=name, but has 'prompt' instead"),
+        ("promt=a", "does not know the role 'promt'; did you mean 'prompt'"),
+        ("chosen=a", "the roles are messages, prompt,"),
+        ("prompt=a,prompt=b", "gives 'prompt' twice"),
+        ("prompt=a,instruction=b", "gives 'instruction' twice"),
+    ],
+)
+def test_columns_that_cannot_be_meant_are_refused(text, words):
+    with pytest.raises(ConfigError, match=f"--columns .*{words}"):
+        parse_args([*NAMED, "--columns", text])
+
+
 def test_every_flag_has_a_help_text():
     text = build_parser().format_help()
     assert all(row.flag in text for row in ARGUMENTS if row.flag != "--local-rank")

@@ -18,6 +18,8 @@ def test_what_is_prepared_is_what_the_run_opens(tmp_path, monkeypatch, capsys):
     first = capsys.readouterr().out
     tokens = int(re.search(r"(\d+) tokens are prepared", first).group(1))
     assert 50_000 < tokens < 64 * 4100
+    sample = first.partition("what carries loss between « and »:\n")[2]
+    assert "### Response:\n[info]     «def " in sample and sample.count("\n") <= 20
     assert command(["--block-size", "64"]) == 0
     assert capsys.readouterr().out == first
 

@@ -157,7 +157,13 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat | str:
     }
     if not found["prompt"]:  # `input` and `output`
         found["prompt"], found["input"] = found["input"][:1], found["input"][1:]
-    kind = next((k for k in KINDS if found[k] and (k != "completion" or found["prompt"])), None)
+    apt = {
+        "completion": found["prompt"],
+        "prompt": [
+            name for name in found["prompt"] if plain[name] == "prompt"
+        ],  # no question alone
+    }
+    kind = next((kind for kind in KINDS if found[kind] and apt.get(kind, found[kind])), None)
     if kind is None:
         return _unknown(row)
     roles = {}
@@ -246,7 +252,9 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
     if known.keys() - {"prompt", "completion"}:
         return ",".join(f"{role}={name}" for role, name in known.items())
     texts = [str(name) for name, value in row.items() if isinstance(value, str)]
-    left = [n for n in texts if n not in known.values() and not IDENTITY.fullmatch(_plain(n))]
+    beside = {word for role in ("input", "system", "history", "tools") for word in NAMES[role]}
+    left = [name for name in texts if name not in known.values() and _plain(name) not in beside]
+    left = [name for name in left if not IDENTITY.fullmatch(_plain(name))]
     if len(left) + len(known) < 2:
         lists = [str(name) for name, value in row.items() if isinstance(value, list)]
         if not known and (lists or left):

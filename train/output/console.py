@@ -21,6 +21,11 @@ class Console:
     speaks: bool
     log: Callable[[str], None] = lambda line: None
 
+    @property
+    def colour(self) -> bool:
+        """Whether lines go to a terminal."""
+        return sys.stdout.isatty()
+
     def say(self, text: str) -> None:
         """Print one information line."""
         self._line(f"[info] {text}")

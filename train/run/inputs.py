@@ -13,6 +13,7 @@ from train.data.model_folder import locate_model, read_model_config
 from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
+from train.data.preview import preview
 from train.data.store import Dataset
 from train.launch.arguments import ds_config_path, require_replaceable
 from train.output.console import Console
@@ -82,7 +83,7 @@ def date_of(run: str | None) -> str | None:
 
 
 def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:
-    """Open the dataset, tokenized once per host, and say what was found in it.
+    """Open the dataset, tokenized once per host, say what was found in it and show a sample.
 
     Raises:
         DataError: it is missing, empty or malformed, or smaller than one batch.
@@ -95,6 +96,10 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:
         f"{len(data.train)} samples to train on, {len(data.validation)} held out; "
         f"{inputs.config.data.batch_size} samples per step, {steps} steps per epoch"
     )
+    marked = "in green" if console.colour else "between « and »"
+    console.say(f"The first sample to train on, what carries loss {marked}:")
+    for line in preview(data.first, console.colour):
+        console.say(f"    {line}")
     return data
 
 
