@@ -1,6 +1,7 @@
 """supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py with the real agents.
 
-Inside of a Slurm job its nodes are the hosts, whatever the hostfile.
+LEASE, a variable, sets the agents' lease in seconds. Inside of a Slurm job its nodes are the hosts,
+whatever the hostfile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
+from train.errors import AnyrankError  # noqa: E402
 from train.hosts import hostfile, process, slurm, streams  # noqa: E402  (the path comes first)
+from train.launch import protocol  # noqa: E402
 from train.launch.supervise import LaunchJob, by_srun, supervise  # noqa: E402
 
 
@@ -30,9 +33,14 @@ def main() -> int:
         os.environ,
         Path.cwd(),
         script=FOLDER / "rank_script.py",
+        lease=float(os.environ.get("LEASE", protocol.LEASE)),
     )
-    with process.caught() as signals:
-        return supervise(by_srun(job) if node_list else job, signals)
+    try:
+        with process.caught() as signals:
+            return supervise(by_srun(job) if node_list else job, signals)
+    except AnyrankError as error:
+        print(f"[error] {error}", file=sys.stderr)
+        return error.exit_code
 
 
 if __name__ == "__main__":

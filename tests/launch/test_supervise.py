@@ -19,11 +19,13 @@ def start(
     *args: str,
     hosts: str = "",
     closed: tuple[int, ...] = (),
+    before: tuple[str, ...] = (),
     **env: str,
 ) -> subprocess.Popen[str]:
     path = run_dir.parent / "hosts"
     path.write_text(hosts or f"localhost slots={ranks}\n")
-    words = [sys.executable, str(FOLDER / "supervised.py"), str(path), str(run_dir), *args]
+    words = [*before, sys.executable, str(FOLDER / "supervised.py")]
+    words += [str(path), str(run_dir), *args]
     if closed:
         words = ["bash", "-c", 'exec "$@" ' + " ".join(f"{n}>&-" for n in closed), "-", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -170,6 +172,28 @@ def test_a_signal_while_the_data_is_opened_ends_in_seconds_with_75_and_one_sente
     told = "[info] Stopped on request" if entered else "stopped before the ranks had begun"
     assert (out + err).count(told) == 1
     assert not run_dir.exists()
+
+
+def test_without_a_loopback_interface_nothing_is_started_and_a_sentence_says_so(
+    tmp_path: Path,
+) -> None:
+    if subprocess.run(["unshare", "-n", "true"], check=False).returncode:
+        pytest.skip("a network of its own needs root")
+    began = time.monotonic()
+    process = start(tmp_path / "r", 2, "--steps", "3", before=("unshare", "-n"))
+    code, _, err = finish(process, tmp_path / "r")
+    assert code == 2
+    assert (
+        err.startswith("[error] host localhost: 127.0.0.1 cannot be reached")
+        and "\n" not in err[:-1]
+    )
+    words = ["unshare", "-n", sys.executable, str(FOLDER.parents[1] / "train" / "main.py")]
+    bare = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert bare.returncode == 2
+    assert bare.stderr == (
+        "[error] 127.0.0.1 cannot be reached (Network is unreachable): run 'ip link set lo up'\n"
+    )
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])

@@ -54,6 +54,16 @@ def route_to(host: str) -> str | None:
     return None
 
 
+def loopback_error() -> str:
+    """Return why processes of this machine cannot reach each other; empty if they can."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.connect(("127.0.0.1", 9))  # a datagram socket: nothing is sent
+        except OSError as error:
+            return f"127.0.0.1 cannot be reached ({error.strerror}): run 'ip link set lo up'"
+    return ""
+
+
 def free_port() -> int:
     """Return a TCP port that nothing listens on at this moment."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:

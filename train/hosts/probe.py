@@ -97,7 +97,7 @@ def look(env: Mapping[str, str], folder: Path = ROOT) -> HostReport:
         gpus=found.ids,
         usage=tuple(usage[number] for number in found.ids if number < len(usage)),
         restricted=bool(env.get("CUDA_VISIBLE_DEVICES")) and found.kind != "cpu",
-        error=wrong,
+        error=wrong or network.loopback_error(),
         time=time.time(),
         port=network.free_port(),
         cores=len(os.sched_getaffinity(0)),

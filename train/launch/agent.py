@@ -1,9 +1,9 @@
 """`python -m train.launch.agent`: starts and watches the ranks of one host.
 
-It holds a lease: a supervisor that is gone, or silent for `protocol.LEASE` seconds, ends every rank
-of this host. The ranks live in a process group of their own; what leaves the group is still found,
-because this process adopts its orphans. So nothing outlives the agent, and nobody else's process
-is ever signalled.
+It holds a lease: a supervisor that is gone, or silent for `protocol.LEASE` seconds during which
+this process ran, ends every rank of this host. The ranks live in a process group of their own; what
+leaves the group is still found, because this process adopts its orphans. So nothing outlives the
+agent, and nobody else's process is ever signalled.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from train.hosts.memory import oom_kills
 from train.hosts.probe import interface_variables, look
 from train.hosts.shared_folder import sees
 from train.launch import heartbeat, protocol, terminal
+from train.launch.pause import AwakeClock
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _PATIENCE = 5.0  # seconds that the other ranks get to end by themselves after one has failed
@@ -58,7 +59,8 @@ class Agent:
         self.told: set[str] = set()
         self.entered = 0
         self.kills = oom_kills()
-        self.heard = self.beaten = time.monotonic()
+        self.clock, self.patience = AwakeClock(), protocol.LEASE
+        self.heard = self.beaten = self.clock()
         self.deadline = float("inf")
         self.over = False
         self.outbox = b""
@@ -110,7 +112,7 @@ class Agent:
         if not chunk:
             self.over = True
         for message in self.lines.feed(chunk):
-            self.heard = time.monotonic()
+            self.heard = self.clock()
             self.dispatch(message)
 
     def dispatch(self, message: protocol.Message) -> None:
@@ -134,6 +136,7 @@ class Agent:
         """
         env = os.environ | message["env"]
         env[heartbeat.FOLDER] = str(self.folder)
+        self.patience = message["lease"]
         if message["master"]:
             env |= interface_variables(env, message["master"])
         streams = terminal.streams(message["terminal"])
@@ -156,12 +159,13 @@ class Agent:
 
     def watch(self) -> None:
         """Look at the ranks and at the clock."""
-        now = time.monotonic()
-        if now - self.heard > protocol.LEASE:
+        now = self.clock()
+        if now - self.heard > self.patience:
             print("[agent] the supervisor is silent: ending the ranks", file=sys.stderr)
             self.over = True
         ranks = self.ranks()
-        if now - self.beaten >= protocol.BEAT or len(ranks) > self.entered:
+        due = now - self.beaten >= protocol.BEAT and not self.outbox
+        if due or len(ranks) > self.entered:
             self.beaten, self.entered = now, len(ranks)
             self.post()
             self.say("beat", idle=self.idle(), ranks=self.states())
@@ -189,7 +193,7 @@ class Agent:
             code = ExitCode.OUT_OF_MEMORY
         if code == 0:
             return
-        self.deadline = min(self.deadline, time.monotonic() + _PATIENCE)
+        self.deadline = min(self.deadline, self.clock() + _PATIENCE)
         tail = _tail(self.folder / f"{name}.log")
         told = {"time": record.get("time"), "error": record.get("error", "")}
         self.say("death", rank=int(name), code=code, pid=pid, tail=tail, **told)

@@ -15,6 +15,7 @@ from train.launch import hang, progress, protocol, terminal
 from train.launch.link import Events, Link
 from train.launch.outcome import Death, Outcome, first_death
 from train.launch.output import Output
+from train.launch.pause import AwakeClock
 
 _GATHER = 1.0  # seconds in which deaths of other ranks are waited for, to name the first rightly
 _STACKS = 4.0  # seconds in which the ranks of a hanging run print their stacks
@@ -65,12 +66,15 @@ class Attempt:
         run_dir: Path,
         output: Output,
         signals: Sequence[int],
+        lease: float = protocol.LEASE,
     ) -> None:
         self.links, self.events, self.run_dir, self.output = links, events, run_dir, output
-        self.signals = signals
+        self.signals, self.lease = signals, lease
+        self.clock = AwakeClock()
+        self.heard = {link.name: self.clock() for link in links}
         self.began = time.time()
         self.seen = Observed()
-        self.closing = float("inf")  # when all is brought down, by the monotonic clock
+        self.closing = float("inf")  # when all is brought down, by `clock`
         self.handled = 0  # of the signals
 
     def run(self, starts: Sequence[HostCommand], master: str | None, cwd: Path) -> Outcome:
@@ -78,7 +82,7 @@ class Attempt:
         size = terminal.own_size()
         self.output.expect_echo(echoes=False)
         for link, start in zip(self.links, starts, strict=True):
-            shared = {"terminal": size, "cwd": str(cwd), "master": master}
+            shared = {"terminal": size, "cwd": str(cwd), "master": master, "lease": self.lease}
             link.send("start", **asdict(start), **shared)
         try:
             self.follow()
@@ -91,18 +95,16 @@ class Attempt:
 
     def follow(self) -> None:
         """Serve the agents until all have ended, or the first error has been explained."""
-        beaten = looked = time.monotonic()
+        looked = self.clock()
         while len(self.seen.codes) < len(self.links):
             self.poll(0.1)
             self.heed_signals()
             if self.closing == float("inf"):
                 self.output.release()
-            now = time.monotonic()
-            if now - beaten >= protocol.BEAT:
-                beaten = now
-                self.beat(now)
+            now = self.clock()
             if now - looked >= 2 * protocol.BEAT:
                 looked = now
+                self.look_for_silence(now)
                 self.look_for_hang()
             if now >= self.closing or self.seen.ended is not None:
                 break
@@ -124,6 +126,7 @@ class Attempt:
 
     def handle(self, link: Link, message: protocol.Message | None) -> None:
         """Handle one message."""
+        self.heard[link.name] = self.clock()
         if message is None:
             if link.name not in self.seen.codes and not link.closed:
                 self.host_lost(link, link.error() or "the connection ended")
@@ -154,7 +157,7 @@ class Attempt:
 
     def close_soon(self) -> None:
         """Bring everything down shortly."""
-        self.closing = min(self.closing, time.monotonic() + _GATHER)
+        self.closing = min(self.closing, self.clock() + _GATHER)
 
     def host_lost(self, link: Link, why: str) -> None:
         """Note a host that is gone."""
@@ -164,16 +167,12 @@ class Attempt:
         self.output.say(f"host {link.name} is lost: {why}")
         self.close_soon()
 
-    def beat(self, now: float) -> None:
-        """Renew every agent's lease, and look for agents that have fallen silent."""
+    def look_for_silence(self, now: float) -> None:
+        """Look for agents that have said nothing for the length of a lease."""
         for link in self.links:
-            link.send("beat")
-            if (
-                now - link.heard > protocol.LEASE
-                and not link.closed
-                and link.name not in self.seen.codes
-            ):
-                self.host_lost(link, f"it has been silent for {now - link.heard:.0f} s")
+            silence = now - self.heard[link.name]
+            if silence > self.lease and not link.closed and link.name not in self.seen.codes:
+                self.host_lost(link, f"it has been silent for {silence:.0f} s")
 
     def heed_signals(self) -> None:
         """Have the ranks save and stop at the first signal; end at once at a second Ctrl-C."""
@@ -195,7 +194,7 @@ class Attempt:
         """Find out whether all ranks stand still, and if so print where each one stands."""
         known = [idle for idle in self.seen.idle.values() if idle is not None]
         seen = progress.steps(self.run_dir, self.began)
-        since = time.time() - max(seen.written, self.began)
+        since = time.time() - max(seen.written, self.began, self.clock.woke)
         saving, stopped = progress.saving(self.run_dir, self.began), any(self.seen.stopped.values())
         idle = min(known, default=None)
         if self.seen.hung or not hang.is_hung(

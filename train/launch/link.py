@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -31,7 +30,6 @@ class Link:
         self, name: str, argv: Sequence[str], env: Mapping[str, str], events: Events
     ) -> None:
         self.name, self.events = name, events
-        self.heard = time.monotonic()
         self.report: HostReport | None = None
         self.reported = 0.0  # seconds since the epoch
         self.closed = False
@@ -48,7 +46,8 @@ class Link:
             bufsize=0,
         )
         assert self.process.stdin is not None
-        os.set_blocking(self.process.stdin.fileno(), False)
+        self.inlet = self.process.stdin.fileno()
+        os.set_blocking(self.inlet, False)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, kind: str, **content: Any) -> None:
@@ -80,6 +79,5 @@ class Link:
         assert self.process.stdout is not None
         while chunk := self.process.stdout.read(1 << 16):
             for message in self.lines.feed(chunk):
-                self.heard = time.monotonic()
                 self.events.put((self, message))
         self.events.put((self, None))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BEAT = 1.0  # seconds between two beats, in both directions
-LEASE = 20.0  # seconds without a beat after which either side takes the other for lost
+LEASE = 20.0  # seconds without a word after which either side takes the other for lost
 
 Message = dict[str, Any]
 

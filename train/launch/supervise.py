@@ -10,8 +10,8 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from train.launch.link import Events, Link
 from train.launch.oom import note
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
 from train.launch.output import Output
+from train.launch.pause import AwakeClock, beating, told_pauses
 from train.paths import SCRIPT
 from train.text import GIB
 
@@ -53,6 +54,7 @@ class LaunchJob:
     reach: Reach = over_ssh
     address: Callable[[str], str | None] = lambda name: None
     script: Path = SCRIPT
+    lease: float = protocol.LEASE
 
 
 def by_srun(job: LaunchJob) -> LaunchJob:
@@ -142,10 +144,7 @@ def start(
         UserError: a host cannot be used, as `select` decides, or does not match the others.
     """
     events: Events = queue.Queue()
-    links: list[Link] = []
-    try:
-        for host in wanted.hosts:
-            links.append(connect(job, host, events))
+    with connected(job, wanted.hosts, events) as links:
         with nullcontext() if job.dry_run else shared_token(job.run_dir) as token:
             await_reports(links, events, signals, token)
         if signals:
@@ -162,13 +161,28 @@ def start(
             raise HostfileError(error)
         starts, master = plan_starts(job, hosts, chosen, reports, args)
         describe(hosts, chosen, reports, starts, output)
-        attempt = Attempt(chosen, events, job.run_dir, output, signals)
+        attempt = Attempt(chosen, events, job.run_dir, output, signals, job.lease)
         outcome = attempt.run(starts, master, job.cwd)
         if job.dry_run:
             return replace(outcome, done=True)
         if outcome.codes and outcome.code == 1 and not (any(outcome.codes) or outcome.deaths):
             output.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
         return outcome
+
+
+@contextmanager
+def connected(job: LaunchJob, hosts: Sequence[Host], events: Events) -> Iterator[list[Link]]:
+    """Start the agents of all hosts, and keep up their leases; none is left afterwards.
+
+    Raises:
+        HostfileError: there is no ssh, or no srun, on this machine.
+    """
+    links: list[Link] = []
+    try:
+        for host in hosts:
+            links.append(connect(job, host, events))
+        with beating(links), told_pauses():
+            yield links
     finally:
         close_all([link for link in links if not link.closed])
 
@@ -195,13 +209,8 @@ def await_reports(
     links: Sequence[Link], events: Events, signals: Sequence[int], token: Path | None
 ) -> None:
     """Wait until every agent has reported, and looked for the token, or is known not to."""
-    deadline = time.monotonic() + _HELLO
-    waiting, beaten = set(links), 0.0
-    while waiting and not signals and time.monotonic() < deadline:
-        if time.monotonic() - beaten >= protocol.BEAT:
-            beaten = time.monotonic()  # the quick ones must not take us for lost meanwhile
-            for link in links:
-                link.send("beat")
+    clock, waiting = AwakeClock(), set(links)
+    while waiting and not signals and clock() < _HELLO:
         try:
             link, message = events.get(timeout=0.1)
         except queue.Empty:

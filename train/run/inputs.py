@@ -15,6 +15,8 @@ from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.preview import preview
 from train.data.store import Dataset
+from train.errors import ConfigError
+from train.hosts import network
 from train.launch.arguments import ds_config_path, require_replaceable
 from train.output.console import Console
 from train.paths import cache_folder
@@ -40,8 +42,10 @@ def begin(world: World, env: Mapping[str, str]) -> tuple[Console, Path]:
     """Return rank 0's voice, silent on other ranks, and this user's cache folder.
 
     Raises:
-        ConfigError: the cache folder cannot be made.
+        ConfigError: the cache folder cannot be made, or this machine has no loopback interface.
     """
+    if error := network.loopback_error():
+        raise ConfigError(error)
     return Console(world.is_main), cache_folder(env)
 
 
