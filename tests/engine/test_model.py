@@ -18,6 +18,7 @@ from tests.support.fakes import FakeSplit
 from train.config import World, parse_args
 from train.data.feed import Placement, step_batch
 from train.engine import model as models
+from train.engine import weights
 from train.engine.gang import connect
 from train.engine.start import start
 from train.errors import ModelError, NonFiniteError
@@ -192,7 +193,7 @@ def change(folder: Path, edit) -> None:
         (lambda s: s.pop("model.layers.1.mlp.up_proj.weight"), "has no weights for"),
         (
             lambda s: s.update({"model.norm.weight": torch.ones(31)}),
-            r"shape \[31\], but the model's config.json makes it \[32\]|cannot be loaded",
+            r"shape \[31\], but config.json makes it \[32\]: the weights belong to another",
         ),
     ],
 )
@@ -205,14 +206,30 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(
 
 
 def test_a_model_that_was_not_loaded_as_it_stands_is_refused(folder):
-    from train.engine.weights import check_loaded
-
     model = AutoModelForCausalLM.from_pretrained(folder)
-    check_loaded(folder, model)
+    weights.check_loaded(folder, model)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[-1, -1] += 1
     with pytest.raises(ModelError, match=r"layers.1.mlp.up_proj.weight' was not loaded"):
-        check_loaded(folder, model)
+        weights.check_loaded(folder, model)
+
+
+def test_a_change_of_any_single_element_is_found(folder, monkeypatch):
+    """Drawn from each tensor's middle, and from both sides of where its pieces meet."""
+    monkeypatch.setattr(weights, "CHUNK", 300)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    draw = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        flat = parameter.data.view(-1)
+        inner = range(256, max(257, flat.numel() - 256))
+        places = {0, flat.numel() - 1, 299, 300, *draw.choice(inner, 3)}
+        for place in (int(place) for place in places if place < flat.numel()):
+            kept = flat[place].clone()
+            flat[place] = torch.nextafter(kept, torch.tensor(torch.inf))
+            with pytest.raises(ModelError, match=f"'{name}' was not loaded"):
+                weights.check_loaded(folder, model)
+            flat[place] = kept
+    weights.check_loaded(folder, model)
 
 
 def test_tied_embeddings_that_differ_on_disk_are_refused(folder, gang):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.data.model_files import require_model
 from train.errors import ModelError
 from train.paths import looks_local
 
@@ -17,7 +18,8 @@ def locate_model(name: str, trust_remote_code: bool = False) -> Path:
     """Return the local folder of `name`, fetching it from the hub where it is a hub name.
 
     Raises:
-        ModelError: no such folder or hub name, no config.json, or no safetensors weights.
+        ModelError: no such folder or hub name, no config.json, no safetensors weights, or an
+            adapter.
     """
     folder = Path(name).expanduser()
     if not folder.exists() and looks_local(name):
@@ -26,6 +28,7 @@ def locate_model(name: str, trust_remote_code: bool = False) -> Path:
         folder = _fetch(name, trust_remote_code)
     if not folder.is_dir():
         raise ModelError(f"model {name} is a file: name the folder that holds its config.json")
+    require_model(folder)
     read_model_config(folder)
     if not any(folder.glob(WEIGHTS)):
         raise ModelError(

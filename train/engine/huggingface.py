@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from train.checkpoint.folder import Index, read_index
@@ -25,6 +25,7 @@ from train.config import LoraConfig, ModelConfig
 from train.engine import lora
 from train.engine.checkpoint import DTYPES
 from train.engine.model import DTYPES as PRECISIONS
+from train.engine.model import blank_model
 from train.engine.weights import keys_of, stored_form, weight_files
 from train.errors import CheckpointError
 
@@ -115,10 +116,7 @@ def open_exporter(checkpoint: Path, base: Path, config: ModelConfig) -> Exporter
         CheckpointError: its index is damaged.
     """
     index = read_index(checkpoint)
-    trust = config.trust_remote_code
-    shape = AutoConfig.from_pretrained(base, trust_remote_code=trust)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trust)
+    model = blank_model(base, config)
     reader = Reader(checkpoint, index.tensors)
     return Exporter(index, reader, weight_files(base), base, model, config)
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -21,10 +20,10 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
 from train.engine import attention, kernels, lora, weights
+from train.engine.packing import can_pack
 from train.errors import ModelError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,13 @@ def load(
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    shape, notices = _prepare(_read_config(folder, config), folder)
+    blank = blank_model(folder, config)
+    weights.check_shapes(folder, blank)
+    shape, notices = _prepare(blank.config, folder)
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
     notices += _settle_rotation(shape, folder, longest)
-    weights.weight_files(folder)  # a damaged file is named before anything is read
     model = _from_pretrained(folder, shape, config, zero_config, packed, device)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
@@ -103,14 +103,6 @@ def recompute(module: Any, mode: str) -> None:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
-def can_pack(config: PreTrainedConfig) -> bool:
-    """Whether every layer's attention goes through transformers' interface, with no state."""
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    layers = set(getattr(config, "layer_types", None) or PACKABLE_LAYERS)
-    supported = kind is not None and bool(kind.is_backend_compatible())
-    return supported and layers <= PACKABLE_LAYERS and config.model_type != "gpt_oss"
-
-
 def _supports_logits_to_keep(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
@@ -121,9 +113,35 @@ def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:
             folder, trust_remote_code=config.trust_remote_code
         )
         return found
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}/config.json is not a model known here: {first}") from None
+    except Exception as error:  # whatever a value in the file makes transformers raise
+        raise ModelError(
+            f"{folder}/config.json is not a model known here ({_first_line(error)}): correct it, "
+            "or install a version of transformers that knows it"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def blank_model(folder: Path, config: ModelConfig) -> PreTrainedModel:
+    """Return the folder's model without weights, on `meta`, whatever its config says of attention.
+
+    Raises:
+        ModelError: config.json makes no model.
+    """
+    shape = _read_config(folder, config)
+    try:
+        with torch.device("meta"):
+            found: PreTrainedModel = AutoModelForCausalLM.from_config(
+                shape, trust_remote_code=config.trust_remote_code, attn_implementation="eager"
+            )
+    except Exception as error:  # nothing is allocated here, so it is the file that is at fault
+        raise ModelError(
+            f"{folder}/config.json makes no causal language model ({_first_line(error)}): correct "
+            "it, or choose another model"
+        ) from None
+    return found
 
 
 def _prepare(shape: PreTrainedConfig, folder: Path) -> tuple[PreTrainedConfig, tuple[str, ...]]:

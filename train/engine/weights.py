@@ -7,17 +7,18 @@ parameter is compared with the file after loading: in chunks, each rank the part
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from train.data.model_files import stored_tensors
 from train.errors import ModelError
 
 PROBE = 256  # elements at the beginning and at the end of a tensor that its fingerprint hashes
@@ -30,24 +31,30 @@ def weight_files(folder: Path) -> dict[str, Path]:
     Raises:
         ModelError: the index names a file that is missing, or a file is damaged.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        for name in sorted(set(named.values())):
-            if not (folder / name).exists():
-                raise ModelError(f"{index} names {name}, which is missing: copy the whole model")
-            _keys(folder / name)
-        return {key: folder / name for key, name in named.items()}
-    return {key: path for path in sorted(folder.glob("*.safetensors")) for key in _keys(path)}
+    return {key: stored.file for key, stored in stored_tensors(folder).items()}
 
 
-def _keys(path: Path) -> list[str]:
-    """Read which tensors a file holds, from its header alone."""
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({error}): copy the model again") from None
+def check_shapes(folder: Path, model: PreTrainedModel) -> None:
+    """Compare a model without weights with the headers of the files, before anything is loaded.
+
+    Raises:
+        ModelError: a parameter is not in the files, or has another shape there.
+    """
+    tensors = stored_tensors(folder)
+    files = {key: stored.file for key, stored in tensors.items()}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        keys = keys_of(model, name, shape, files)
+        if not keys:
+            raise ModelError(
+                f"{folder} has no weights for '{name}': it would start random, so the folder "
+                "does not hold this model"
+            )
+        if len(keys) == 1 and tensors[keys[0]].shape != shape:
+            raise ModelError(
+                f"'{keys[0]}' in {files[keys[0]]} has shape {list(tensors[keys[0]].shape)}, but "
+                f"config.json makes it {list(shape)}: the weights belong to another model"
+            )
 
 
 def check_tie(folder: Path, tied: bool, names: tuple[str, str]) -> None:
@@ -72,23 +79,18 @@ def _whole(path: Path, key: str) -> torch.Tensor:
 
 
 def check_loaded(folder: Path, model: PreTrainedModel) -> None:
-    """Compare each parameter, or this rank's part of it, with the file.
+    """Compare each parameter, or this rank's part of it, with the file, to the last element.
 
     Raises:
-        ModelError: a parameter is not in the files, has another shape, or other values.
+        ModelError: a parameter has other values than in the files.
     """
     files = weight_files(folder)
     for name, parameter in model.named_parameters():
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
         keys = keys_of(model, name, shape, files)
-        if not keys:
-            raise ModelError(
-                f"{folder} has no weights for '{name}': it would start random, so the folder "
-                "does not hold this model"
-            )
         if len(keys) == 1:
             start, part = _held(parameter)
-            _compare(files[keys[0]], keys[0], name, shape, start, part)
+            _compare(files[keys[0]], keys[0], name, start, part)
 
 
 def keys_of(
@@ -123,37 +125,31 @@ def _held(parameter: torch.nn.Parameter) -> tuple[int, torch.Tensor]:
     return start, shard.detach()[:length]
 
 
-def _compare(
-    path: Path, key: str, name: str, shape: tuple[int, ...], start: int, part: torch.Tensor
-) -> None:
+def _compare(path: Path, key: str, name: str, start: int, part: torch.Tensor) -> None:
     with safe_open(path, "pt") as file:
-        stored = tuple(file.get_slice(key).get_shape())
-        if stored != shape:
+        stored = torch.as_tensor(file.get_tensor(key)).reshape(-1)  # mapped: only what is read
+    for offset in range(0, part.numel(), CHUNK):
+        here = part[offset : offset + CHUNK].cpu()
+        there = stored[start + offset :][: here.numel()].to(here.dtype)
+        if not _same_bits(here, there):
             raise ModelError(
-                f"'{key}' in {path} has shape {list(stored)}, but the model's config.json makes "
-                f"it {list(shape)}: the weights belong to another model"
+                f"'{name}' was not loaded as it stands in {path}: the model's weights would be "
+                "partly random, so nothing was trained; check the installed transformers version"
             )
-        for offset in range(0, part.numel(), CHUNK):
-            here = part[offset : offset + CHUNK].cpu()
-            there = _read(file, key, start + offset, here.numel()).to(here.dtype)
-            if not torch.equal(here, there):
-                raise ModelError(
-                    f"'{name}' was not loaded as it stands in {path}: the model's weights would "
-                    "be partly random, so nothing was trained; check the installed transformers "
-                    "version"
-                )
 
 
-def _read(file: Any, key: str, start: int, count: int) -> torch.Tensor:
-    """Read `count` elements of a tensor in an open file from its flat position `start`."""
-    view = file.get_slice(key)
-    shape = view.get_shape()
-    if not shape:
-        return torch.as_tensor(file.get_tensor(key)).reshape(-1)
-    width = math.prod(shape[1:])
-    first, last = start // width, -(-(start + count) // width)
-    rows: torch.Tensor = view[first:last].reshape(-1)
-    return rows[start - first * width :][:count]
+def _bytes(flat: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = flat.contiguous().view(torch.uint8).numpy()
+    return found
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Compare eight bytes at a time: four times as fast as torch compares bf16 numbers."""
+    left, right = _bytes(one), _bytes(other)
+    whole = len(left) // 8 * 8
+    return np.array_equal(left[:whole].view(np.int64), right[:whole].view(np.int64)) and (
+        np.array_equal(left[whole:], right[whole:])
+    )
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -164,7 +160,7 @@ def weights_fingerprint(folder: Path) -> str:
             view: Any = file.get_slice(key)
             size = math.prod(view.get_shape())
             digest.update(f"{key} {view.get_dtype()} {view.get_shape()}".encode())
+            flat = torch.as_tensor(file.get_tensor(key)).reshape(-1)
             for start in sorted({0, max(0, size - PROBE)}):
-                part = _read(file, key, start, min(size, PROBE)).contiguous()
-                digest.update(part.view(torch.uint8).numpy().tobytes())
+                digest.update(_bytes(flat[start : start + PROBE]).tobytes())
     return digest.hexdigest()[:16]

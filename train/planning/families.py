@@ -149,7 +149,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         if isinstance(config.get(part), dict):
             config = config[part]
     kind = str(config.get("model_type", "llama"))
-    if any(config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
+    if _experts(config):
         raise ModelError(
             f"'{kind}' is a mixture of experts, which is not supported: choose a dense model"
         )
@@ -175,6 +175,17 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     name = str(config.get("_name_or_path") or kind)
     fields: dict[str, Any] = {"name": name, "head_dim": int(head_dim)} | size | traits
     return _checked(Shape(**fields), size["heads"])
+
+
+def _experts(config: Mapping[str, Any]) -> bool:
+    """Whether any part of a config gives a number of experts, under whatever key."""
+    found = {key: value for key, value in config.items() if "expert" in key}
+    if 0 in (found.get("num_local_experts"), found.get("num_experts")):
+        return False  # a dense member of such a family
+    lists = [value if isinstance(value, list) else [value] for value in found.values()]
+    parts = [part for part in config.values() if isinstance(part, dict)]
+    several = any(isinstance(n, int) and n > 1 for one in lists for n in one)
+    return several or any(map(_experts, parts))
 
 
 def _size(config: Mapping[str, Any], names: tuple[str, ...], kind: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.config import RunConfig, World
+from train.data.model_files import require_trainable
 from train.data.model_folder import locate_model, read_model_config
 from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
@@ -74,7 +75,11 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
         model=replace(config.model, name_or_path=str(model)),
         data=replace(config.data, date=date_of(config.output.run_dir)),
     )
-    return RunInputs(config, model, shape_of(read_model_config(model)), ds, pins, preset)
+    described = read_model_config(model)
+    shape = shape_of(described)
+    for notice in require_trainable(model, described, shape, config.data.block_size):
+        console.say(notice)
+    return RunInputs(config, model, shape, ds, pins, preset)
 
 
 def date_of(run: str | None) -> str | None:

@@ -1,0 +1,142 @@
+"""What a model's folder holds, by its files' headers: refused in a sentence before it is loaded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from train.data.model_files import require_trainable, stored_tensors
+from train.data.model_folder import locate_model, read_model_config
+from train.errors import ModelError
+from train.planning import shape_of
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "vocab_size": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+WEIGHTS = {
+    "model.embed_tokens.weight": (32, 8), "lm_head.weight": (32, 8), "model.norm.weight": (8,),
+    **{f"model.layers.0.self_attn.{n}_proj.weight": (8, 8) for n in "qkvo"},
+    **{f"model.layers.0.mlp.{n}_proj.weight": (16, 8) for n in ("gate", "up")},
+    "model.layers.0.mlp.down_proj.weight": (8, 16),
+    **{f"model.layers.0.{n}_layernorm.weight": (8,) for n in ("input", "post_attention")},
+}  # fmt: skip
+
+
+def folder(path: Path, changes=None, tensors=None) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(CONFIG | (changes or {})))
+    values = {name: np.zeros(shape, np.float32) for name, shape in WEIGHTS.items()}
+    save_file(values | (tensors or {}), path / "model.safetensors")
+    return path
+
+
+def judge(path: Path, block_size: int = 64):
+    found = locate_model(str(path))
+    config = read_model_config(found)
+    return require_trainable(found, config, shape_of(config), block_size)
+
+
+def test_a_whole_dense_model_passes_in_silence(tmp_path):
+    assert judge(folder(tmp_path)) == ()
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "fp8", "gptq", "awq", "compressed-tensors"])
+def test_a_config_that_says_quantized_is_refused_with_its_method(tmp_path, method):
+    said = {"quantization_config": {"quant_method": method}}
+    for changes in (said, {"text_config": CONFIG | said}):
+        with pytest.raises(
+            ModelError, match=rf"is quantized \({method}\).*remove that from config"
+        ):
+            judge(folder(tmp_path, changes))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32])
+def test_packed_weights_are_refused_whatever_the_config_says(tmp_path, kind):
+    key = "model.layers.0.self_attn.q_proj.qweight"
+    with pytest.raises(ModelError, match=rf"is quantized \('{key}' is "):
+        judge(folder(tmp_path, tensors={key: np.zeros((4, 8), kind)}))
+
+
+def test_a_file_that_describes_the_quantization_is_found(tmp_path):
+    (folder(tmp_path) / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"quantized \(hf_quant_config.json\)"):
+        judge(tmp_path)
+
+
+def test_buffers_of_whole_numbers_are_no_quantization(tmp_path):
+    masks = {"model.layers.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8),
+             "model.position_ids": np.arange(4), "model.masked": np.ones(4, np.bool_)}  # fmt: skip
+    assert judge(folder(tmp_path, tensors=masks)) == ()
+
+
+def test_an_adapter_is_no_model_and_names_its_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with pytest.raises(ModelError, match="is an adapter of some/base, not a model"):
+        locate_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("[")
+    with pytest.raises(ModelError, match="is an adapter of its base model"):
+        locate_model(str(tmp_path))
+    folder(tmp_path)
+    with pytest.raises(ModelError, match="an adapter .* beside a model"):
+        locate_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("rows", [24, 40])
+def test_an_embedding_of_another_size_is_refused_with_both(tmp_path, rows):
+    key = "model.embed_tokens.weight"
+    with pytest.raises(ModelError, match=rf"'{key}' .* \[{rows}, 8\].* 32 rows: set vocab_size"):
+        judge(folder(tmp_path, tensors={key: np.zeros((rows, 8), np.float32)}))
+
+
+def test_a_mixture_that_no_key_names_is_known_by_its_size(tmp_path):
+    experts = {f"model.layers.0.blocks.{n}.up": np.zeros((64, 64), np.float32) for n in range(4)}
+    with pytest.raises(ModelError, match="holds 0.00 billion parameters"):
+        judge(folder(tmp_path, tensors=experts))
+    seen = {f"model.visual.{n}.up": np.zeros((64, 64), np.float32) for n in range(4)}
+    assert judge(folder(tmp_path, tensors=seen)) == ()
+
+
+def test_samples_beyond_a_table_of_positions_are_refused(tmp_path):
+    table = {"model.embed_positions.weight": np.zeros((66, 8), np.float32)}
+    folder(tmp_path, tensors=table)
+    assert judge(tmp_path, 64) == ()
+    with pytest.raises(ModelError, match="beyond the 64 positions .* give --block-size 64"):
+        judge(tmp_path, 65)
+    folder(tmp_path, {"model_type": "gptj"})
+    with pytest.raises(ModelError, match="beyond the 64 positions"):
+        judge(tmp_path, 65)
+
+
+def test_samples_beyond_what_rotations_were_trained_for_are_told(tmp_path):
+    (said,) = judge(folder(tmp_path), 65)
+    assert "--block-size 65 is beyond the 64 positions that the model was made for" in said
+
+
+def test_an_attention_that_the_config_asks_for_is_told(tmp_path):
+    (said,) = judge(folder(tmp_path, {"attn_implementation": "flash_attention_2"}))
+    assert "asks for 'flash_attention_2' attention, but the run chooses its own" in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "no"}}',
+     '{"weight_map": {"a": "model.safetensors"}}', "{"],
+)  # fmt: skip
+def test_an_index_that_names_no_files_is_refused(tmp_path, content):
+    folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"index.json (names|says)"):
+        stored_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"\xff" * 40, b'\x02\0\0\0\0\0\0\0{"'])
+def test_a_file_without_a_whole_header_is_damaged(tmp_path, damage):
+    path = folder(tmp_path) / "model.safetensors"
+    for content in (damage, path.read_bytes()[:-1], path.read_bytes() + b"\0"):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="model.safetensors is damaged"):
+            stored_tensors(tmp_path)
+        folder(tmp_path)
