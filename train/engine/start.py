@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def start(
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
-    with redirect_stdout(StringIO()):  # its memory reports, which no setting switches off
+    with _quiet():  # its memory reports, which no setting switches off
         wrapped, *_ = deepspeed.initialize(
             model=loaded.module,
             optimizer=_optimizer(groups, config.optimizer.lr, plan),
@@ -60,6 +61,18 @@ def start(
         )
     inputs = packed_inputs if loaded.packed else padded_inputs
     return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what a library prints to itself, unless it fails."""
+    said = StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    except BaseException:
+        print(said.getvalue(), end="", flush=True)
+        raise
 
 
 def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -100,7 +113,7 @@ def _build_cpu_adam() -> None:
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(CPUAdamBuilder.NAME, verbose=False))
-    with locked(folder.with_name("anyrank-cpu-adam.lock")), redirect_stdout(StringIO()):
+    with locked(folder.with_name("anyrank-cpu-adam.lock")), _quiet():
         (folder / "lock").unlink(missing_ok=True)
         try:
             CPUAdamBuilder().load(verbose=False)
