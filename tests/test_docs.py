@@ -43,3 +43,29 @@ def test_the_stages_stand_in_the_order_in_which_main_calls_them():
 def test_files_that_documents_name_exist(path):
     named = re.findall(r"`((?:train|tests|docs|bench|examples)/[\w./-]+)`", path.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def strings(path: Path) -> str:
+    """Every string of a Python file, those of f-strings with their braces, or a script's text."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return text
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [
+                part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}"
+                for part in node.values
+            ]
+            found.append("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return "\n".join(found)
+
+
+def test_what_a_run_says_it_did_otherwise_is_what_the_code_says():
+    text = (ROOT / "docs/honesty.md").read_text()
+    rows = re.findall(r"^\| (?!what happens|-)(.+?) \| `(.+?)` \| `(.+?)` \|$", text, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| (?!what happens)", text, re.MULTILINE)) > 5
+    untrue = [said for _, said, where in rows if said not in strings(ROOT / where)]
+    assert not untrue
