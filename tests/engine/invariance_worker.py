@@ -26,10 +26,10 @@ from train.run import inputs, session
 from train.run.planning import choose_plan
 from train.run.resume import Resumed
 
-BASE = "--batch-size 31 --block-size 192 --max-steps 20 --lr 3e-3 --precision fp32 --seed 7 "
+BASE = "--batch-size 31 --block-size 128 --max-steps 20 --lr 3e-3 --precision fp32 --seed 7 "
 BASE += "--lr-schedule linear --warmup-steps 3 --weight-decay 0.1 --ds-config ds_configs/auto.json "
 UNASKED = StopRequests(World(), sys.exit)
-PINS = "--pin micro_tokens=800 offload=none "
+PINS = "--pin micro_tokens=600 offload=none "
 # Ten million elements: what sums of squares lose to rounding shows in the norm, and so in clipping.
 LARGE = "--model-name-or-path {beside}/large --batch-size 7 --block-size 48 --loss-on all "
 LARGE += "--max-grad-norm 0.5 --lr 1e-3"
