@@ -58,8 +58,8 @@ def strings(path: Path) -> str:
                 for part in node.values
             ]
             found.append("".join(parts))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.append(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+            found.append(node.value if isinstance(node.value, str) else node.value.decode())
     return "\n".join(found)
 
 

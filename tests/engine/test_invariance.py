@@ -18,8 +18,8 @@ LAUNCHED = 2  # ranks that DeepSpeed's launcher starts; others are forked, which
 CORE = [f"zero{stage}" for stage in range(4)]
 # Each variant at some number of ranks; at all of them with --exhaustive.
 RANKS = {
-    1: [*CORE, "even", "few", "recompute", "padded", "seed", "lora0", "lora3", "bf16-zero3", "large0",
-        "large3"],
+    1: [*CORE, "even", "few", "recompute", "padded", "seed", "lora0", "lora3", "bf16-zero3",
+        "large0", "large3"],
     2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2"],
     3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0"],
     5: CORE,
