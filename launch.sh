@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./launch.sh [N] [--hostfile F] [arguments of train/main.py]      ./launch.sh --help
-# Finds Python (the active environment if it has deepspeed, else .venv, made once) and starts
-# train.launch with it. Sourced, it only defines find_python and make_environment.
+# Finds Python (the active environment if it has deepspeed, else .venv, made once, with torch from
+# ANYRANK_TORCH_INDEX if that is set) and starts train.launch with it. Sourced, it only defines find_python and make_environment.
 
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
@@ -41,8 +41,22 @@ make_environment() (
         "install one (on Debian: apt-get install python3-venv) and run this again" >&2
       exit 2
     }
+    kind=$(PYTHONPATH=$root "$python" -P -c 'import os
+from train.hosts import devices; print(devices.find(os.environ).kind)' 2> /dev/null)
+    [ "$kind" != amd ] || [ -n "${ANYRANK_TORCH_INDEX:-}" ] || {
+      echo "launch.sh: this machine has AMD GPUs, and the usual torch is built for NVIDIA's: set" \
+        "ANYRANK_TORCH_INDEX to the index of torch for your ROCm (pytorch.org names it), or" \
+        "activate an environment that has such a torch and deepspeed, and run this again" >&2
+      exit 2
+    }
     echo "launch.sh: making .venv with $("$python" --version) (once; some minutes)"
     "$python" -P -m venv --clear "$root/.venv" || exit
+    [ -z "${ANYRANK_TORCH_INDEX:-}" ] || {
+      torch=$(sed -n 's/^ *"\(torch[<>=].*\)",$/\1/p' "$root/pyproject.toml")
+      echo "launch.sh: installing ${torch:=torch} from $ANYRANK_TORCH_INDEX into .venv"
+      "$root/.venv/bin/python" -P -m pip install -qq --disable-pip-version-check \
+        --index-url "$ANYRANK_TORCH_INDEX" "$torch" || exit
+    }
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
   "$root/.venv/bin/python" -P -m pip install -qq --disable-pip-version-check \

@@ -41,12 +41,24 @@ def test_an_unknown_word_is_refused() -> None:
 
 def test_nvidias_tool_is_read_with_gaps(tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 1024, 143771, 97, 512.25'\n"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 1024, 143771, 97, 512.25, 580.95.05'\n"
                     "echo 'NVIDIA H200, 0, 143771, [N/A], [N/A]'\n")  # fmt: skip
     tool.chmod(0o755)
     first, second = usage.nvidia({"PATH": f"{tmp_path}:/bin"})
-    assert first == usage.DeviceUsage("NVIDIA H200", 1024 * 2**20, 143771 * 2**20, 0.97, 512.25)
+    assert first == usage.DeviceUsage(
+        "NVIDIA H200", 1024 * 2**20, 143771 * 2**20, 0.97, 512.25, "580.95.05"
+    )
     assert (second.busy, second.power) == (None, None)
+
+
+def test_a_slow_tool_is_told_and_not_taken_for_no_gpu(tmp_path: Path, monkeypatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 5\n")
+    tool.chmod(0o755)
+    assert usage._PATIENCE >= 20 and smi._PATIENCE > usage._PATIENCE  # eight sleeping GPUs wake up
+    monkeypatch.setattr(usage, "_PATIENCE", 0.2)
+    (silent,) = usage.read({"PATH": f"{tmp_path}:/bin"})
+    assert silent.name == "NVIDIA GPUs (nvidia-smi took over 0 s)"
 
 
 def test_amds_driver_files_are_read(tmp_path: Path) -> None:

@@ -2,13 +2,37 @@
 
 from types import SimpleNamespace
 
-from train.engine.device import architecture, settled
+import pytest
+
+from train.engine.device import architecture, has_kernels, settled
 
 
 def test_an_architecture_is_called_as_compilers_do():
     nvidia = SimpleNamespace(major=9, minor=0, gcnArchName="NVIDIA H100 80GB HBM3")
     amd = SimpleNamespace(major=9, minor=4, gcnArchName="gfx942:sramecc+:xnack-")
     assert (architecture(nvidia), architecture(amd)) == ("sm_90", "gfx942")
+
+
+MADE = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("own", "made", "runs"),
+    [
+        ("sm_80", MADE, True),
+        ("sm_89", MADE, True),  # kernels of sm_80 and sm_86
+        ("sm_70", MADE, False),
+        ("sm_103", MADE, True),
+        ("sm_121", MADE, True),
+        ("sm_90", ["sm_80"], False),
+        ("sm_90", ["sm_80", "compute_80"], True),
+        ("sm_90", ["sm_90a"], True),
+        ("gfx942", ["gfx90a", "gfx942"], True),
+        ("gfx1103", ["gfx90a", "gfx942"], False),
+    ],
+)
+def test_a_gpu_runs_what_was_compiled_for_it_or_an_older_one_of_its_kind(own, made, runs):
+    assert has_kernels(own, made) is runs
 
 
 def test_memory_that_is_still_coming_back_is_waited_for():

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError
-from train.hosts.devices import Devices, count_amd, find
+from train.hosts.devices import Devices, driver_version, find, find_amd
+from train.launch.command import visible
 
 
 def amd(root: Path, simds: list[int]) -> Path:
@@ -27,9 +28,44 @@ def test_a_machine_without_a_gpu_has_cpu_ranks(tmp_path: Path) -> None:
 
 
 def test_every_die_of_an_amd_card_is_a_device_and_a_cpu_node_is_none(tmp_path: Path) -> None:
-    assert count_amd(amd(tmp_path, [0, 0, 440, 440])) == 2
+    assert find_amd(amd(tmp_path, [0, 0, 440, 440])) == ("", "")
     env = {"PATH": "", "ROCR_VISIBLE_DEVICES": "1"}
     assert find(env, tmp_path) == Devices("amd", (1,), restricted=True)
+
+
+def kernel_names(root: Path, versions: list[int]) -> Path:
+    amd(root, [256] * len(versions))
+    for number, version in enumerate(versions):
+        path = root / f"sys/class/kfd/kfd/topology/nodes/{number}/properties"
+        path.write_text(f"simd_count 256\ngfx_target_version {version}\n")
+    return root
+
+
+def test_amds_architectures_are_named_as_compilers_do(tmp_path: Path) -> None:
+    found = find_amd(kernel_names(tmp_path, [90008, 90010, 90402, 90500, 110003, 120001]))
+    assert found == ("gfx908", "gfx90a", "gfx942", "gfx950", "gfx1103", "gfx1201")
+
+
+def test_a_laptops_own_graphics_are_no_training_gpu(tmp_path: Path) -> None:
+    root = kernel_names(tmp_path, [110003])
+    assert find({"PATH": ""}, root) == Devices("cpu", unfit=("gfx1103",))
+
+
+def test_a_card_beside_a_processors_graphics_keeps_its_number(tmp_path: Path) -> None:
+    root = kernel_names(tmp_path, [100306, 110000])
+    assert find({"PATH": ""}, root) == Devices("amd", (1,), unfit=("gfx1036",))
+    assert visible("amd", (1,), restricted=False) == {"HIP_VISIBLE_DEVICES": "1"}
+    assert visible("amd", (0, 1), restricted=False) == {}
+
+
+def test_the_kernel_tells_the_nvidia_drivers_version(tmp_path: Path) -> None:
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build\n"
+        "GCC version:  gcc version 13.3.0\n"
+    )
+    assert driver_version(tmp_path) == "570.124.06"
+    assert driver_version(tmp_path / "absent") == ""
 
 
 def test_nvidia_gpus_are_counted_by_the_driver_where_there_is_no_tool(tmp_path: Path) -> None:

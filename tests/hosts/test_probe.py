@@ -32,6 +32,27 @@ def test_the_interface_towards_an_own_address_is_the_one_that_has_it() -> None:
     assert probe.interface_variables({"GLOO_SOCKET_IFNAME": "ib0"}, "127.0.0.1") == {}
 
 
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        (["lo", "eth1", "eth10", "docker0"], {}),
+        (["lo", "eth1", "virbr0"], {"NCCL_SOCKET_IFNAME": "=eth1"}),
+        (["lo", "eth1", "tailscale0"], {"NCCL_SOCKET_IFNAME": "=eth1"}),
+    ],
+)
+def test_nccl_is_told_an_interface_only_beside_bridges_and_tunnels_and_that_one_exactly(
+    others: list[str], told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "interface_towards", lambda address: "eth1")
+    monkeypatch.setattr(probe.socket, "if_nameindex", lambda: list(enumerate(others, 1)))
+    found = probe.interface_variables({}, "10.0.0.7")
+    assert found == {"GLOO_SOCKET_IFNAME": "eth1", **told}
+    assert "NCCL_SOCKET_IFNAME" not in probe.interface_variables({}, "127.0.0.1")
+    assert "NCCL_SOCKET_IFNAME" not in probe.interface_variables(
+        {"NCCL_SOCKET_IFNAME": "ib0"}, "10.0.0.7"
+    )
+
+
 def test_a_token_is_seen_only_in_a_folder_that_is_shared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUB = """#!/bin/bash
 case "$*" in
   *"-c "*deepspeed*) exit 1 ;;
-  "-P -c "*) exit 0 ;;
+  "-P -c "*) echo $KIND ;;
   --version) echo Python 3.12.0 ;;
   "-P -m venv --clear "*) bin="${@: -1}/bin"; rm -rf "$bin"; mkdir -p "$bin"
     cp "$0" "$bin/python"; echo venv >> $CALLS ;;
@@ -38,11 +38,14 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def run(checkout: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def run(
+    checkout: Path, *words: str, **more: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     env = {
         "PATH": f"{checkout}/bin:/usr/bin:/bin",
         "CALLS": str(checkout.parent / "calls"),
         "BROKEN": str(checkout.parent / "broken"),
+        **more,
     }
     shown = subprocess.run(
         [checkout / "launch.sh", *words], env=env, capture_output=True, text=True, cwd="/"
@@ -59,6 +62,16 @@ def test_the_environment_is_made_once_and_then_used(checkout: Path) -> None:
     shown, calls = run(checkout, "3")
     assert (shown.stdout, shown.stderr) == ("ran -P -m train.launch 3\n", "")
     assert calls == ["venv", "pip"]
+
+
+def test_on_amds_gpus_no_torch_for_nvidia_is_installed(checkout: Path) -> None:
+    shown, calls = run(checkout, "2", KIND="amd")
+    assert (shown.returncode, calls) == (2, [])
+    assert "set ANYRANK_TORCH_INDEX to the index of torch for your ROCm" in shown.stderr
+    shown, calls = run(checkout, "2", KIND="amd", ANYRANK_TORCH_INDEX="http://rocm")
+    assert shown.stdout == "ran -P -m train.launch 2\n"
+    assert "installing torch from http://rocm" in shown.stderr
+    assert calls == ["venv", "pip", "pip"]
 
 
 def test_a_half_made_environment_is_made_anew(checkout: Path) -> None:

@@ -8,7 +8,7 @@ from train.commands.requirements import Need
 from train.hosts.hostfile import Host
 from train.hosts.remote import Answer
 from train.hosts.usage import DeviceUsage
-from train.launch.preflight import differences, error_of
+from train.launch.preflight import differences, error_of, left_of
 
 HOST = Host("a", 2)
 NEED = Need(disk=10e9, memory=0.0)
@@ -38,6 +38,17 @@ def test_a_host_that_is_well_has_no_failure() -> None:
 def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) -> None:
     (failure,) = found(**changed)
     assert words in failure and "\n" not in failure and "a: " in failure
+
+
+def test_a_host_goes_on_with_the_gpus_that_it_has_not_lost() -> None:
+    eight = Host("a", 8)
+    seven = host_report(device="nvidia", gpus=tuple(range(7)))
+    assert error_of(eight, seven, "") != ""
+    assert left_of(eight, seven) == Host("a", 7)
+    assert error_of(left_of(eight, seven), seven, "") == ""
+    assert left_of(Host("a", 4), seven) == Host("a", 4)
+    assert left_of(eight, None) == eight
+    assert left_of(eight, host_report(device="cpu")) == eight
 
 
 def test_memory_and_busy_gpus_are_compared_with_what_the_run_needs() -> None:

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from train.errors import PlanError
 from train.planning import unknown_gpu
 from train.planning.calibration import Calibration, write_calibration
-from train.planning.cluster import Device
+from train.planning.cluster import Device, require_bf16
 from train.planning.cluster import cluster_of_devices as cluster
 from train.run.planning import describe_layout, describe_others
 
@@ -49,6 +50,15 @@ def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) ->
     write_calibration(tmp_path / "calibration", Calibration("cpu", 4e10, 2e9, 3e8))
     found = cluster(devices, tmp_path / "calibration").gpu
     assert (found.achievable_flops, found.bandwidth, found.link) == (2e10, 1e9, 3e8)
+
+
+def test_bf16_is_refused_on_a_card_that_has_none() -> None:
+    old = Device(0, "Tesla T4", 14 << 30, 64 << 30, architecture="sm_75")
+    require_bf16([old], "fp32")
+    require_bf16([Device(0, "cpu", 1 << 30, 1 << 30)], "bf16")
+    require_bf16([Device(0, "NVIDIA L4", 22 << 30, 64 << 30)], "bf16")
+    with pytest.raises(PlanError, match=r"Tesla T4 \(sm_75\) has no bf16.*--precision fp32"):
+        require_bf16([old], "bf16")
 
 
 def test_what_others_hold_of_a_gpu_is_planned_around_and_told() -> None:

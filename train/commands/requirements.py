@@ -22,7 +22,7 @@ from train.planning import (
     read_ds_config,
     with_advice,
 )
-from train.planning.cluster import Device, cluster_of_devices
+from train.planning.cluster import Device, cluster_of_devices, require_bf16
 
 _UNKNOWN = 10e9  # bytes of disk, where it is not known what will be trained
 _STATE = 12  # bytes of a checkpoint for each trained parameter: the master and two moments in fp32
@@ -50,7 +50,7 @@ def need_of(
         calibrations: where the rates lie that this user has measured.
 
     Raises:
-        PlanError: nothing that the pins allow fits on these hosts.
+        PlanError: nothing that the pins allow fits on these hosts, or a GPU lacks the precision.
         ModelError: the model's config.json cannot be understood.
     """
     name = config.model.name_or_path
@@ -58,10 +58,11 @@ def need_of(
     if name is None or not known or not (Path(name).exists() or name in built_in_names()):
         what = "no model is named" if name is None else f"{name} is not here yet"
         return Need(_UNKNOWN, 0.0, f"{what}: disk and memory are not compared with a plan")
-    shape = find_shape(name)
+    shape, devices = find_shape(name), tuple(_devices(known))
+    require_bf16(devices, config.model.precision)
     request = PlanRequest(
         shape=shape,
-        cluster=cluster_of_devices(tuple(_devices(known)), calibrations),
+        cluster=cluster_of_devices(devices, calibrations),
         batch_size=config.data.batch_size,
         block_size=config.data.block_size,
         precision=config.model.precision,

@@ -15,7 +15,7 @@ from train.hosts.hostfile import Host, Hostfile
 from train.text import align
 
 USAGE = "anyrank smi [--hosts] [--hostfile F]      the current flavor, or this machine"
-_PATIENCE = 5.0  # seconds for a host to answer
+_PATIENCE = 25.0  # seconds for a host to answer, whose nvidia-smi may take 20
 _GB = 1e9
 HEADS = ("NAME", "GPUS", "MEMORY", "UTILISATION", "POWER", "JOB")
 

@@ -6,21 +6,31 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.errors import ConfigError
 
+# What torch is built for on ROCm: of processors with graphics, the largest only.
+TRAINED_ON = {
+    *(f"gfx{name}" for name in ("908", "90a", "942", "950", "1030", "1100", "1101", "1102")),
+    *(f"gfx{name}" for name in ("1150", "1151", "1200", "1201")),
+}
 _PATIENCE = 20.0  # seconds; nvidia-smi without the persistence daemon wakes every GPU first
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What ranks can run on: `kind` is nvidia, amd or cpu; `ids` are the visible GPUs' numbers."""
+    """What ranks can run on: `kind` is nvidia, amd or cpu; `ids` are the visible GPUs' numbers.
+
+    `restricted` says that variables hide others; `unfit` are the architectures of GPUs that are
+    there, but that nobody builds torch for, such as a laptop processor's own.
+    """
 
     kind: str
     ids: tuple[int, ...] = ()
     restricted: bool = False
+    unfit: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -37,13 +47,16 @@ def find(env: Mapping[str, str], root: Path = Path("/")) -> Devices:
     """
     if env.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):  # CPU ranks are wanted
         return Devices("cpu")
-    nvidia, amd = find_nvidia(env, root), count_amd(root)
+    nvidia, amd = find_nvidia(env, root), find_amd(root)
     if nvidia:
         return _visible("nvidia", nvidia, env, ("CUDA_VISIBLE_DEVICES",))
-    if amd:
-        names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-        return _visible("amd", ("",) * amd, env, names)
-    return Devices("cpu")
+    unfit = tuple(name for name in amd if name and name not in TRAINED_ON)
+    if len(amd) == len(unfit):
+        return Devices("cpu", unfit=unfit)
+    names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    seen = _visible("amd", ("",) * len(amd), env, names)
+    fit = tuple(number for number in seen.ids if amd[number] not in unfit)
+    return replace(seen, ids=fit, unfit=unfit)
 
 
 def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
@@ -74,12 +87,30 @@ def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ..
     return tuple(line.partition("(UUID: ")[2].rstrip(") ") for line in lines)
 
 
-def count_amd(root: Path = Path("/")) -> int:
-    """Count AMD GPUs as the kernel does: one node with compute units for each die."""
+def driver_version(root: Path = Path("/")) -> str:
+    """Return the version of the NVIDIA driver as the kernel tells it; empty if it does not."""
+    text = _text(root / "proc/driver/nvidia/version")
+    told = re.search(r"Kernel Module\s.*?(\d+\.\d+[.\d]*)", text)
+    return told[1] if told else ""
+
+
+def find_amd(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return the architecture of every AMD GPU, in the kernel's order; empty where not known.
+
+    One node with compute units stands for each die. The kernel writes gfx942 as 90402.
+    """
     if not (root / "dev/kfd").exists():
-        return 0
-    nodes = (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties")
-    return sum(bool(re.search(r"^simd_count [1-9]", _text(node), re.MULTILINE)) for node in nodes)
+        return ()
+    folder = root / "sys/class/kfd/kfd/topology/nodes"
+    nodes = sorted(folder.glob("*/properties"), key=lambda path: int(path.parent.name))
+    texts = [_text(node) for node in nodes]
+    return tuple(_gfx(text) for text in texts if re.search(r"^simd_count [1-9]", text, re.M))
+
+
+def _gfx(properties: str) -> str:
+    told = re.search(r"^gfx_target_version (\d+)", properties, re.M)
+    number = int(told[1]) if told else 0
+    return f"gfx{number // 10000}{number // 100 % 100:x}{number % 100:x}" if number else ""
 
 
 def _text(path: Path) -> str:

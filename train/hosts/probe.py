@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import ConfigError
-from train.hosts import devices, network
+from train.hosts import devices, network, torch_build
 from train.hosts.memory import memory
 from train.hosts.shared_folder import sees
 from train.hosts.usage import DeviceUsage
@@ -36,6 +37,8 @@ from train.hosts.usage import gpus as gpu_usage
 from train.paths import PACKAGE, ROOT
 
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "peft", "sentencepiece", "numpy")
+# Interfaces that lead to no other host: bridges of containers and machines inside, and tunnels.
+_VIRTUAL = "virbr|br-|veth|cni|flannel|cali|tun|tap|tailscale|wg|podman|lxc|vxlan|kube"
 _SIOCGIFADDR = 0x8915  # <linux/sockios.h>
 
 
@@ -44,10 +47,10 @@ class HostReport:
     """What a host says of itself; sizes in bytes, `time` in seconds since the epoch.
 
     `device` is nvidia, amd or cpu; `gpus` the numbers of the visible ones, and `restricted` says
-    that variables hide others; `usage` is of the visible GPUs. `error`: why it cannot take part.
-    `port` is free there; `shm` and `disk` are free bytes; `files` and `locked` are this user's
-    limits of open files and of locked memory (-1: none). `shared`: whether it sees the run folder,
-    None before it has looked.
+    that variables hide others; `usage` is of the visible GPUs, `unfit` the architectures of those
+    that no torch is built for. `error`: why it cannot take part. `port` is free there; `shm` and
+    `disk` are free bytes; `files` and `locked` are this user's limits of open files and of locked
+    memory (-1: none). `shared`: whether it sees the run folder, None before it has looked.
     """
 
     host: str
@@ -71,21 +74,19 @@ class HostReport:
     locked: int
     infiniband: bool
     shared: bool | None = None
+    unfit: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> HostReport:
         """Read what `asdict` and JSON have made of a report."""
         usage = tuple(DeviceUsage(**device) for device in content["usage"])
-        return cls(**{**content, "gpus": tuple(content["gpus"]), "usage": usage})
+        lists = {key: tuple(content[key]) for key in ("gpus", "unfit")}
+        return cls(**{**content, **lists, "usage": usage})
 
 
 def look(env: Mapping[str, str], folder: Path = ROOT) -> HostReport:
     """Return this host's report; `folder` is the run's, for its free disk."""
-    try:
-        found = devices.find(env)
-        usage, wrong = gpu_usage(env) if found.ids else (), ""
-    except ConfigError as error:
-        found, usage, wrong = devices.Devices("cpu"), (), str(error)
+    found, usage, wrong = _gpus(env)
     host_memory = memory()
     return HostReport(
         host=socket.gethostname(),
@@ -108,7 +109,33 @@ def look(env: Mapping[str, str], folder: Path = ROOT) -> HostReport:
         files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         locked=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         infiniband=any(Path("/sys/class/infiniband").glob("*")),
+        unfit=found.unfit,
     )
+
+
+def gpus_here(env: Mapping[str, str]) -> tuple[int, str]:
+    """Return how many GPUs `env` leaves visible, and why they cannot be used, if they cannot."""
+    found, _, wrong = _gpus(env)
+    return found.count, wrong
+
+
+def _gpus(env: Mapping[str, str]) -> tuple[devices.Devices, tuple[DeviceUsage, ...], str]:
+    try:
+        found = devices.find(env)
+        usage = gpu_usage(env) if found.ids else ()
+        return found, usage, _unusable(found, usage)
+    except ConfigError as error:
+        return devices.Devices("cpu"), (), str(error)
+
+
+def _unusable(found: devices.Devices, usage: Sequence[DeviceUsage]) -> str:
+    """Return why the installed torch cannot use the visible GPUs; empty if it can."""
+    if not found.ids:
+        return ""
+    seen = [usage[number] for number in found.ids if number < len(usage)]
+    names = tuple(device.name for device in seen) or found.ids
+    driver = next((device.driver for device in seen), "") or devices.driver_version()
+    return torch_build.mismatch(found.kind, tuple(map(str, names)), driver, torch_build.installed())
 
 
 def version(package: str) -> str | None:
@@ -141,12 +168,19 @@ def interface_towards(address: str) -> str | None:
 def interface_variables(env: Mapping[str, str], master: str) -> dict[str, str]:
     """Return what makes gloo and NCCL use the interface that leads to the master.
 
-    Left to themselves they take the address of the host's name, or the first interface, which on
-    many hosts is the loopback or a bridge. What `env` says already is left as it is.
+    Left to itself gloo takes the address of the host's name, which on many hosts is the loopback's.
+    NCCL takes every interface but those of loopback and docker, and is told one only where there
+    are other bridges and tunnels: one alone would cost it the rest. What `env` says already is left
+    as it is.
     """
     face = interface_towards(master)
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")[: 1 if master.startswith("127.") else 2]
-    return {} if face is None else {name: face for name in names if name not in env}
+    if face is None:
+        return {}
+    wanted = {"GLOO_SOCKET_IFNAME": face}
+    others = [name for _, name in socket.if_nameindex() if name != face]
+    if not master.startswith("127.") and any(re.match(_VIRTUAL, name) for name in others):
+        wanted["NCCL_SOCKET_IFNAME"] = f"={face}"  # without = it is a prefix: eth1 also means eth10
+    return {name: value for name, value in wanted.items() if name not in env}
 
 
 def interface_address(name: str) -> str | None:

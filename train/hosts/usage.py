@@ -19,8 +19,9 @@ from typing import Any
 
 from train.hosts.memory import memory
 
-_QUERY = "name,memory.used,memory.total,utilization.gpu,power.draw"
-_PATIENCE = 4.0  # seconds
+_QUERY = "name,memory.used,memory.total,utilization.gpu,power.draw,driver_version"
+# Seconds: without the persistence daemon nvidia-smi wakes every GPU first.
+_PATIENCE = 20.0
 _MIB = 2**20
 
 
@@ -28,7 +29,7 @@ _MIB = 2**20
 class DeviceUsage:
     """One device: bytes used and there in all, the share of time it is busy, watts.
 
-    A number that its driver does not tell is None.
+    A number that its driver does not tell is None; so is an empty `driver`, its version.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DeviceUsage:
     total: float
     busy: float | None
     power: float | None
+    driver: str = ""
 
 
 def read(env: Mapping[str, str], root: Path = Path("/")) -> tuple[DeviceUsage, ...]:
@@ -55,9 +57,12 @@ def nvidia(env: Mapping[str, str]) -> tuple[DeviceUsage, ...]:
         shown = subprocess.run(
             argv, capture_output=True, text=True, timeout=_PATIENCE, env=dict(env), check=False
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        silent = f"NVIDIA GPUs (nvidia-smi took over {_PATIENCE:.0f} s)"
+        return (DeviceUsage(silent, 0.0, 0.0, None, None),)
+    except OSError:
         return ()
-    return tuple(_nvidia_row(line) for line in shown.stdout.splitlines() if line.count(",") == 4)
+    return tuple(_nvidia_row(line) for line in shown.stdout.splitlines() if line.count(",") >= 4)
 
 
 def amd(root: Path) -> tuple[DeviceUsage, ...]:
@@ -115,7 +120,7 @@ def main(_argv: Sequence[str] = ()) -> int:
 
 
 def _nvidia_row(line: str) -> DeviceUsage:
-    name, used, total, busy, power = (word.strip() for word in line.split(","))
+    name, used, total, busy, power, *driver = (word.strip() for word in line.split(","))
     share = _float(busy)
     return DeviceUsage(
         name,
@@ -123,6 +128,7 @@ def _nvidia_row(line: str) -> DeviceUsage:
         (_float(total) or 0.0) * _MIB,
         None if share is None else share / 100,
         _float(power),
+        *driver[:1],
     )
 
 

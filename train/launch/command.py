@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from train.errors import ConfigError
 from train.hosts.devices import Devices
@@ -35,11 +35,20 @@ def choose(asked: int | None, devices: Devices, cores: int) -> int:
         return asked or min(2, cores)
     if asked is not None and asked > devices.count:
         visible = "visible " if devices.restricted else ""
+        variable = "CUDA_VISIBLE_DEVICES" if devices.kind == "nvidia" else "HIP_VISIBLE_DEVICES"
         raise ConfigError(
             f"{asked} GPUs were asked for, but this machine has {devices.count} {visible}of kind "
-            f"{devices.kind}: ask for at most {devices.count}, or name more hosts with --hostfile"
+            f"{devices.kind}: run './launch.sh {devices.count}', name more hosts with --hostfile, "
+            f"or set {variable}= for {asked} CPU ranks"
         )
     return asked or devices.count
+
+
+def visible(kind: str, gpus: Sequence[int], *, restricted: bool) -> dict[str, str]:
+    """Return the variable that leaves a host's fit GPUs, where others stand among them."""
+    if kind != "amd" or restricted or list(gpus) == list(range(len(gpus))):
+        return {}
+    return {"HIP_VISIBLE_DEVICES": ",".join(map(str, gpus))}
 
 
 def rendezvous(address: str, port: int, ranks: int) -> dict[str, str]:

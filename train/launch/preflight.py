@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from train.hosts.hostfile import Host
 from train.hosts.probe import HostReport
@@ -35,6 +36,12 @@ def error_of(host: Host, report: HostReport | None, connection: str) -> str:
             f"write '{host.name} slots={found}'"
         )
     return ""
+
+
+def left_of(host: Host, report: HostReport | None) -> Host:
+    """Return the host with the GPUs that are left of it, where it has lost some but not all."""
+    found = 0 if report is None or report.device == "cpu" else len(report.gpus)
+    return replace(host, slots=found) if 0 < found < host.slots else host
 
 
 def notices_of(host: Host, report: HostReport, reported: float) -> Iterator[str]:

@@ -258,11 +258,17 @@ def leave_out(wanted: Hostfile, links: Sequence[Link], ranks: int, output: Outpu
     """
     kept = []
     for host, link in zip(wanted.hosts, links, strict=True):
-        error = preflight.error_of(host, link.report, link.error())
+        found = preflight.left_of(host, link.report)
+        error = preflight.error_of(found, link.report, link.error())
         if error:
             output.say(f"leaving out {error}")
-        else:
-            kept.append(host)
+            continue
+        if found != host:
+            lost = host.slots - found.slots
+            output.say(
+                f"host {host.name}: {lost} of {host.slots} GPUs are gone, going on with the rest"
+            )
+        kept.append(found)
     if not kept:
         raise HostfileError("no host is left to go on with: see above what each one said")
     left = replace(wanted, hosts=tuple(kept))
@@ -286,7 +292,9 @@ def plan_starts(
     for node, (host, link) in enumerate(zip(hosts.hosts, links, strict=True)):
         sent = {} if network.is_here(link.name) else command.forwarded(job.env)
         place = {"LOCAL_SIZE": str(host.slots), "CROSS_RANK": str(node)}
-        env = sent | added | meeting | place
+        report = reports[node]
+        seen = command.visible(report.device, report.gpus, restricted=report.restricted)
+        env = sent | added | meeting | place | seen
         starts.append(HostCommand((str(job.script), *args), env, first, host.slots))
         first += host.slots
     return starts, address
@@ -301,7 +309,9 @@ def describe(
 ) -> None:
     """Say what is about to run, and which variables go along."""
     kind = reports[0].device
-    noun = "CPU ranks (no GPU was found)" if kind == "cpu" else f"{kind} GPUs"
+    unfit = ", ".join(sorted({name for report in reports for name in report.unfit}))
+    why = f"torch is not built for {unfit} graphics" if unfit else "no GPU was found"
+    noun = f"CPU ranks ({why})" if kind == "cpu" else f"{kind} GPUs"
     if len(links) == 1 and network.is_here(links[0].name):
         output.say(f"{hosts.slots} {noun} on this machine")
         return

@@ -69,6 +69,21 @@ def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = No
     return replace(found, host_memory=float(min(device.host_memory for device in devices)))
 
 
+def require_bf16(devices: Sequence[Device], precision: str) -> None:
+    """Refuse bf16 where a GPU has no tensor cores for it, before anything is loaded.
+
+    Raises:
+        PlanError: the GPU is named.
+    """
+    for device in devices:
+        gpu = find_gpu(device.name, device.memory, device.architecture)
+        if precision == "bf16" and not gpu.has_bf16:
+            raise PlanError(
+                f"the {device.name} ({gpu.architecture}) has no bf16, which came with sm_80: "
+                "use --precision fp32"
+            )
+
+
 def cluster_of(hosts: Sequence[tuple[str, int]], hardware: Mapping[str, str], gpu: Gpu) -> Cluster:
     """Return the cluster of a hostfile's (name, slots) and its `#:` words.
 

@@ -93,7 +93,9 @@ def _remarks(request: PlanRequest, choice: Choice) -> list[str]:
     for text in (pin_cost(request, choice), scaling_warning(request, choice)):
         if text:
             remarks.append(f"Note: {text}.")
-    other = request.implementation
+    gpu, other = request.cluster.gpu, request.implementation
+    if request.precision == "bf16" and not gpu.has_bf16:
+        remarks.append(f"Note: a {gpu.name} has no bf16: a run there needs --precision fp32.")
     if choice.chosen is not None and other is not None and other.kernels == "fused":
         remarks.append("Note: predicted for fused kernels.")
     return remarks

@@ -47,6 +47,11 @@ class Gpu:
         """Whether this is a share of a processor rather than a GPU."""
         return self.name.startswith("cpu")
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it has tensor cores for bf16: NVIDIA's have them from Ampere on."""
+        return not self.architecture.startswith("sm_") or int(self.architecture[3:]) >= 80
+
     def scaled(self, share: float) -> Gpu:
         """Return it slowed to a share of itself, as where more CPU ranks than cores are."""
         return replace(

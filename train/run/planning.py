@@ -31,7 +31,7 @@ from train.planning import (
     unknown_gpu,
     with_advice,
 )
-from train.planning.cluster import Device, cluster_of_devices
+from train.planning.cluster import Device, cluster_of_devices, require_bf16
 from train.planning.plan import Plan
 from train.planning.render import hpz_left_out
 from train.run.inputs import RunInputs
@@ -61,11 +61,12 @@ def choose_plan(
         cache: the user's cache folder, where `anyrank plan --calibrate` keeps what it measured.
 
     Raises:
-        PlanError: nothing that the pins allow fits.
+        PlanError: nothing that the pins allow fits, or a GPU lacks the precision.
         ModelError: the tokenizer has more entries than the model embeds.
     """
     check_vocabulary(inputs, data)
     devices = gang.devices()
+    require_bf16(devices, inputs.config.model.precision)
     console.say(describe_layout([device.node for device in devices]))
     calibrations = None if cache is None else calibration_folder(cache)
     request = _request(inputs, data, cluster_of_devices(devices, calibrations))
