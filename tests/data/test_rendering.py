@@ -21,6 +21,20 @@ FORGETFUL = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+PARTED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{{ part.text }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PRINTING = TOOLS.replace("{{ m.content or '' }}", "{{ m.content }}")
+WANTING = TOOLS.replace(
+    "{{ m.content or '' }}", "{% if m.content is not none %}{{ m.content + '' }}{% endif %}"
+)
+LAST = TOOLS.replace(  # the last turn otherwise, and a line between a text and a call
+    "{{ m.content or '' }}",
+    "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content or '' }}"
+    "{% if m.content and m.tool_calls %}\n{% endif %}",
+)
 BRACKETS = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
     " {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
@@ -100,13 +114,24 @@ def test_without_a_template_system_and_history_stand_before_the_instruction(samp
     assert carried == "world<|im_end|>" and "alpaca template" in told
 
 
-@pytest.mark.parametrize("template", [TOOLS, SPELT])
+@pytest.mark.parametrize("template", [TOOLS, SPELT, PRINTING, WANTING])
 @pytest.mark.parametrize("tools", [[LOOK], '[{"name": "look", "description": "finds"}]'])
 def test_tools_and_calls_reach_the_template(sample, template, tools):
     whole, carried, _ = sample({"messages": CALLING, "tools": tools}, template)
     described = '{"type": "function", "function": {"name": "look", "description": "finds"}}'
     assert f"<|im_start|>system\n{described}\n<|im_end|>" in whole
     assert carried == '<call>look{"q": "fox"}</call><|im_end|>\ndog<|im_end|>\n'
+
+
+def test_a_call_is_found_where_a_template_writes_the_last_turn_otherwise(sample):
+    _, carried, _ = sample({"messages": CALLING}, LAST)
+    assert carried == '<call>look{"q": "fox"}</call><|im_end|>\n<think></think>dog<|im_end|>\n'
+
+
+def test_a_template_of_parts_gets_parts(sample):
+    whole, carried, told = sample({"messages": CHAT}, PARTED)
+    assert (whole, carried) == (chat("user:hello/assistant:world"), "world<|im_end|>\n")
+    assert "leaves out" not in told
 
 
 def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample):
@@ -126,9 +151,10 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
 @pytest.mark.parametrize(
     "row, template, words",
     [
-        ({"messages": CHAT, "tools": [LOOK]}, None, "the template leaves out the tools, as 'look'"),
+        ({"messages": CHAT, "tools": [LOOK]}, None, "leaves out tools and calls, as it knows none"),
         ({"messages": CHAT, "tools": [LOOK]}, "", "the template leaves out the tools, as 'look'"),
-        ({"messages": CALLING}, None, "the template leaves out a call of message 2"),
+        ({"messages": CALLING}, None, "leaves out tools and calls, as it knows none"),
+        ({"messages": CALLING}, TOOLS.replace("{{ c.function.name }}", ""), "a call of message 2"),
         ({"messages": CALLING}, "", "the template leaves out a call of message 2"),
         ({"prompt": "hello", "completion": "b", "tools": [LOOK]}, "", "needs a chat template"),
         ({"messages": [{"role": "system", "content": "fox"}, *CHAT]},

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from train.data.columns import RowFormat
@@ -231,39 +232,61 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
             "for it everywhere: leave one of them out"
         )
     if tokenizer.template:
-        found = Rendered((_by_template(talk, tokenizer),), OWN, talk.empty)
-    else:
-        found = Rendered(_plain_chat(talk), PLAIN, talk.empty)
+        return _by_template(talk, tokenizer)
+    found = Rendered(_plain_chat(talk), PLAIN, talk.empty)
     return replace(found, shortened=_compare(talk, found.text))
 
 
-def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Segments:
-    """Render by the tokenizer's template: some want a call's arguments as a text, or no null."""
-    changes: tuple[Callable[[Message], Message], ...] = (lambda turn: turn, _spelt, _said)
+def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Rendered:
+    """Render by the tokenizer's template, in the first of several spellings of the messages that it
+    takes and leaves nothing out of: some want a call's arguments as a text, null or an empty text
+    where nothing is said, or the text as a list of parts.
+    """
+    tried: list[list[Message]] = []
     refusal: ValueError | None = None
-    for change in changes:
-        messages = [change(message) for message in talk.messages]
-        if refusal is None or messages != list(talk.messages):
-            try:
-                return tokenizer.chat(messages, talk.tools, talk.carrying) or ()
-            except ValueError as error:
-                refusal = refusal or error
+    for content, call in product((_silent, _as_it_is, _filled, _parted), (_as_it_is, _spelt)):
+        messages = [call(content(message)) for message in talk.messages]
+        if messages in tried:
+            continue
+        tried.append(messages)
+        try:
+            segments = tokenizer.chat(messages, talk.tools, talk.carrying) or ()
+            found = Rendered((segments,), OWN, talk.empty)
+            return replace(found, shortened=_compare(talk, found.text))
+        except ValueError as error:
+            refusal = error if refusal is None or "leaves out" in str(error) else refusal
+    calls = any("tool_calls" in message for message in talk.messages)
+    if (talk.tools or calls) and "tool_calls" not in tokenizer.template:
+        raise ValueError(f"the template leaves out tools and calls, as it knows none: {ELSE}")
     raise refusal or ValueError("the tokenizer has no chat template")
 
 
-def _spelt(message: Message) -> Message:
-    calls = [
-        {
-            **call,
-            "function": {**call["function"], "arguments": _json(call["function"]["arguments"])},
-        }
-        for call in message.get("tool_calls", ())
-    ]
-    return {**message, "tool_calls": calls} if calls else message
+def _silent(message: Message) -> Message:
+    """Leave out a content that is null, which some templates write as `None`."""
+    return {k: held for k, held in message.items() if k != "content" or held is not None}
 
 
-def _said(message: Message) -> Message:
+def _as_it_is(message: Message) -> Message:
+    return message
+
+
+def _filled(message: Message) -> Message:
     return {**message, "content": message["content"] or ""}
+
+
+def _parted(message: Message) -> Message:
+    return {**message, "content": [{"type": "text", "text": message["content"] or ""}]}
+
+
+def _spelt(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    functions = [dict(call["function"]) for call in message["tool_calls"]]
+    for function in functions:
+        if not isinstance(function["arguments"], str):
+            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    calls = zip(message["tool_calls"], functions, strict=True)
+    return {**message, "tool_calls": [{**call, "function": made} for call, made in calls]}
 
 
 def _compare(talk: Conversation, text: str) -> int:
@@ -275,6 +298,8 @@ def _compare(talk: Conversation, text: str) -> int:
         ValueError: nothing is left of a turn, or a part of a call or of the tools is missing.
     """
     squeezed, shortened = _squeeze(text), 0
+    if "{'type':'text'" in squeezed:
+        raise ValueError("the template takes no list of parts")
     for tool in talk.tools:
         name = str(tool.get("function", tool).get("name", ""))
         if not _stands(name, squeezed):
@@ -304,10 +329,6 @@ def _stands(part: str, squeezed: str) -> bool:
     return bool(part) and (
         part in squeezed or json.dumps(part, ensure_ascii=False)[1:-1] in squeezed
     )
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -180,15 +180,17 @@ class HuggingFaceTokenizer:
         tools: Sequence[Mapping[str, Any]] = (),
         template: str | None = None,
     ) -> str:
-        return str(
-            self.inner.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=list(tools) or None,
-                tokenize=False,
-                add_generation_prompt=opened,
-                chat_template=template,
-            )
+        # Not apply_chat_template, which takes keys without a value away: some templates want them.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        found: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            tools=[dict(tool) for tool in tools] or None,
+            chat_template=template or self.inner.get_chat_template(),
+            add_generation_prompt=opened,
+            **self.inner.special_tokens_map,
         )
+        return str(found[0][0])
 
     def _marked(
         self,
@@ -233,6 +235,7 @@ def find_turns(
     for number in sorted(carrying):
         span = _by_beginnings(text, messages, number, render)
         span = span or _by_mark(text, messages, number, render)
+        span = span or _by_call(text, messages, number, render)
         if span is None:
             raise ValueError(
                 f"the chat template rewrites message {number + 1}, so what the assistant says "
@@ -271,6 +274,25 @@ def _by_mark(
         return None
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(ending, around[1], strict=False))
     return len(around[0]), len(text) - len(around[1]) + len(list(alike))
+
+
+def _by_call(
+    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
+) -> tuple[int, int] | None:
+    """Find a call without a text: where a turn begins there, and ends as after a text.
+
+    For templates that write the last turn otherwise than earlier ones, and a call otherwise where
+    no text stands before it.
+    """
+    if messages[number].get("content") or not number:
+        return None
+    marked = [*messages[:number], {**messages[number], "content": MARK}]
+    before, said = render(messages[:number], True), render(marked).rpartition(MARK)[2].strip()
+    start = text.find(said, len(before))
+    if not text.startswith(before) or not said or text[len(before) : start].strip():
+        return None
+    end = start + len(said)
+    return len(before), end + len(text[end:]) - len(text[end:].lstrip("\n"))
 
 
 def _segments(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
