@@ -36,13 +36,18 @@ def test_on_a_terminal_it_takes_the_place_of_the_progress_bar(
 
 
 def test_what_the_launcher_says_is_kept_beside_the_run(tmp_path: Path) -> None:
-    Output(tmp_path / "launch.log").say("starting again")
+    log = tmp_path / "launch.log"
+    Output(log).say("before there is a run")
+    assert not log.exists()
+    (tmp_path / "attempts").mkdir()
+    Output(log).say("starting again")
     assert (tmp_path / "launch.log").read_text().endswith(" starting again\n")
 
 
 def test_the_echo_of_what_has_been_told_goes_to_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "attempts").mkdir()
     screen = Output(tmp_path / "launch.log")
     screen.expect_echo(echoes=True)
     for data in ("step 1\nTraceback (most recent call last):\n  File", "\nConnectionError\n"):

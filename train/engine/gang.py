@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from train.config import World
 from train.engine.device import choose_device, gpu_found
-from train.errors import mark_echo
+from train.errors import ConfigError, FaultError, mark_echo
 from train.hosts.memory import memory
 from train.hosts.probe import interface_variables
+from train.launch import heartbeat
 from train.planning.cluster import Device
 
 T = TypeVar("T")
@@ -96,9 +97,7 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in env:
         env.update(interface_variables(env, env["MASTER_ADDR"]))
-        dist.init_process_group(
-            backend, rank=world.rank, world_size=world.size, timeout=SETUP_TIMEOUT
-        )
+        _join(world, env, backend)
     else:
         env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
         store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not exported
@@ -106,6 +105,22 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
     return Gang(world, device, control)
+
+
+def _join(world: World, env: Mapping[str, str], backend: str) -> None:
+    try:
+        dist.init_process_group(
+            backend, rank=world.rank, world_size=world.size, timeout=SETUP_TIMEOUT
+        )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        taken = f"port {env['MASTER_PORT']}, where the ranks were to meet, is in use on this host"
+        if heartbeat.supervised(env):
+            raise FaultError(f"{taken}: the next start takes another") from None
+        raise ConfigError(
+            f"{taken}: give another one, as in 'deepspeed --master_port 29511 …'"
+        ) from None
 
 
 def _without_shared_memory_op() -> None:

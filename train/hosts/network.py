@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import random
 import socket
 from collections.abc import Sequence
 from contextlib import closing, suppress
 
-from train.errors import HostfileError
+from train.errors import FaultError, HostfileError
 from train.hosts.hostfile import Host
+
+_QUIET_PORTS = range(12_000, 30_000)
 
 
 def is_here(name: str) -> bool:
@@ -65,10 +68,18 @@ def loopback_error() -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on at this moment."""
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nothing listens on, and that no system hands out by itself.
+
+    One of those that it does hand out may be another's before the ranks have got to it.
+    """
+    for port in (*random.sample(_QUIET_PORTS, 100), 0):
+        with (
+            suppress(OSError),
+            closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe,
+        ):
+            probe.bind(("", port))
+            return int(probe.getsockname()[1])
+    raise FaultError("no TCP port is free on this machine: end what holds them")
 
 
 def _addresses(host: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from train.config import build_parser
 from train.errors import AnyrankError, ConfigError
-from train.hosts import devices, flavor, hostfile, process, slurm, streams
+from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks
 from train.launch import arguments
 from train.launch import command as commands
 from train.launch.supervise import LaunchJob, by_srun, supervise
@@ -51,6 +51,7 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
     if "--help" in argv or "-h" in argv:
         print(arguments.USAGE + build_parser().format_help())
         return 0
+    tasks.refuse_copies(env)
     asked = arguments.parse(argv)
     node_list = slurm.hosts(env) if asked.hostfile is None else None
     hosts = node_list or _hosts(asked, flavor.choice_file(env))

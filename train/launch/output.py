@@ -17,7 +17,7 @@ CLEARED = "\r\x1b[K"  # back to the line's beginning, and all of it erased
 
 
 class Output:
-    """The console, and a file in the run folder that keeps what the launcher says."""
+    """The console, and a file in the run folder, once a run has begun there, that keeps it."""
 
     def __init__(self, log: Path | None) -> None:
         self.log = log
@@ -53,7 +53,7 @@ class Output:
         if place < 0:
             return data
         self.echoing = True
-        if self.log is not None and self.log.parent.is_dir():
+        if self.log is not None and (self.log.parent / "attempts").is_dir():
             with self.log.open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(data[place:])
         return data[:place]
@@ -63,7 +63,7 @@ class Output:
         before = "" if self.whole else CLEARED if sys.stderr.isatty() else "\n"
         _print("err", f"{before}[launch] {text}\n")
         self.whole = True
-        if self.log is not None and self.log.parent.is_dir():
+        if self.log is not None and (self.log.parent / "attempts").is_dir():
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 

@@ -28,6 +28,7 @@ from train.launch.link import Events, Link
 from train.launch.oom import note
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
 from train.launch.output import Output
+from train.launch.owner import disown_empty, own
 from train.launch.pause import AwakeClock, beating, told_pauses
 from train.paths import SCRIPT
 from train.text import GIB
@@ -66,10 +67,26 @@ def supervise(job: LaunchJob, signals: list[int]) -> int:
     """Run a job to its end and return its exit code.
 
     Raises:
-        UserError: a host cannot be used as it is; nothing has been started then.
+        UserError: a host cannot be used as it is, or the run folder is in use; nothing has been
+            started then.
     """
     output = Output(None if job.dry_run else job.run_dir / "launch.log")
-    (job.run_dir / "STOP").unlink(missing_ok=True)
+    if job.dry_run:
+        return follow(job, output, signals)
+    own(job.run_dir, output.say)
+    try:
+        (job.run_dir / "STOP").unlink(missing_ok=True)
+        return follow(job, output, signals)
+    finally:
+        disown_empty(job.run_dir)
+
+
+def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
+    """Run a job to its end, start after start, and return its exit code.
+
+    Raises:
+        UserError: a host cannot be used as it is; nothing has been started then.
+    """
     without_progress, best = 0, progress.newest_checkpoint(job.run_dir)
     place: tuple[str, int] | None = None
     begin = first_start

@@ -20,7 +20,7 @@ from train.errors import (
     UserError,
     is_echo,
 )
-from train.hosts import memory, streams
+from train.hosts import memory, streams, tasks
 from train.launch import heartbeat, oom
 from train.launch.stopping import StopRequests
 from train.text import format_bytes
@@ -39,6 +39,7 @@ def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests
     streams.make_lasting()
     env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    env.update(tasks.variables(env))
     world = World.from_env(env)
     stop = StopRequests(world, _leave)
     stop.watch(launched="RANK" in env)

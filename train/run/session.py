@@ -26,7 +26,9 @@ from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
 from train.errors import DataError
 from train.hosts.probe import PACKAGES, code_digest, version
+from train.launch import heartbeat
 from train.launch.arguments import run_dir
+from train.launch.owner import own
 from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob
 from train.output.console import Console
@@ -87,13 +89,15 @@ def open_outputs(
     """Open the run folder on rank 0, and write there what this start is.
 
     Raises:
-        ConfigError: the folder cannot be written, or not by all hosts, or --report-to needs a
-            package.
+        ConfigError: the folder cannot be written, or not by all hosts, or another process runs it,
+            or --report-to needs a package.
     """
     out = inputs.config.output
     named = out.run_dir
     path = Path(named or gang.from_main(lambda: run_dir(inputs.config, time.time())))
     devices = [f"{device.node}: {device.name}" for device in gang.devices()]
+    if not heartbeat.supervised(env):  # or the supervisor owns it
+        gang.on_main(lambda: own(path, Console(True).say))
     folder = gang.on_main(lambda: open_run_folder(path))
     require_shared(gang, path)
     stop.follow(path)

@@ -1,0 +1,74 @@
+"""N processes that srun or mpirun has started are one run of N ranks, or are refused."""
+
+import pytest
+
+from train.config import World
+from train.errors import ConfigError
+from train.hosts import network
+from train.hosts.tasks import refuse_copies, variables
+
+SRUN = {
+    "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_NUM_NODES": "3", "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_STEP_NODELIST": "127.0.0.1,b,c",
+}  # fmt: skip
+MPI = {
+    "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}  # fmt: skip
+
+
+def test_the_tasks_of_srun_are_ranks_of_one_run() -> None:
+    found = variables(SRUN)
+    assert World.from_env(found) == World(rank=3, local_rank=1, size=5, local_size=2, node=1)
+    assert found["MASTER_ADDR"] == "127.0.0.1"
+    first = variables(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"})
+    assert found["MASTER_PORT"] == first["MASTER_PORT"]
+    other = variables(SRUN | {"SLURM_JOB_ID": "78"})
+    assert found["MASTER_PORT"] != other["MASTER_PORT"]
+
+
+def test_the_processes_of_mpirun_on_one_host_are_ranks_of_one_run() -> None:
+    found = variables(MPI)
+    assert World.from_env(found) == World(rank=1, local_rank=1, size=2, local_size=2)
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("127.0.0.1", "29500")
+    pmi = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+    assert World.from_env(variables(pmi)) == World(size=2, local_size=2)
+
+
+def test_where_it_is_not_known_who_this_is_or_where_all_meet_it_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mpirun has started 4 ranks on several hosts: set MAST"):
+        variables(MPI | {"OMPI_COMM_WORLD_SIZE": "4"})
+    told = variables(MPI | {"OMPI_COMM_WORLD_SIZE": "4", "MASTER_ADDR": "h"})
+    assert (told["MASTER_ADDR"], told["CROSS_RANK"]) == ("h", "0")
+    with pytest.raises(ConfigError, match="mpirun has started 2 copies of a run of one process"):
+        variables({"PMI_RANK": "0", "PMI_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},  # a batch script
+        SRUN | {"SLURM_STEP_NUM_TASKS": "1"},
+        SRUN | {"SLURM_PTY_PORT": "4000"},  # a shell
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
+    ],
+)
+def test_a_process_that_is_alone_stays_alone(env: dict[str, str]) -> None:
+    assert variables(env) == {}
+    refuse_copies(env)
+
+
+def test_a_launchers_own_variables_count_first() -> None:
+    assert variables(SRUN | {"RANK": "0"}) == {}
+
+
+def test_several_copies_of_the_launcher_are_refused() -> None:
+    with pytest.raises(ConfigError, match="srun has started 5 copies of the launcher"):
+        refuse_copies(SRUN)
+
+
+def test_a_port_for_the_ranks_is_none_that_the_system_hands_out() -> None:
+    """One of those may be taken between its choice and the moment when rank 0 listens on it."""
+    assert all(12_000 <= network.free_port() < 30_000 for _ in range(20))
