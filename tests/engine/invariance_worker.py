@@ -46,6 +46,22 @@ VARIANTS = {
         for z in range(4)
     },
     **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
+    **{
+        f"batch{b}-sp{k}-zero{z}": f"recompute=none zero={z} sp={k} --batch-size {b}"
+        for b in (1, 2, 13, 31)
+        for k in range(1, 5)
+        for z in range(4)
+    },
+    **{
+        f"shared{k}-{name}": f"{words.replace('zero', f'sp={k} zero')} --batch-size 5"
+        for k in range(1, 5)
+        for name, words in {
+            "full": "recompute=full zero=3",
+            "selective": "recompute=selective zero=2",
+            "lora": "recompute=full zero=3 --use-lora --lora-dropout 0.2 --lr 5e-3",
+            "bf16": "recompute=none zero=2 --precision bf16",
+        }.items()
+    },
     **{f"large{z}": f"recompute=none zero={z} {LARGE}" for z in range(4)},
 }
 

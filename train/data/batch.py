@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from train.data.divide import Division, divide, places
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 NO_SAMPLE = -1
@@ -25,6 +27,9 @@ class Samples(Protocol):
 class MicroBatch:
     """Packed samples; every array is int64 of shape (T,), T the sum of `lengths`.
 
+    Of a row that the ranks of a replica share, these are one rank's tokens: `lengths` are of its
+    stretches, and `division` holds those of all its ranks.
+
     `labels` are shifted already: at token t stands the next token of the same sample if that one
     carries loss, else -100. `positions` restart at 0 with each sample, `samples` holds each
     token's sample id. The empty micro-batch is one token of sample -1 without a label, so that
@@ -36,6 +41,7 @@ class MicroBatch:
     positions: NDArray[np.int64]
     samples: NDArray[np.int64]
     lengths: tuple[int, ...]
+    division: Division = ()
 
     @property
     def loss_tokens(self) -> int:
@@ -51,10 +57,35 @@ class MicroBatch:
 def collate(split: Samples, ids: Sequence[int] | NDArray[Any]) -> MicroBatch:
     """Lay the samples `ids` of a split end to end, in that order."""
     if len(ids) == 0:
-        return _join([np.zeros(1, np.int64)], [np.full(1, IGNORED)], [NO_SAMPLE])
+        return _empty()
     found = [split.sample(int(number)) for number in ids]
     labels = [_shift(tokens, mask) for tokens, mask in found]
     return _join([tokens for tokens, _ in found], labels, [int(number) for number in ids])
+
+
+def share(row: MicroBatch, rank: int, ranks: int) -> MicroBatch:
+    """Return what one of a replica's `ranks` holds of a packed row: a filler where that is nothing.
+
+    An empty micro-batch is not divided: each rank runs it.
+    """
+    if ranks == 1 or row.real_tokens == 0:
+        return row
+    division = divide(row.lengths, ranks)
+    own = places(division[rank])
+    if len(own) == 0:
+        return replace(_empty(), division=division)
+    return MicroBatch(
+        tokens=row.tokens[own],
+        labels=row.labels[own],
+        positions=row.positions[own],
+        samples=row.samples[own],
+        lengths=tuple(stretch.last - stretch.first for stretch in division[rank]),
+        division=division,
+    )
+
+
+def _empty() -> MicroBatch:
+    return _join([np.zeros(1, np.int64)], [np.full(1, IGNORED)], [NO_SAMPLE])
 
 
 def _shift(tokens: NDArray[np.int32], mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.batch import MicroBatch, Samples, collate
+from train.data.batch import MicroBatch, Samples, collate, share
 from train.data.order import sample_hash, sample_ids
 from train.data.pack import pack
 
@@ -40,7 +40,8 @@ class Split(Samples, Protocol):
 class Placement:
     """Where this process stands in a step: replica `replica` of `replicas`.
 
-    `capacity` is a micro-batch's most tokens; with `padded`, counted after padding.
+    `capacity` is a micro-batch's most tokens; with `padded`, counted after padding. The replica's
+    `ranks` share each micro-batch; this process is number `rank` of them.
     """
 
     replica: int
@@ -48,11 +49,13 @@ class Placement:
     capacity: int
     cost: Cost | None = None
     padded: bool = False
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One replica's part of one step, and the whole step's counts."""
+    """One rank's part of one step, and the whole step's counts."""
 
     micros: tuple[MicroBatch, ...]
     samples: int
@@ -63,18 +66,19 @@ class StepBatch:
 
 
 def step_batch(split: Split, seed: int, batch: int, step: int, layout: Placement) -> StepBatch:
-    """Return this replica's share of step `step` (from 0) of a job of `batch` samples a step."""
+    """Return this rank's share of step `step` (from 0) of a job of `batch` samples a step."""
     ids = sample_ids(seed, split.fingerprint, len(split.lengths), batch, step)
     return batch_of(split, ids, layout)
 
 
 def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBatch:
-    """Pack the samples `ids` for all replicas and collate this replica's micro-batches."""
+    """Pack the samples `ids` for all replicas and collate this rank's part of its own."""
     lengths = split.lengths[ids]
     sizes = np.full_like(lengths, lengths.max()) if layout.padded else lengths
     packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)[layout.replica]
+    rows = [collate(split, ids[list(positions)]) for positions in packed]
     return StepBatch(
-        micros=tuple(collate(split, ids[list(positions)]) for positions in packed),
+        micros=tuple(share(row, layout.rank, layout.ranks) for row in rows),
         samples=len(ids),
         tokens=int(lengths.sum()),
         loss_tokens=int(split.loss_tokens[ids].sum()),
@@ -84,7 +88,7 @@ def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBat
 
 
 def whole_split(split: Split, batch: int, layout: Placement) -> Iterator[tuple[MicroBatch, ...]]:
-    """Yield this replica's micro-batches of every sample of a split, `batch` samples at a time."""
+    """Yield this rank's micro-batches of every sample of a split, `batch` samples at a time."""
     for first in range(0, len(split.lengths), batch):
         ids = np.arange(first, min(first + batch, len(split.lengths)), dtype=np.int64)
         yield batch_of(split, ids, layout).micros

@@ -4,7 +4,9 @@ One function is registered with transformers under `NAME` and chosen once, when 
 It receives the segment boundaries as `cu_seq_lens_q` (int32, on the device) and `max_length_q`
 (host), the names that transformers' own variable-length kernels use, and handles grouped-query
 heads and sliding windows. On CUDA it calls torch's variable-length attention; elsewhere, and for
-soft-capped scores, it walks over the samples, so that blocks between samples cost nothing.
+soft-capped scores, it walks over the samples, so that blocks between samples cost nothing. Where
+the ranks of a replica share the row, a segment is a stretch of a sample, and its keys are those of
+the sample up to the stretch's end: causal from the bottom right.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from train.engine.replica import Keys, SharedRow
 
 NAME = "anyrank_packed"
 
@@ -37,6 +41,7 @@ def packed_attention(
     *,
     cu_seq_lens_q: torch.Tensor,
     max_length_q: int,
+    shared_row: SharedRow | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -48,28 +53,34 @@ def packed_attention(
         query: (1, query heads, T, head dimension); key and value: (1, key heads, T, …).
         cu_seq_lens_q: segment boundaries, (segments + 1,), first 0, last T.
         max_length_q: length of the longest segment, tokens.
+        shared_row: where the row is shared, what fetches the keys that other ranks hold.
         sliding_window: a token sees itself and this many minus one before it; None: all.
 
     Returns:
         (1, T, query heads, head dimension), and None for the weights.
     """
-    window = sliding_window if sliding_window and sliding_window < max_length_q else None
+    longest = shared_row.longest if shared_row else max_length_q
+    window = sliding_window if sliding_window and sliding_window < longest else None
+    keys = Keys(key, value, cu_seq_lens_q, max_length_q)
+    if shared_row:
+        keys = shared_row.keys(key, value, window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     fits_kernel = query.dtype == torch.bfloat16 and query.shape[-1] <= 256
     if query.is_cuda and softcap is None and fits_kernel:
-        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scale, window), None
+        return _varlen(query, keys, cu_seq_lens_q, max_length_q, scale, window), None
     parts = [
         _segment(*rows, scale=scale, window=window, softcap=softcap)
-        for rows in _split(query, key, value, cu_seq_lens_q.tolist())
+        for rows in _split(query, keys, cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _split(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: list[int]
+    query: torch.Tensor, keys: Keys, bounds: list[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    for first, last in pairwise(bounds):
-        yield query[:, :, first:last], key[:, :, first:last], value[:, :, first:last]
+    segments = zip(pairwise(bounds), pairwise(keys.bounds.tolist()), strict=True)
+    for (first, last), (begin, end) in segments:
+        yield query[:, :, first:last], keys.key[:, :, begin:end], keys.value[:, :, begin:end]
 
 
 def _segment(
@@ -80,26 +91,26 @@ def _segment(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention of one sample; shapes as in `packed_attention` with T the sample's length."""
+    """Attention of one segment; shapes as in `packed_attention`, the last key the last query's."""
     grouped = query.shape[1] != key.shape[1]
-    length = query.shape[2]
-    if softcap is not None:
-        return _capped(query, key, value, scale, _visible(length, window, query.device), softcap)
-    if window is None or length <= window:
+    length, seen = query.shape[2], key.shape[2]
+    if softcap is None and length == seen and (window is None or length <= window):
         return scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    mask = _visible(length, window, query.device)
+    mask = _visible(length, seen, window, query.device)
+    if softcap is not None:
+        return _capped(query, key, value, scale, mask, softcap)
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
 
 
-def _visible(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which keys each query sees, bool (length, length)."""
-    steps = torch.arange(length, device=device)
-    distance = steps[:, None] - steps[None, :]
-    return (distance >= 0) & (distance < (window or length))
+def _visible(length: int, seen: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which keys each query sees, bool (length, seen)."""
+    steps = torch.arange(seen, device=device)
+    distance = steps[seen - length :, None] - steps[None, :]
+    return (distance >= 0) & (distance < (window or seen))
 
 
 def _capped(
@@ -120,8 +131,7 @@ def _capped(
 
 def _varlen(
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    keys: Keys,
     bounds: torch.Tensor,
     longest: int,
     scale: float,
@@ -130,6 +140,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     options: dict[str, Any] = {}
+    key, value = keys.key, keys.value
     if query.shape[1] != key.shape[1]:
         if knows_groups():
             options["enable_gqa"] = True
@@ -140,7 +151,7 @@ def _varlen(
     edge = (window - 1 if window else -1, 0)
     call: Any = varlen_attn
     out: torch.Tensor = call(
-        *rows, bounds, bounds, longest, longest, scale=scale, window_size=edge, **options
+        *rows, bounds, keys.bounds, longest, keys.longest, scale=scale, window_size=edge, **options
     )
     return out.unsqueeze(0)
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from train.config import World
 from train.engine.device import choose_device, gpu_found
+from train.engine.replica import Replica
 from train.errors import ConfigError, FaultError, mark_echo
 from train.hosts.memory import memory
 from train.hosts.probe import interface_variables
@@ -76,6 +77,15 @@ class Gang:
             share = min(1.0, len(os.sched_getaffinity(0)) / ranks)
             own = Device(self.world.node, "cpu", host // ranks, host, share)
         return tuple(self.gather(own))
+
+    def replica(self, ranks: tuple[int, ...]) -> Replica:
+        """Join these ranks, of which this is one, to a replica; only they take part.
+
+        Their connections are made at once: what they send later does not need every one of them.
+        """
+        group = dist.new_group(list(ranks), timeout=SETUP_TIMEOUT, use_local_synchronization=True)
+        dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+        return Replica(group, ranks, ranks.index(self.world.rank))
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

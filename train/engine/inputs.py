@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from train.data.batch import MicroBatch
+from train.engine.replica import Replica, SharedRow
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class Inputs:
     targets: torch.Tensor
 
 
-def packed_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
-    """One row of T tokens; the attention is told the boundaries."""
+def packed_inputs(
+    micro: MicroBatch, device: torch.device, replica: Replica | None = None
+) -> Inputs:
+    """One row of T tokens; the attention is told the boundaries, and who shares the row."""
     bounds = torch.tensor([0, *accumulate(micro.lengths)], dtype=torch.int32)
     positions = _tensor(micro.positions, device)
     arguments = {
@@ -37,6 +40,8 @@ def packed_inputs(micro: MicroBatch, device: torch.device) -> Inputs:
         "cu_seq_lens_q": bounds.to(device, non_blocking=True),
         "max_length_q": max(micro.lengths),
     }
+    if replica is not None and micro.division:
+        arguments["shared_row"] = SharedRow(replica, micro.division, device)
     return _inputs(arguments, micro.samples, micro.positions, micro.labels, device)
 
 

@@ -103,6 +103,15 @@ def recompute(module: Any, mode: str) -> None:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
+def packable(folder: Path, config: ModelConfig) -> bool:
+    """Whether the attention of a folder's model can be packed.
+
+    Raises:
+        ModelError: the folder's config.json is of no model known here.
+    """
+    return can_pack(_read_config(folder, config))
+
+
 def _supports_logits_to_keep(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 

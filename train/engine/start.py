@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import deepspeed
 import torch
 
 from train.config import RunConfig
+from train.data.batch import MicroBatch
 from train.engine import model as models
 from train.engine.gang import Gang
-from train.engine.inputs import packed_inputs, padded_inputs
+from train.engine.inputs import Inputs, packed_inputs, padded_inputs
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
 from train.locking import locked
@@ -59,7 +61,7 @@ def start(
             # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
-    inputs = packed_inputs if loaded.packed else padded_inputs
+    inputs = _shared_inputs(gang, plan) if loaded.packed else padded_inputs
     return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before)
 
 
@@ -73,6 +75,11 @@ def _quiet() -> Iterator[None]:
     except BaseException:
         print(said.getvalue(), end="", flush=True)
         raise
+
+
+def _shared_inputs(gang: Gang, plan: Plan) -> Callable[[MicroBatch, torch.device], Inputs]:
+    _, ranks = plan.replica(gang.world.rank)
+    return partial(packed_inputs, replica=gang.replica(ranks) if len(ranks) > 1 else None)
 
 
 def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

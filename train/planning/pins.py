@@ -18,7 +18,7 @@ OTHERS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused"),
 DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"), **DIVIDED}
 COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp")
-PREDICTED_ONLY = ("tp", "pp", "sp")
+PREDICTED_ONLY = ("tp", "pp")
 LARGEST = 10**12
 
 

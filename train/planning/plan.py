@@ -47,6 +47,11 @@ class Plan:
         """The number of GPUs that the plan uses."""
         return self.dp * self.tp * self.pp * self.sp
 
+    def replica(self, rank: int) -> tuple[int, tuple[int, ...]]:
+        """Return the number of a rank's replica, and the neighbouring ranks that make it."""
+        number = rank // self.sp
+        return number, tuple(range(number * self.sp, (number + 1) * self.sp))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, keys as in `--pin`."""
         return asdict(self)

@@ -29,7 +29,7 @@ def render(
     """
     _refuse(plan, model, ds)
     made: dict[str, Any] = {
-        "train_batch_size": plan.dp,
+        "train_batch_size": plan.gpus,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.max_grad_norm,
@@ -54,8 +54,8 @@ def hpz_left_out(plan: Plan, ds: DsConfig) -> str:
         return (
             f"{ds.path}: {HPZ} {size} is left out: it is for ZeRO-3, the plan is ZeRO-{plan.zero}"
         )
-    if plan.dp % min(size, plan.dp):
-        return f"{ds.path}: {HPZ} {size} is left out: it does not divide {plan.dp} ranks"
+    if plan.gpus % min(size, plan.gpus):
+        return f"{ds.path}: {HPZ} {size} is left out: it does not divide {plan.gpus} ranks"
     return ""
 
 
@@ -78,7 +78,7 @@ def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:
         "reduce_scatter": True,
         "reduce_bucket_size": sizes.reduce,
         "allgather_bucket_size": sizes.reduce,
-        "overlap_comm": plan.dp > 1,
+        "overlap_comm": plan.gpus > 1,
         "round_robin_gradients": False,
         "sub_group_size": sizes.sub_group,
     }

@@ -43,8 +43,9 @@ class PlanRequest:
 
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
     that carry loss; `fused` says that norms, gated products and the loss are single kernels
-    (Liger's, on GPUs that have them). `implementation` describes other people's run, which keeps
-    its own accounts; None is a run of this project. `repeats_keys`: this torch's attention has no
+    (Liger's, on GPUs that have them); `packable` that its attention takes packed samples, without
+    which ranks cannot share a row. `implementation` describes other people's run, which keeps its
+    own accounts; None is a run of this project. `repeats_keys`: this torch's attention has no
     grouped heads.
     """
 
@@ -57,6 +58,7 @@ class PlanRequest:
     lengths: Sequence[int] | Mapping[int, int] | None = None
     loss_fraction: float = 1.0
     fused: bool = False
+    packable: bool = True
     pins: Pins = field(default_factory=Pins)
     implementation: Implementation | None = None
     repeats_keys: bool = False

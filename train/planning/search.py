@@ -100,6 +100,11 @@ def _degrees(request: PlanRequest) -> tuple[int, int, int, int]:
             f"--pin dp={pins.dp} with tp={tp}, pp={pp}, sp={sp} does not use "
             f"{gpus} GPUs: leave dp out, it is {dp}"
         )
+    if sp > 1 and not request.packable:
+        raise PlanError(
+            f"--pin sp={sp} shares packed rows among ranks, but the attention of {request.shape.name} "
+            "cannot be packed: leave it out"
+        )
     if request.shape.heads % tp:
         raise PlanError(f"--pin tp={tp} does not divide the model's {request.shape.heads} heads")
     if pp > request.shape.layers:

@@ -14,6 +14,7 @@ from train.data.store import Dataset
 from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
+from train.engine.model import packable
 from train.errors import ModelError, PlanError
 from train.launch import oom
 from train.output.console import Console
@@ -154,6 +155,7 @@ def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
         lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
         loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
         fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
+        packable=packable(inputs.model, config.model),
         pins=inputs.pins,
         repeats_keys=not cluster.gpu.is_cpu and not knows_groups(),
     )

@@ -135,6 +135,7 @@ def training_job(
     """Put together what the loop needs to go on from where the run is."""
     config = inputs.config
     chosen = planned.chosen.plan
+    replica, ranks = chosen.replica(engine.gang.world.rank)
     longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
     cost = np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64])
     return TrainingJob(
@@ -142,11 +143,13 @@ def training_job(
         train=data.train,
         validation=data.validation,
         placement=Placement(
-            replica=engine.gang.world.rank,
+            replica=replica,
             replicas=chosen.dp,
             capacity=max(chosen.micro_tokens, longest),
             cost=cost,
             padded=not engine.model.packed,
+            rank=ranks.index(engine.gang.world.rank),
+            ranks=len(ranks),
         ),
         start=resumed.start,
         total=total_steps(inputs.config, data),
