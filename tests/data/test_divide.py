@@ -60,9 +60,10 @@ def test_each_rank_gets_the_keys_that_its_tokens_see_and_no_others(lengths, rank
         here = np.concatenate([held[rank], *come])
         for number, stretch in enumerate(division[rank]):
             keys = here[own.keys[own.bounds[number] : own.bounds[number + 1]]]
-            assert keys.tolist() == np.flatnonzero(
-                sight[stretch.first : stretch.last].any(axis=0)
-            ).tolist()
+            assert (
+                keys.tolist()
+                == np.flatnonzero(sight[stretch.first : stretch.last].any(axis=0)).tolist()
+            )
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
@@ -75,7 +76,9 @@ def test_the_cost_is_nearly_equal_for_one_long_sample_and_for_ragged_rows(ranks)
     for lengths in rows:
         costs = []
         for stretches in divide(lengths, ranks):
-            pairs = sum((s.first + s.last + 1 - 2 * s.start) * (s.last - s.first) / 2 for s in stretches)
+            pairs = sum(
+                (s.first + s.last + 1 - 2 * s.start) * (s.last - s.first) / 2 for s in stretches
+            )
             tokens = sum(s.last - s.first for s in stretches)
             costs.append(tokens * 12 * 2048 * 2048 + pairs * 4 * 2048)
         assert max(costs) <= 1.07 * np.mean(costs)

@@ -40,6 +40,7 @@ VARIANTS = {
     **{f"lora{z}": f"zero={z} offload=none --use-lora --lora-dropout 0.1" for z in range(4)},
     **{f"bf16-zero{z}": f"zero={z} offload=none --precision bf16" for z in (1, 2, 3)},
     **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
+    **{f"sp2-zero{z}": f"zero={z} offload=none sp=2" for z in (1, 3)},
     "offload-all": "zero=3 offload=all",
     "hpz": "zero=3 offload=none --ds-config tests/engine/hpz.json",
 }

@@ -33,7 +33,9 @@ def resumed(tiny, ragged, tmp_path_factory, request):
     """What came of every pair, and the runs that were not interrupted, by name."""
     out = tmp_path_factory.mktemp("pairs")
     chosen = everything() if request.config.getoption("--exhaustive") else sample()
-    chosen[4] = [*chosen[4], (chosen[4][0][0], "hpz")]
+    chosen[4] = [*chosen[4], (chosen[4][0][0], "hpz"), (chosen[4][0][0], "sp2-zero3")]
+    chosen[2] = [*chosen[2], ("4-sp2-zero1", "sp2-zero3")]
+    chosen[3] = [*chosen[3], ("4-sp2-zero1", "zero2")]
     named = {run for pairs in chosen.values() for run, _ in pairs}
     for m in RANKS:
         variants = sorted(run.split("-", 1)[1] for run in named if run.startswith(f"{m}-"))

@@ -16,16 +16,31 @@ from tests.support.ranks import together
 WORKER = Path(__file__).with_name("invariance_worker.py")
 LAUNCHED = 2  # ranks that DeepSpeed's launcher starts; others are forked, which is quicker
 CORE = [f"zero{stage}" for stage in range(4)]
-# Each variant at some number of ranks; at all of them with --exhaustive.
+ALONE = [name for name, words in VARIANTS.items() if " sp=" not in words]
+# Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
     1: [*CORE, "even", "few", "recompute", "padded", "seed", "lora0", "lora3", "bf16-zero3",
-        "large0", "large3"],
-    2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2"],
-    3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0"],
+        "large0", "large3", *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
+        *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16"))],
+    2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2",
+        "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
+    3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0",
+        "batch2-sp3-zero0", "batch13-sp3-zero1", "shared3-full", "shared3-bf16"],
+    4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora"],
     5: CORE,
     8: [*CORE, "few"],
 }  # fmt: skip
-EXHAUSTIVE = {ranks: list(VARIANTS) for ranks in (*range(1, 9), 12)}
+
+
+def possible(ranks: int) -> list[str]:
+    """The variants whose replicas these ranks can make."""
+    return [
+        name for name, words in VARIANTS.items()
+        if name in ALONE or ranks % int(words.split(" sp=")[1].split()[0]) == 0
+    ]  # fmt: skip
+
+
+EXHAUSTIVE = {ranks: possible(ranks) for ranks in (*range(1, 9), 12)}
 FP32, BF16 = 1e-6, 2e-3
 EQUAL = ("step", "lr", "samples", "loss_tokens", "tokens", "padded_tokens", "sample_hash")
 
@@ -101,6 +116,23 @@ def test_invariance_of_adapters_and_their_dropout_over_stages(runs):
     assert runs[1]["lora3"][-1]["loss"] < runs[1]["lora3"][0]["loss"]
     for n, name in found(runs, "lora"):
         assert difference(runs[1]["lora3"], runs[n][name]) <= FP32
+
+
+def test_invariance_where_ranks_share_rows(runs, capsys):
+    cells = [(n, name) for n, name in found(runs, "batch") if "-sp1-" not in name]
+    table = {
+        (n, name): difference(runs[1][f"{name.split('-')[0]}-sp1-zero0"], runs[n][name])
+        for n, name in cells
+    }
+    with capsys.disabled():
+        print("\n\nthe same where neighbouring ranks share rows, by batch")
+        for (n, name), value in table.items():
+            print(f"{n:>5}  {name:<18} {value:7.1e}")
+        print(f"largest: {max(table.values()):.1e} (promised: {FP32:.0e})")
+    assert max(table.values()) <= FP32
+    for n, name in found(runs, "shared"):
+        limit = BF16 if name.endswith("bf16") else FP32
+        assert difference(runs[1][f"shared1-{name.split('-')[1]}"], runs[n][name]) <= limit, name
 
 
 def test_invariance_under_recomputation_and_padding(runs):

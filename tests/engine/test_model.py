@@ -78,8 +78,9 @@ def configured(folder: Path, words: str = ""):
 
 
 def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = True):
+    """Rows of up to 100 tokens; all ranks of the job share them."""
     config = configured(folder, words)
-    plan = Plan(zero=zero, micro_tokens=100)
+    plan = Plan(zero=zero, micro_tokens=100, sp=gang.world.size)
     shape = shape_of(json.loads((folder / "config.json").read_text()))
     ds = read_ds_config(Path(__file__).resolve().parents[2] / "ds_configs" / "auto.json")
     rendered = render(plan, shape, config.model, config.optimizer, ds)
@@ -87,7 +88,10 @@ def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = Tr
 
 
 def losses(engine, steps: int = 3, capacity: int = 130) -> list[float]:
-    layout = Placement(0, 1, capacity=capacity, padded=not engine.model.packed)
+    world = engine.gang.world
+    layout = Placement(
+        0, 1, capacity, padded=not engine.model.packed, rank=world.rank, ranks=world.size
+    )
     found = []
     for step in range(steps):
         share = step_batch(SPLIT, 0, 8, step, layout)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine import test_model as models
 from tests.support.ranks import together
 from train.data.divide import divide, places
 from train.engine.attention import packed_attention
@@ -61,6 +62,31 @@ def compare(gang, out: Path) -> None:
     worst = max(gang.gather(worst))
     if gang.world.is_main:
         out.write_text(json.dumps(worst))
+
+
+def train(gang, folders: dict[str, Path], out: Path) -> None:
+    """Write the losses of three steps of each model, its rows shared by all ranks."""
+    found = {
+        name: models.losses(
+            models.engine(gang, folder, words="--use-lora" if name == "phi" else "")
+        )
+        for name, folder in folders.items()
+    }
+    if gang.world.is_main:
+        (out / f"{gang.world.size}.json").write_text(json.dumps(found))
+
+
+def test_a_shared_row_trains_every_family_as_a_whole_one(tmp_path):
+    names = [name for name in models.FAMILIES if name != "bloom"]
+    folders = {name: models.make(name, tmp_path / name) for name in names}
+    for ranks in (1, 3):
+        together(ranks, train, folders, tmp_path, timeout=300)
+    whole, shared = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 3))
+    for name in names:
+        # One step moves these losses by a tenth, and rounding with it.
+        assert shared[name] == pytest.approx(whole[name], rel=5e-6), name
+        assert shared[name][0] == pytest.approx(whole[name][0], rel=1e-6), name
+        assert len(set(whole[name])) == 3
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +126,7 @@ def _stretches(pieces: Sequence[tuple[int, int]], starts: Places) -> tuple[Stret
     for begin, end in joined:
         inner = starts[(starts > begin) & (starts < end)].tolist()
         edges = [int(begin), *inner, int(end)]
-        for left, right in zip(edges, edges[1:], strict=False):
+        for left, right in pairwise(edges):
             if left < right:
                 start = int(starts[np.searchsorted(starts, left, side="right") - 1])
                 found.append(Stretch(start, left, right))

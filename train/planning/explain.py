@@ -114,6 +114,7 @@ def log_lines(choice: Choice) -> tuple[str, ...]:
         *counts,
         "Configuration for parallelism is selected.",
         f"{_degree('PP', plan.pp)}, {_degree('TP', plan.tp)}, "
+        f"{f'SP : {plan.sp}, ' if plan.sp > 1 else ''}"
         f"recomputation : {plan.recompute}, distribute_param : {_word(plan.zero > 0)}, "
         f"distribute_low_prec_param : {_word(plan.zero == 3)}",
         f"ZeRO stage : {plan.zero}, micro-batch : {plan.micro_tokens} tokens, "

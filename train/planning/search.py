@@ -102,8 +102,8 @@ def _degrees(request: PlanRequest) -> tuple[int, int, int, int]:
         )
     if sp > 1 and not request.packable:
         raise PlanError(
-            f"--pin sp={sp} shares packed rows among ranks, but the attention of {request.shape.name} "
-            "cannot be packed: leave it out"
+            f"--pin sp={sp} has ranks share packed rows, but the attention of "
+            f"{request.shape.name} cannot be packed: leave it out"
         )
     if request.shape.heads % tp:
         raise PlanError(f"--pin tp={tp} does not divide the model's {request.shape.heads} heads")
