@@ -81,11 +81,12 @@ def found(runs, prefix):
 
 def test_invariance_over_ranks_and_stages(runs, capsys):
     base = runs[1]["zero0"]
-    table = {(n, name): difference(base, runs[n][name]) for n in runs for name in CORE}
+    tried = [n for n in runs if set(CORE) <= set(runs[n])]
+    table = {(n, name): difference(base, runs[n][name]) for n in tried for name in CORE}
     with capsys.disabled():
         print("\n\nlargest relative difference of any loss in 20 steps, B = 31, fp32")
         print("ranks  " + "  ".join(f"ZeRO {stage} " for stage in range(4)))
-        for n in runs:
+        for n in tried:
             print(f"{n:>5}  " + "  ".join(f"{table[n, name]:7.1e}" for name in CORE))
         print(f"largest: {max(table.values()):.1e} (promised: {FP32:.0e})")
     assert max(table.values()) <= FP32

@@ -74,7 +74,7 @@ def choose_plan(
     names = {device.name for device in devices}
     for line in describe_others(devices):
         console.say(line)
-    choice, lines = gang.from_main(lambda: _choose(request, inputs.config.output.run_dir, names))
+    choice, lines = gang.from_main(lambda: _choose(inputs, request, names))
     for line in lines:
         console.say(line)
     if choice.chosen is None:
@@ -122,8 +122,12 @@ def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
 
 
 def _choose(
-    request: PlanRequest, run_dir: str | None, devices: Collection[str]
+    inputs: RunInputs, request: PlanRequest, devices: Collection[str]
 ) -> tuple[Choice, tuple[str, ...]]:
+    config = inputs.config
+    run_dir = config.output.run_dir
+    if request.cluster.gpus > 1:
+        request = replace(request, packable=packable(inputs.model, config.model))
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
     learned = ""
     if limit is not None:
@@ -155,7 +159,6 @@ def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
         lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
         loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
         fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
-        packable=packable(inputs.model, config.model),
         pins=inputs.pins,
         repeats_keys=not cluster.gpu.is_cpu and not knows_groups(),
     )
