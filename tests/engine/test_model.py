@@ -303,3 +303,32 @@ def test_the_norm_of_ten_million_elements_is_that_of_zero_to_seven_digits(gang, 
         for stage in (0, 1)
     )
     assert plain.grad_norm == pytest.approx(zero.grad_norm, rel=1e-7)
+
+
+def test_the_text_part_of_a_larger_model_is_saved_as_a_model_that_loads_whole(gang, tmp_path):
+    """Under the larger model's config.json every weight of it would be missing, that is random."""
+    text = {
+        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "max_position_embeddings": 256,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0],
+                            "partial_rotary_factor": 0.5},
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32,
+              "out_hidden_size": 32, "num_position_embeddings": 16}  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.Qwen3_5Config(text_config=text, vision_config=vision)
+    transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "m")
+    made = engine(gang, tmp_path / "m")
+    assert any("only the text part of" in notice for notice in made.model.notices)
+    losses(made, 1)
+    save_model(made, tmp_path / "m", configured(tmp_path / "m").model, tmp_path / "saved")
+    named = json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"][0]
+    _, info = getattr(transformers, named).from_pretrained(
+        tmp_path / "saved", output_loading_info=True
+    )
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    assert engine(gang, tmp_path / "saved").model.notices[:1] == (
+        "qwen3_5_text attention cannot be packed, so samples are padded",
+    )

@@ -41,8 +41,10 @@ def command(argv: Sequence[str]) -> int:
     require_replaceable(folder, str(config.name_or_path))
     from train.engine.export import save_alone  # torch: a mistake above takes no time to name
 
-    save_alone(checkpoint, config, seed, folder, merge=asked.merge_lora)
+    told = save_alone(checkpoint, config, seed, folder, merge=asked.merge_lora)
     print(f"Exported {checkpoint} to {folder}; every weight was compared with the checkpoint")
+    if told:
+        print(told)
     return ExitCode.DONE
 
 

@@ -7,17 +7,21 @@ from contextlib import closing
 from pathlib import Path
 
 from train.config import ModelConfig
+from train.data.stops import settle_stops
 from train.data.tokenizers import load_tokenizer
 from train.engine.gang import Gang
 from train.engine.huggingface import export_adapter, export_model, open_exporter
-from train.errors import CheckpointError, FaultError
+from train.errors import AnyrankError, CheckpointError, FaultError
 
 
-def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path) -> None:
+def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path) -> str:
     """Write the model, or with LoRA the adapter, and the tokenizer; every rank must call it.
 
     The ranks of the first host write the files between them, beside `folder`, which is replaced in
     one act when all is written and checked.
+
+    Returns:
+        On rank 0, a sentence about what is other than in the base model; it may be empty.
 
     Raises:
         CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
@@ -26,10 +30,11 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
     gang.on_main(lambda: _make(partial))
     world = gang.world
     failure: Exception | None = None
+    told = ""
     if world.node == 0:
         try:
-            _write(checkpoint, config, seed, partial, (world.local_rank, world.local_size))
-        except (OSError, CheckpointError) as error:
+            told = _write(checkpoint, config, seed, partial, (world.local_rank, world.local_size))
+        except (OSError, AnyrankError) as error:
             failure = error
     for one in gang.gather(failure):
         if isinstance(one, OSError):
@@ -37,12 +42,16 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
         if one is not None:
             raise one
     gang.on_main(lambda: _replace(partial, folder))
+    return told
 
 
 def save_alone(
     checkpoint: Path, config: ModelConfig, seed: int, folder: Path, *, merge: bool
-) -> None:
+) -> str:
     """Write the model, or with LoRA the adapter unless it is merged, from this process alone.
+
+    Returns:
+        A sentence about what is other than in the base model; it may be empty.
 
     Raises:
         CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
@@ -50,8 +59,9 @@ def save_alone(
     partial = folder.with_name(folder.name + ".incomplete")
     try:
         _make(partial)
-        _write(checkpoint, config, seed, partial, (0, 1), merge=merge)
+        told = _write(checkpoint, config, seed, partial, (0, 1), merge=merge)
         _replace(partial, folder)
+        return told
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -64,7 +74,7 @@ def _write(
     part: tuple[int, int],
     *,
     merge: bool = False,
-) -> None:
+) -> str:
     base = Path(str(config.name_or_path))
     if not base.is_dir():
         raise CheckpointError(
@@ -76,8 +86,11 @@ def _write(
             export_model(exporter, folder, *part)
         elif part[0] == 0:
             export_adapter(exporter, folder, config.lora, seed)
-    if part[0] == 0:
-        load_tokenizer(config).save(folder)
+    if part[0] != 0:
+        return ""
+    tokenizer = load_tokenizer(config)
+    tokenizer.save(folder)
+    return settle_stops(base, folder, tokenizer)
 
 
 def _make(partial: Path) -> None:

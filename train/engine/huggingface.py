@@ -25,7 +25,7 @@ from train.config import LoraConfig, ModelConfig
 from train.engine import lora
 from train.engine.checkpoint import DTYPES
 from train.engine.model import DTYPES as PRECISIONS
-from train.engine.model import blank_model
+from train.engine.model import blank_model, trains_a_part
 from train.engine.weights import keys_of, stored_form, weight_files
 from train.errors import CheckpointError
 
@@ -217,6 +217,10 @@ def _require_equal(found: torch.Tensor, wanted: torch.Tensor, name: str, path: P
 def _copy_configuration(exporter: Exporter, folder: Path) -> None:
     """Copy what is not weights: the configuration, as it was but for the type, and code."""
     config = json.loads((exporter.base / "config.json").read_text(encoding="utf-8"))
+    if trains_a_part(exporter.base, exporter.model):
+        # The whole would have its other parts from nowhere: what is saved is the text model.
+        own = exporter.model.config.to_dict()
+        config = own | {"architectures": [type(exporter.model).__name__]}
     config.pop("torch_dtype", None)
     config["dtype"] = str(PRECISIONS[exporter.config.precision]).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

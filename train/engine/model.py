@@ -19,6 +19,7 @@ from transformers import (
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
+from train.data.model_folder import read_model_config
 from train.engine import attention, kernels, lora, weights
 from train.engine.packing import can_pack
 from train.errors import ModelError
@@ -70,6 +71,8 @@ def load(
     blank = blank_model(folder, config)
     weights.check_shapes(folder, blank)
     shape, notices = _prepare(blank.config, folder)
+    if trains_a_part(folder, blank):
+        notices += (f"only the text part of {folder} is trained, and saved as a model of its own",)
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
@@ -114,6 +117,11 @@ def packable(folder: Path, config: ModelConfig) -> bool:
 
 def _supports_logits_to_keep(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
+def trains_a_part(folder: Path, model: PreTrainedModel) -> bool:
+    """Whether a folder holds more than the language model that was made of it."""
+    return read_model_config(folder).get("model_type") != model.config.model_type
 
 
 def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:

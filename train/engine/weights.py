@@ -96,11 +96,13 @@ def check_loaded(folder: Path, model: PreTrainedModel) -> None:
 def keys_of(
     model: PreTrainedModel, name: str, shape: tuple[int, ...], files: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """Find a parameter's names in the files: as it is, with or without prefix, or converted.
+    """Find a parameter's names in the files: as it is, with another prefix, or converted.
 
     Several names (experts that transformers fuses while loading) cannot be compared one to one.
     """
-    for candidate in (name, name.partition(".")[2], f"model.{name}"):
+    tail = name.partition(".")[2]
+    text = (f"model.language_model.{tail}", f"language_model.{name}", f"language_model.{tail}")
+    for candidate in (name, tail, f"model.{name}", *text):  # the last three: of a larger model
         if candidate in files:
             return (candidate,)
     stored = stored_form(model, name, torch.empty(shape, device="meta"))

@@ -166,7 +166,9 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
     checkpoint = engine.gang.from_main(lambda: checkpoints.complete(out.path)[0])
-    save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
+    told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
+    if told:
+        out.console.say(told)
 
 
 def finish(
