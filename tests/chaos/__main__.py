@@ -10,19 +10,17 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from tests.chaos import cases
 from tests.chaos.cases import Bench, Tally
 from tests.chaos.forked import Zygote
+from tests.conftest import LARGE, mistral
 from train.checkpoint.folder import complete, survey
 from train.data.preset import build_preset
 
@@ -32,10 +30,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--damaged", type=int, default=40, help="a third of them by a full disk")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--large", action="store_true", help="a model of ten million elements")
     parser.add_argument("--summary", type=Path, help="write the counts there, as JSON")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        bench = make_bench(Path(name), asked.seed)
+        bench = make_bench(Path(name), asked.seed, large=asked.large)
         began = time.time()
         hurt(bench, asked.kills, asked.damaged)
         bench.zygote.close()
@@ -46,11 +45,19 @@ def main() -> int:
     return 1 if bench.tally.faults else 0
 
 
-def make_bench(folder: Path, seed: int) -> Bench:
-    """Make a small model and its data, and the run that nothing happens to."""
-    words = [*inputs(folder), "--batch-size", "12", "--block-size", "96", "--precision", "fp32"]
+def make_bench(folder: Path, seed: int, *, large: bool) -> Bench:
+    """Make a model and its data, and the run that nothing happens to."""
+    words = [*inputs(folder, LARGE if large else {}), "--precision", "fp32"]
+    words += ["--batch-size", "4" if large else "12", "--block-size", "96"]
     words += ["--max-steps", str(cases.TOTAL), "--save-step", str(cases.EVERY), "--eval-step", "20"]
-    words += ["--lr", "2e-3", "--lr-schedule", "linear", "--ds-config", "ds_configs/auto.json"]
+    words += [
+        "--lr",
+        "5e-4" if large else "2e-3",
+        "--lr-schedule",
+        "linear",
+        "--ds-config",
+        "ds_configs/auto.json",
+    ]
     words += ["--pin", "micro_tokens=400"]
     bench = Bench(Zygote(folder), folder, words, folder / "reference", random.Random(seed), Tally())
     start = bench.zygote.start(1, bench.reference, [*words, "zero=2"])
@@ -59,17 +66,9 @@ def make_bench(folder: Path, seed: int) -> Bench:
     return bench
 
 
-def inputs(folder: Path) -> list[str]:
+def inputs(folder: Path, sizes: Mapping[str, int]) -> list[str]:
     preset = build_preset(folder / "preset")
-    torch.manual_seed(0)
-    config = MistralConfig(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=2048, sliding_window=64, max_position_embeddings=1024,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(folder / "model")
-    for path in preset.model.iterdir():
-        if "token" in path.name:
-            shutil.copy(path, folder / "model")
+    mistral(folder / "model", preset.model, layers=2, **sizes)
     data = folder / "rows.jsonl"
     data.write_text("".join(preset.dataset.read_text().splitlines(keepends=True)[:420]))
     return ["--model-name-or-path", str(folder / "model"), "--dataset-name-or-path", str(data)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import mistral
+from tests.conftest import LARGE, mistral
 from tests.engine import invariance_worker as worker
 from tests.engine.invariance_worker import VARIANTS
 from tests.support.launching import deepspeed
@@ -48,8 +48,7 @@ EQUAL = ("step", "lr", "samples", "loss_tokens", "tokens", "padded_tokens", "sam
 @pytest.fixture(scope="module")
 def runs(tiny, preset, ragged, tmp_path_factory, request):
     """Steps by number of ranks and variant."""
-    sizes = {"hidden_size": 384, "intermediate_size": 512, "vocab_size": 12288}
-    mistral(tiny.with_name("large"), preset.model, layers=2, **sizes)
+    mistral(tiny.with_name("large"), preset.model, layers=2, **LARGE)
     out = tmp_path_factory.mktemp("invariance")
     cells = EXHAUSTIVE if request.config.getoption("--exhaustive") else RANKS
     for ranks, variants in cells.items():
