@@ -2,8 +2,12 @@ import json
 
 import pytest
 
+from train.config import parse_args
 from train.errors import ConfigError
 from train.planning.dsconfig import read_ds_config
+
+NAMED = ["--model-name-or-path", "m", "--dataset-name-or-path", "d"]
+RUN = parse_args(NAMED)
 
 
 def write(tmp_path, content):
@@ -43,7 +47,7 @@ def test_stage_recomputation_and_offload_become_pins_and_the_rest_is_kept(tmp_pa
 
 def test_an_empty_object_pins_nothing(tmp_path):
     ds = read_ds_config(write(tmp_path, {}))
-    assert (dict(ds.pins), dict(ds.extra), ds.precision) == ({}, {}, None)
+    assert (dict(ds.pins), dict(ds.extra), ds.notice) == ({}, {}, "")
 
 
 def test_a_stage_alone_leaves_offload_to_the_planner_and_devices_of_none_pin_it(tmp_path):
@@ -52,11 +56,6 @@ def test_a_stage_alone_leaves_offload_to_the_planner_and_devices_of_none_pin_it(
     }
     none = {"zero_optimization": {"offload_optimizer": {"device": "none"}}}
     assert read_ds_config(write(tmp_path, none)).pins == {"offload": "none"}
-
-
-def test_a_bf16_section_is_kept_as_a_statement_about_the_precision(tmp_path):
-    assert read_ds_config(write(tmp_path, {"bf16": {"enabled": True}})).precision == "bf16"
-    assert read_ds_config(write(tmp_path, {"bf16": {"enabled": False}})).precision == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +72,8 @@ def test_a_bf16_section_is_kept_as_a_statement_about_the_precision(tmp_path):
         ({"gradient_cliping": 5}, ["unknown key", "did you mean 'gradient_clipping'"]),
         ({"stage": 3}, ["'stage'", "'zero_optimization'"]),
         ({"zero_optimization": {"stge": 3}}, ["zero_optimization.stge", "did you mean 'stage'"]),
-        ({"zero_optimization": {"stage": 4}}, ["one of 0, 1, 2, 3", "is 4"]),
+        ({"zero_optimization": {"stage": 4}}, ["one of 0, 1, 2, 3", "to 4, but"]),
         ({"zero_optimization": {"stage": True}}, ["one of 0, 1, 2, 3"]),
-        ({"zero_optimization": {"stage": "auto"}}, ["auto", "the planner sets it"]),
         ({"zero_optimization": {"reduce_bucket_size": -1}}, ["at least 1", "-1"]),
         ({"zero_optimization": 3}, ["must be an object"]),
         ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, ["none, cpu"]),
@@ -83,16 +81,22 @@ def test_a_bf16_section_is_kept_as_a_statement_about_the_precision(tmp_path):
         ({"zero_optimization": {"mics_shard_size": 4}}, ["removed"]),
         ({"elasticity": {"enabled": False}}, ["elasticity", "removed"]),
         ({"curriculum_learning": {}}, ["removed"]),
-        ({"train_batch_size": "auto"}, ["--batch-size"]),
         ({"train_micro_batch_size_per_gpu": 4}, ["--batch-size"]),
         ({"gradient_accumulation_steps": 4}, ["--batch-size"]),
-        ({"gradient_clipping": 1.0}, ["--max-grad-norm"]),
-        ({"optimizer": {"type": "AdamW"}}, ["--lr"]),
-        ({"scheduler": {}}, ["--lr-schedule"]),
-        ({"fp16": {"enabled": "auto"}}, ["--precision"]),
+        ({"train_batch_size": 255}, ["--batch-size is 256: give --batch-size 255, or leave"]),
+        ({"gradient_clipping": 0.5}, ["--max-grad-norm 0.5"]),
+        ({"fp16": {"enabled": True}}, ["--precision is bf16"]),
+        ({"bf16": {"enabled": False}}, ["--precision is bf16"]),
+        ({"optimizer": {"type": "Lamb"}}, ["the optimizer is AdamW"]),
+        ({"optimizer": {"params": {"betas": [0.9, 0.98]}}}, ["betas", "[0.9, 0.999] in every run"]),
+        ({"optimizer": {"params": {"lrr": 1}}}, ["unknown key 'optimizer.params.lrr'", "'lr'?"]),
+        (
+            {"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 9}}},
+            ["--lr-schedule linear", "--max-steps 9", "not given"],
+        ),
         ({"tensorboard": {}}, ["--report-to"]),
         (
-            {"activation_checkpointing": {}, "anyrank": {"recompute": "none"}},
+            {"activation_checkpointing": {"profile": True}, "anyrank": {"recompute": "none"}},
             ["recompute", "keep one"],
         ),
     ],
@@ -100,7 +104,7 @@ def test_a_bf16_section_is_kept_as_a_statement_about_the_precision(tmp_path):
 def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, content, parts):
     path = write(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
-        read_ds_config(path)
+        read_ds_config(path, RUN)
     text = str(caught.value)
     assert "\n" not in text
     assert str(path) in text
@@ -122,3 +126,66 @@ def test_a_folder_and_bytes_that_are_not_text_are_refused(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_ds_config(tmp_path / "x.json")
+
+
+def test_all_that_must_change_is_named_in_one_message_each_with_its_argument(tmp_path):
+    fixed = {
+        "optimizer": {"type": "AdamW", "params": {"lr": 5e-5, "eps": 1e-8, "weight_decay": 0.1}},
+        "zero_optimization": {"stage": 2, "stge": 1},
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 8,
+    }
+    with pytest.raises(ConfigError) as caught:
+        read_ds_config(write(tmp_path, fixed), RUN)
+    assert str(caught.value) == (
+        f"{tmp_path / 'ds.json'} has the unknown key 'zero_optimization.stge'; did you mean "
+        "'stage'?; and sets 'optimizer.params.lr' to 5e-05, but --lr is 2e-06: give --lr 5e-05, or "
+        "leave it out; and sets 'optimizer.params.weight_decay' to 0.1, but --weight-decay is 0: "
+        "give --weight-decay 0.1, or leave it out; and sets 'train_micro_batch_size_per_gpu' to 4 "
+        "and 'gradient_accumulation_steps' to 8: give --batch-size, the samples of the whole job "
+        "in a step, here 32 for each GPU, and leave both out"
+    )
+    del fixed["zero_optimization"]["stge"]
+    fixed["train_batch_size"] = 256  # the whole job's: how it is cut is the planner's
+    run = parse_args([*NAMED, "--lr", "5e-5", "--weight-decay", "0.1"])
+    assert read_ds_config(write(tmp_path, fixed), run).pins == {"zero": "2"}
+
+
+def test_auto_and_what_agrees_with_the_run_pass_with_one_notice(tmp_path):
+    auto = {
+        "fp16": {"enabled": "auto", "loss_scale": 0, "hysteresis": 2},
+        "bf16": {"enabled": "auto"},
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}},
+        "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}},
+        "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "sub_group_size": 0},
+        "train_batch_size": 256,
+        "gradient_clipping": 1.0,
+    }
+    ds = read_ds_config(write(tmp_path, auto), RUN)
+    assert (ds.pins, ds.extra) == ({"zero": "3"}, {})
+    assert ds.notice == (
+        f"{tmp_path / 'ds.json'}: fp16, bf16.enabled, optimizer, scheduler, "
+        "zero_optimization.reduce_bucket_size, zero_optimization.sub_group_size left to the "
+        "planner and the arguments; train_batch_size, gradient_clipping as the arguments say"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"zero_optimization": {"stage": "auto", "offload_optimizer": {"device": "auto"}}},
+        {"zero_optimization": {"zero_quantized_weights": False, "cpu_offload": False}},
+        {"zero_optimization": {"offload_param": {"device": "auto", "pin_memory": True}}},
+        {"activation_checkpointing": {"partition_activations": False, "cpu_checkpointing": False}},
+        {"activation_checkpointing": {"number_checkpoints": None}},
+        {"fp16": {"enabled": False}, "sequence_parallel_size": 1, "wandb": {"enabled": False}},
+        {"_comment": "for small cards", "// note": 1, "comment": "x"},
+        {"bf16": {"enabled": True}},
+    ],
+)
+def test_what_is_off_auto_or_a_comment_says_nothing(tmp_path, content):
+    ds = read_ds_config(write(tmp_path, content), RUN)
+    assert (ds.pins, {key: value for key, value in ds.extra.items() if any(value.values())}) == (
+        {},
+        {},
+    )

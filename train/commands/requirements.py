@@ -67,7 +67,7 @@ def need_of(
         block_size=config.data.block_size,
         precision=config.model.precision,
         lora=config.model.lora,
-        pins=merge_pins(config, read_ds_config(Path(config.ds_config))),
+        pins=merge_pins(config, read_ds_config(Path(config.ds_config), config)),
     )
     choice = with_advice(request, choose(request))
     if choice.chosen is None:

@@ -80,7 +80,7 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
     ds_config = ds_config_path(config.ds_config)
     if str(ds_config) != config.ds_config:
         added += ["--ds-config", str(ds_config)]
-    merge_pins(config, read_ds_config(ds_config))
+    merge_pins(config, read_ds_config(ds_config, config))
     require_path(config.model.name_or_path, "model", ModelError)
     require_path(config.model.tokenizer, "tokenizer", ModelError)
     require_path(config.data.name_or_path, "dataset", DataError)

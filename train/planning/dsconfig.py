@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from train.config import RunConfig
 from train.errors import ConfigError, did_you_mean
-from train.planning.schema import ALIASES, ROOT, ZERO, Kept, Refused, Section
+from train.planning.schema import ALIASES, REMOVED, ROOT, ZERO, Kept, Refused, Section, Stated
+from train.planning.stated import differences
+
+_PLANNED = ("zero_optimization", "anyrank", "activation_checkpointing")
+_STATED = ("optimizer", "scheduler", "fp16")  # nothing of these goes to DeepSpeed
 
 
 @dataclass(frozen=True)
@@ -18,26 +23,58 @@ class DsConfig:
     """A ds_config after reading.
 
     `pins` are keys of a plan with their values, as `--pin` would give them; `extra` holds the
-    remaining keys, checked, to be handed to DeepSpeed over the planner's own; `precision` is what
-    a bf16 section says, to be compared with `--precision`.
+    remaining keys, checked, to be handed to DeepSpeed over the planner's own; `notice` says what
+    the file names and leaves to others, empty if there is no such thing.
     """
 
     path: str = "none"
     pins: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
-    precision: str | None = None
+    notice: str = ""
 
 
-def read_ds_config(path: Path) -> DsConfig:
-    """Read and check one file.
+@dataclass
+class Sifted:
+    """What was found in a file beside what is kept of it."""
+
+    errors: list[str] = field(default_factory=list)  # each the second half of a sentence
+    left: list[str] = field(default_factory=list)  # names of what is "auto" or null
+    stated: dict[str, Any] = field(default_factory=dict)  # by name
+
+
+def read_ds_config(path: Path, run: RunConfig | None = None) -> DsConfig:
+    """Read and check one file, and compare it with the arguments of a run.
 
     Raises:
         ConfigError: no such file, not JSON, a duplicate, unknown, removed, refused or
-            contradictory key, or a value of the wrong kind; one sentence that names file and key.
+            contradictory key, or a value of the wrong kind or other than the run's; one sentence
+            that names the file and all such keys.
     """
-    content = _parse(path, _text(path))
-    _check(path, content, ROOT, "")
-    return _derive(path, content)
+    content, found = _parse(path, _text(path)), Sifted()
+    kept = _sift(content, ROOT, "", found)
+    if run is not None:
+        found.errors += differences(found.stated, run)
+    try:
+        pins, extra = _derive(kept)
+    except ConfigError as error:
+        found.errors.append(str(error))
+    if found.errors:
+        raise ConfigError(f"{path} {'; and '.join(found.errors)}")
+    return DsConfig(str(path), pins, _whole(extra), _notice(path, found))
+
+
+def _notice(path: Path, found: Sifted) -> str:
+    left = dict.fromkeys(_short(name) for name in found.left)
+    agreed = dict.fromkeys(_short(name) for name in found.stated if _short(name) not in left)
+    parts = [f"{', '.join(left)} left to the planner and the arguments"] if left else []
+    parts += [f"{', '.join(agreed)} as the arguments say"] if agreed else []
+    return f"{path}: {'; '.join(parts)}" if parts else ""
+
+
+def _short(name: str) -> str:
+    """Name a whole section where nothing of it is handed on."""
+    first = name.partition(".")[0]
+    return first if first in _STATED else name
 
 
 def _text(path: Path) -> str:
@@ -81,22 +118,39 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _check(path: Path, content: Mapping[str, Any], section: Section, prefix: str) -> None:
+def _sift(
+    content: Mapping[str, Any], section: Section, prefix: str, found: Sifted
+) -> dict[str, Any]:
+    """Return what is kept of a section, without comments; note in `found` what is not."""
+    kept: dict[str, Any] = {}
     for key, value in content.items():
-        entry = section.keys.get(key)
-        name = prefix + key
+        entry, name = section.keys.get(key), prefix + key
         if entry is None:
-            raise ConfigError(f"{path} has the unknown key '{name}'{_hint(key, section)}")
-        if isinstance(entry, Refused):
-            raise ConfigError(f"{path} sets '{name}': {entry.instead}")
-        if isinstance(entry, Section):
-            if not isinstance(value, dict):
-                raise ConfigError(
-                    f"'{name}' in {path} must be an object, but is {_shown(value)} instead"
+            if not key.startswith(("_", "#", "//")) and key != "comment":
+                found.errors.append(f"has the unknown key '{name}'{_hint(key, section)}")
+        elif value in ("auto", None) and entry != REMOVED:
+            found.left.append(name)
+        elif isinstance(entry, Refused):
+            if not entry.says_nothing(value):
+                found.errors.append(f"sets '{name}': {entry.instead}")
+        elif isinstance(entry, Stated):
+            found.stated[name] = value
+        elif isinstance(entry, Kept):
+            if value == entry.unset:
+                found.left.append(name)
+            elif _fits(value, entry):
+                kept[key] = value
+            else:
+                found.errors.append(
+                    f"sets '{name}' to {_shown(value)}, but it must be {_expected(entry)}"
                 )
-            _check(path, value, entry, name + ".")
-        else:
-            _check_value(path, name, value, entry)
+        elif not isinstance(value, dict):
+            found.errors.append(f"sets '{name}' to {_shown(value)}, but it must be an object")
+        elif value.get("device") == "auto":  # what else it says is of an offload that may not be
+            found.left.append(name)
+        elif inner := _sift(value, entry, name + ".", found):
+            kept[key] = inner
+    return kept
 
 
 def _hint(key: str, section: Section) -> str:
@@ -106,14 +160,6 @@ def _hint(key: str, section: Section) -> str:
     if section is ROOT and (key in ZERO.keys or did_you_mean(key, ZERO.keys)):
         return f": does '{key}' belong in 'zero_optimization'?"
     return ": leave it out"
-
-
-def _check_value(path: Path, name: str, value: Any, entry: Kept) -> None:
-    if value == "auto":
-        raise ConfigError(f"{path} sets '{name}' to \"auto\": leave it out, the planner sets it")
-    expected = _expected(entry)
-    if not _fits(value, entry):
-        raise ConfigError(f"'{name}' in {path} must be {expected}, but is {_shown(value)} instead")
 
 
 def _fits(value: Any, entry: Kept) -> bool:
@@ -150,26 +196,28 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _derive(path: Path, content: Mapping[str, Any]) -> DsConfig:
+def _derive(content: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the pins, and what DeepSpeed is told besides.
+
+    Raises:
+        ConfigError: two keys contradict each other.
+    """
     zero = dict(content.get("zero_optimization", {}))
     pins = {key: str(value) for key, value in content.get("anyrank", {}).items()}
     if "stage" in zero:
         pins["zero"] = str(zero.pop("stage"))
-    if "activation_checkpointing" in content and pins.setdefault("recompute", "full") == "none":
+    checkpointing = content.get("activation_checkpointing", {})
+    if any(checkpointing.values()) and pins.setdefault("recompute", "full") == "none":
         raise ConfigError(
-            f"{path} has an activation_checkpointing section and pins recompute to none: keep one"
+            "has an activation_checkpointing section and pins recompute to none: keep one"
         )
-    _pin_offload(path, zero, pins)
-    bf16 = dict(content.get("bf16", {}))
-    enabled = bf16.pop("enabled", None)
-    dropped = ("zero_optimization", "anyrank", "activation_checkpointing", "bf16")
+    _pin_offload(zero, pins)
+    dropped = (*_PLANNED, *_STATED)
     extra: dict[str, Any] = {key: value for key, value in content.items() if key not in dropped}
-    extra |= {key: value for key, value in (("zero_optimization", zero), ("bf16", bf16)) if value}
-    precision = None if enabled is None else ("bf16" if enabled else "fp32")
-    return DsConfig(path=str(path), pins=pins, extra=_whole(extra), precision=precision)
+    return pins, extra | ({"zero_optimization": zero} if zero else {})
 
 
-def _pin_offload(path: Path, zero: dict[str, Any], pins: dict[str, str]) -> None:
+def _pin_offload(zero: dict[str, Any], pins: dict[str, str]) -> None:
     """Turn the devices of the two offload sections into one pin; their other keys stay."""
     devices = []
     for name in ("offload_optimizer", "offload_param"):
@@ -184,19 +232,18 @@ def _pin_offload(path: Path, zero: dict[str, Any], pins: dict[str, str]) -> None
         return
     if parameters == "cpu" and optimizer != "cpu":
         raise ConfigError(
-            f"{path} offloads parameters but not the optimizer: "
+            "offloads parameters but not the optimizer: "
             'add "offload_optimizer": {"device": "cpu"} to zero_optimization'
         )
     offload = "all" if parameters == "cpu" else "optimizer" if optimizer == "cpu" else "none"
     if pins.setdefault("offload", offload) != offload:
         raise ConfigError(
-            f"{path} pins offload to {pins['offload']}, but its offload sections say {offload}: "
-            "keep one"
+            f"pins offload to {pins['offload']}, but its offload sections say {offload}: keep one"
         )
     stage = pins.get("zero")
     if offload == "all" and stage not in (None, "3"):
         raise ConfigError(
-            f"{path} offloads parameters at ZeRO stage {stage}: set zero_optimization.stage to 3"
+            f"offloads parameters at ZeRO stage {stage}: set zero_optimization.stage to 3"
         )
 
 

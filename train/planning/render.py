@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.config import ModelConfig, OptimizerConfig
-from train.errors import ConfigError
 from train.planning.buckets import buckets_of
 from train.planning.dsconfig import DsConfig
 from train.planning.plan import Plan, require_fp32_sums
@@ -25,9 +24,8 @@ def render(
 
     Raises:
         PlanError: ZeRO-0 in bf16.
-        ConfigError: a ds_config that contradicts the precision.
     """
-    _refuse(plan, model, ds)
+    require_fp32_sums(plan.zero, model.precision)
     made: dict[str, Any] = {
         "train_batch_size": plan.gpus,
         "train_micro_batch_size_per_gpu": 1,
@@ -57,15 +55,6 @@ def hpz_left_out(plan: Plan, ds: DsConfig) -> str:
     if plan.gpus % min(size, plan.gpus):
         return f"{ds.path}: {HPZ} {size} is left out: it does not divide {plan.gpus} ranks"
     return ""
-
-
-def _refuse(plan: Plan, model: ModelConfig, ds: DsConfig) -> None:
-    require_fp32_sums(plan.zero, model.precision)
-    if ds.precision not in (None, model.precision):
-        raise ConfigError(
-            f"{ds.path} sets bf16.enabled for {ds.precision}, but --precision is "
-            f"{model.precision}: leave the section out"
-        )
 
 
 def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:

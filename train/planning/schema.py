@@ -1,9 +1,9 @@
 """Every key that DeepSpeed 0.19.8 accepts, and what anyrank does with it.
 
 A key is either *kept* (its value has a kind, and goes to DeepSpeed as it is), a *pin* (it fixes a
-part of the plan), or *refused*, because an argument of the run says it already, because DeepSpeed
-removed it, or because it would change what a step computes. DeepSpeed itself ignores most unknown
-keys without a word, so nothing reaches it that is not named here.
+part of the plan), *stated* (an argument of the run says it, and must say the same), or *refused*,
+because DeepSpeed removed it, or because it would change what a step computes. DeepSpeed itself
+ignores most unknown keys without a word, so nothing reaches it that is not named here.
 Source: deepspeed/runtime/config.py, zero/config.py, zero/offload_config.py, constants.py (0.19.8).
 """
 
@@ -15,18 +15,38 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kept:
-    """A value of one kind: flag, count (whole, at least `low`), share (0 to 1), number, text."""
+    """A value of one kind: flag, count (whole, at least `low`), share (0 to 1), number, text.
+
+    `unset` is a value with which it is not set.
+    """
 
     kind: str
     choices: tuple[str, ...] = ()
     low: int = 0
+    unset: object = None
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why the key is refused and what to do instead, as the second half of a sentence."""
+    """Why the key is refused and what to do instead, as the second half of a sentence.
+
+    It passes where its value switches it off: false, an object that is not enabled, or `off`.
+    """
 
     instead: str
+    off: object = None
+    always: bool = False
+
+    def says_nothing(self, value: object) -> bool:
+        """Whether a value only switches off what is not there."""
+        enabled = value.get("enabled", True) if isinstance(value, dict) else value
+        off = enabled is False or (self.off is not None and value == self.off)
+        return off and not self.always
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What an argument of the run says: compared with it in `stated.py`."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +56,16 @@ class Section:
     keys: Mapping[str, Entry]
 
 
-Entry = Kept | Refused | Section
+Entry = Kept | Refused | Stated | Section
 
 FLAG = Kept("flag")
 COUNT = Kept("count")
 SIZE = Kept("count", low=1)
 DTYPE = Kept("text", ("fp32", "bf16"))
 
-_BATCH = Refused(
-    "the batch is set by --batch-size, and the planner cuts it into micro-batches; leave it out"
-)
-_REMOVED = Refused("DeepSpeed 0.19.8 has removed it; leave it out")
+STATED = Stated()
+
+REMOVED = Refused("DeepSpeed 0.19.8 has removed it; leave it out", always=True)
 _MATHEMATICS = Refused("it would change what a step computes; leave it out")
 _MONITOR = Refused("curves are written by --report-to tensorboard or --report-to wandb")
 _OFFLOAD_FLAG = Refused('write "offload_optimizer": {"device": "cpu"} instead')
@@ -72,7 +91,7 @@ ZERO = Section({
     "contiguous_gradients": FLAG, "reduce_scatter": FLAG, "reduce_bucket_size": SIZE,
     "use_multi_rank_bucket_allreduce": FLAG, "allgather_partitions": FLAG,
     "allgather_bucket_size": SIZE, "overlap_comm": FLAG, "load_from_fp32_weights": FLAG,
-    "sub_group_size": SIZE, "stage3_prefetch_bucket_size": COUNT,
+    "sub_group_size": Kept("count", low=1, unset=0), "stage3_prefetch_bucket_size": COUNT,
     "stage3_param_persistence_threshold": COUNT, "stage3_model_persistence_threshold": COUNT,
     "stage3_max_live_parameters": COUNT, "stage3_max_reuse_distance": COUNT,
     "stage3_gather_16bit_weights_on_model_save": FLAG,
@@ -90,13 +109,13 @@ ZERO = Section({
     "elastic_checkpoint": _CHECKPOINT, "cpu_offload": _OFFLOAD_FLAG,
     "cpu_offload_param": Refused('write "offload_param": {"device": "cpu"} instead'),
     "cpu_offload_use_pin_memory": _OFFLOAD_FLAG,
-    "mics_shard_size": _REMOVED, "mics_hierarchical_params_gather": _REMOVED,
-    "zeropp_loco_param": _REMOVED,
+    "mics_shard_size": REMOVED, "mics_hierarchical_params_gather": REMOVED,
+    "zeropp_loco_param": REMOVED,
 })  # fmt: skip
 
 ROOT = Section({
     "zero_optimization": ZERO,
-    "bf16": Section({"enabled": FLAG, "immediate_grad_update": FLAG, "check_grad_overflow": FLAG,
+    "bf16": Section({"enabled": STATED, "immediate_grad_update": FLAG, "check_grad_overflow": FLAG,
                      "bf16_master_weights_and_grads": _MATHEMATICS,
                      "bf16_optimizer_states": _MATHEMATICS}),
     "activation_checkpointing": Section({
@@ -123,31 +142,47 @@ ROOT = Section({
     "comms_logger": Section({"enabled": FLAG, "prof_all": FLAG, "verbose": FLAG, "debug": FLAG,
                              "prof_ops": _NOT_USED}),
     "zero_allow_untested_optimizer": FLAG, "zero_force_ds_cpu_optimizer": FLAG,
-    "train_batch_size": _BATCH, "train_micro_batch_size_per_gpu": _BATCH,
-    "gradient_accumulation_steps": _BATCH, "managed_gradient_accumulation": _BATCH,
-    "gradient_clipping": Refused("the gradient is clipped by --max-grad-norm; leave it out"),
-    "optimizer": Refused("the optimizer is AdamW, set by --lr and --weight-decay; leave it out"),
-    "scheduler": Refused("the schedule is set by --lr-schedule and --warmup-steps; leave it out"),
-    "fp16": Refused("the precision is set by --precision bf16 or --precision fp32; leave it out"),
+    "train_batch_size": STATED, "train_micro_batch_size_per_gpu": STATED,
+    "gradient_accumulation_steps": STATED, "managed_gradient_accumulation": _LAYOUT,
+    "gradient_clipping": STATED,
+    "optimizer": Section({
+        "type": STATED, "legacy_fusion": _NOT_USED,
+        "params": Section(dict.fromkeys((
+            "lr", "weight_decay", "betas", "eps", "bias_correction", "adam_w_mode", "amsgrad",
+        ), STATED) | {"torch_adam": FLAG, "fused": FLAG}),
+    }),
+    "scheduler": Section({
+        "type": STATED,
+        "params": Section(dict.fromkeys((
+            "warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type", "total_num_steps",
+            "warmup_min_ratio", "cos_min_ratio", "last_batch_iteration",
+        ), STATED)),
+    }),
+    "fp16": Section(dict.fromkeys((
+        "enabled", "auto_cast", "loss_scale", "initial_scale_power", "loss_scale_window",
+        "hysteresis", "consecutive_hysteresis", "min_loss_scale", "fp16_master_weights_and_grads",
+    ), STATED)),
     "torch_autocast": Refused("the precision is set by --precision; leave it out"),
     "tensorboard": _MONITOR, "wandb": _MONITOR, "csv_monitor": _MONITOR, "comet": _MONITOR,
     "checkpoint": _CHECKPOINT, "datastates_ckpt": _CHECKPOINT,
-    "tensor_parallel": _LAYOUT, "pipeline": _LAYOUT, "sequence_parallel_size": _LAYOUT,
+    "tensor_parallel": _LAYOUT, "pipeline": _LAYOUT,
+    "sequence_parallel_size": Refused(_LAYOUT.instead, off=1),
     "expert_parallel": _LAYOUT, "use_data_before_expert_parallelism": _LAYOUT,
     "seq_parallel_communication_data_type": _LAYOUT,
     "autotuning": Refused("`anyrank plan` chooses without trial runs; leave it out"),
-    "prescale_gradients": _MATHEMATICS, "gradient_predivide_factor": _MATHEMATICS,
+    "prescale_gradients": _MATHEMATICS,
+    "gradient_predivide_factor": Refused(_MATHEMATICS.instead, off=1),
     "gradient_allreduce_op": _MATHEMATICS, "data_efficiency": _MATHEMATICS,
     "weight_quantization": _MATHEMATICS, "disable_allgather": _NOT_USED,
     "hybrid_engine": _NOT_USED, "compile": _NOT_USED, "timers": _NOT_USED, "aio": _NVME,
     "dataloader_drop_last": _NOT_USED,
     "vocabulary_size": _NOT_USED,
-    "nebula": _REMOVED, "compression_training": _REMOVED, "amp": _REMOVED,
-    "quantize_training": _REMOVED, "sparse_gradients": _REMOVED, "eigenvalue": _REMOVED,
-    "sparse_attention": _REMOVED, "graph_harvesting": _REMOVED, "curriculum_learning": _REMOVED,
-    "progressive_layer_drop": _REMOVED,
+    "nebula": REMOVED, "compression_training": REMOVED, "amp": REMOVED,
+    "quantize_training": REMOVED, "sparse_gradients": REMOVED, "eigenvalue": REMOVED,
+    "sparse_attention": REMOVED, "graph_harvesting": REMOVED, "curriculum_learning": REMOVED,
+    "progressive_layer_drop": REMOVED,
     "elasticity": Refused("DeepSpeed 0.19.8 has removed it and a run takes any number of GPUs "
-                          "without it; leave it out"),
+                          "without it; leave it out", always=True),
 })  # fmt: skip
 
 # DeepSpeed takes both names of these; only the first is used from here on.

@@ -64,7 +64,9 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     if config.output.save_dir is not None:
         save_dir, own = Path(config.output.save_dir), config.output.run_dir
         require_replaceable(save_dir, config.model.name_or_path, own)
-    ds = read_ds_config(ds_config_path(config.ds_config))
+    ds = read_ds_config(ds_config_path(config.ds_config), config)
+    if ds.notice:
+        console.say(ds.notice)
     pins = merge_pins(config, ds)
     preset = config.preset
     if preset:

@@ -1,0 +1,107 @@
+"""What a ds_config states and the run's arguments say: compared with them, never handed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from train.config import RunConfig
+
+_MICRO, _ACCUMULATED = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+_SCHEDULER = "scheduler.params."
+
+# The argument that says it, and its value in a run.
+_CLAIMS: Mapping[str, tuple[str, Callable[[RunConfig], Any]]] = {
+    "train_batch_size": ("--batch-size", lambda run: run.data.batch_size),
+    "gradient_clipping": ("--max-grad-norm", lambda run: run.optimizer.max_grad_norm),
+    "optimizer.params.lr": ("--lr", lambda run: run.optimizer.lr),
+    "optimizer.params.weight_decay": ("--weight-decay", lambda run: run.optimizer.weight_decay),
+    "scheduler.params.warmup_max_lr": ("--lr", lambda run: run.optimizer.lr),
+    "scheduler.params.warmup_num_steps": ("--warmup-steps", lambda run: run.optimizer.warmup_steps),
+    "scheduler.params.total_num_steps": ("--max-steps", lambda run: run.max_steps),
+}
+# What no argument changes.
+_FIXED: Mapping[str, Any] = {
+    "optimizer.params.betas": [0.9, 0.999],
+    "optimizer.params.eps": 1e-8,
+    "optimizer.params.bias_correction": True,
+    "optimizer.params.adam_w_mode": True,
+    "optimizer.params.amsgrad": False,
+    "scheduler.params.warmup_min_lr": 0,
+    "scheduler.params.warmup_type": "linear",
+    "scheduler.params.warmup_min_ratio": 0,
+    "scheduler.params.cos_min_ratio": 0,
+    "scheduler.params.last_batch_iteration": -1,
+}
+_SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+_ADAM_W = ("AdamW", "Adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
+
+
+def differences(stated: Mapping[str, Any], run: RunConfig) -> list[str]:
+    """Return what contradicts the run, each as the second half of a sentence with what to give.
+
+    Args:
+        stated: values by their names, as `optimizer.params.lr`.
+    """
+    found = [_difference(name, value, run) for name, value in stated.items()]
+    found += [_schedule(stated, run), _batch(stated)]
+    return [words for words in found if words]
+
+
+def _difference(name: str, value: Any, run: RunConfig) -> str:
+    shown = json.dumps(value)
+    if name in _CLAIMS:
+        argument, read = _CLAIMS[name]
+        own = read(run)
+        if value == own:
+            return ""
+        is_own = "not given" if own is None else f"{own:g}"
+        return (
+            f"sets '{name}' to {shown}, but {argument} is {is_own}: give {argument} {shown}, or "
+            "leave it out"
+        )
+    if name in ("fp16.enabled", "bf16.enabled"):
+        precision = name.partition(".")[0]
+        if value is (run.model.precision == precision):
+            return ""
+        return (
+            f"sets '{name}' to {shown}, but --precision is {run.model.precision}: change "
+            "--precision, or leave it out"
+        )
+    if name == "optimizer.type":
+        return "" if value in _ADAM_W else f"sets '{name}' to {shown}: the optimizer is AdamW"
+    if name in _FIXED and value != _FIXED[name]:
+        return f"sets '{name}' to {shown}: it is {json.dumps(_FIXED[name])} in every run"
+    return ""
+
+
+def _schedule(stated: Mapping[str, Any], run: RunConfig) -> str:
+    """Compare the kind of schedule, where any number of it is stated."""
+    kind, own = stated.get("scheduler.type"), run.optimizer.lr_schedule
+    if kind is None or not any(name.startswith(_SCHEDULER) for name in stated):
+        return ""
+    if kind not in _SCHEDULES:
+        return f"sets 'scheduler.type' to {json.dumps(kind)}: use --lr-schedule; leave it out"
+    if _SCHEDULES[kind] == own:
+        return ""
+    return (
+        f"sets 'scheduler.type' to {json.dumps(kind)}, but --lr-schedule is {own}: give "
+        f"--lr-schedule {_SCHEDULES[kind]}, or leave it out"
+    )
+
+
+def _batch(stated: Mapping[str, Any]) -> str:
+    """Refuse a batch for each GPU; where the whole batch is stated, the planner cuts it."""
+    named = [name for name in (_MICRO, _ACCUMULATED) if name in stated]
+    if not named or "train_batch_size" in stated:
+        return ""
+    values = " and ".join(f"'{name}' to {json.dumps(stated[name])}" for name in named)
+    factors = [stated[name] for name in named]
+    each = ""
+    if len(factors) == 2 and all(type(factor) is int for factor in factors):
+        each = f", here {factors[0] * factors[1]} for each GPU"
+    return (
+        f"sets {values}: give --batch-size, the samples of the whole job in a step{each}, and "
+        f"leave {'both' if len(named) == 2 else 'it'} out"
+    )
