@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from train.errors import AnyrankError, ConfigError, ExitCode, did_you_mean
 from train.hosts import streams
@@ -50,6 +51,9 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("anyrank COMMAND [arguments]; anyrank COMMAND --help explains one\n")
         print("\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items()))
+        return ExitCode.DONE
+    if words[0] in ("-V", "--version"):
+        print(f"anyrank {metadata.version('anyrank')}")
         return ExitCode.DONE
     name, *rest = words
     if name not in COMMANDS:
