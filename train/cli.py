@@ -16,6 +16,8 @@ COMMANDS = {
     "launch": ("train.launch.__main__", "train on N GPUs, supervised: what ./launch.sh runs"),
     "plan": ("train.commands.plan", "predict memory and time, and choose; no GPU is touched"),
     "switch": ("train.commands.switch", "choose the hosts that are used"),
+    "runs": ("train.commands.runs", "what runs and what ran: step, loss, GPUs, time left"),
+    "stop": ("train.commands.stop", "have a run save and stop, and wait for it"),
     "smi": ("train.commands.smi", "show the accelerator, all hosts as one"),
     "check": ("train.commands.check", "examine every host before a run"),
     "report": ("train.commands.report", "tables, plots and comparisons of runs"),

@@ -16,6 +16,13 @@ def format_bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: `1:02:03`, `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") -> list[str]:
     """Return rows as lines of aligned columns.
 

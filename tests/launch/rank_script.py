@@ -40,7 +40,7 @@ def main() -> None:
     run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     time.sleep(known.opening)
     run_dir.mkdir(parents=True, exist_ok=True)
-    stop.follow(run_dir)
+    stop.follow(run_dir, supervised=heartbeat.supervised(os.environ))
     with stop.deferred():
         train(known, run_dir, own, size, stop)
     if own == 0:

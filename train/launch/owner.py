@@ -39,6 +39,19 @@ def own(run_dir: Path, say: Callable[[str], None]) -> None:
     os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode(), 0)
 
 
+def owner_of(run_dir: Path) -> str | None:
+    """Return who runs a run folder, in words; None if nobody does, or that cannot be known."""
+    try:
+        with (run_dir / _NAME).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(200).decode(errors="replace") or "another process"
+    except OSError:
+        pass
+    return None
+
+
 def disown_empty(run_dir: Path) -> None:
     """Remove a run folder that holds nothing but its owner's name."""
     if [path.name for path in run_dir.glob("*")] == [_NAME]:

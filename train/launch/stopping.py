@@ -35,6 +35,7 @@ class StopRequests:
         self._world, self._leave = world, leave
         self._began = time.time()
         self._file: Path | None = None
+        self._supervised = False
         self._received: list[str] = []
         self._deferred = False
         self._launchers: tuple[tuple[int, str | None], ...] = ()
@@ -58,14 +59,18 @@ class StopRequests:
             )
         threading.Thread(target=self._listen, args=(read_fd,), daemon=True).start()
 
-    def follow(self, run_dir: Path) -> None:
-        """Heed the file STOP of this run folder; one that is older than this process is removed."""
+    def follow(self, run_dir: Path, *, supervised: bool) -> None:
+        """Heed the file STOP of this run folder.
+
+        A supervisor removes it, and heeds it between two starts; without one, one that is older
+        than this process is removed, and so is one that has been heeded.
+        """
         if not self._world.is_main:
             return
         file = run_dir / "STOP"
-        if file.exists() and file.stat().st_mtime < self._began:
+        if not supervised and file.exists() and file.stat().st_mtime < self._began:
             file.unlink(missing_ok=True)
-        self._file = file
+        self._file, self._supervised = file, supervised
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -116,7 +121,7 @@ class StopRequests:
         self._leave(StopRequested.exit_code)
 
     def _consume(self) -> None:
-        if self._file is not None:
+        if self._file is not None and not self._supervised:
             self._file.unlink(missing_ok=True)
 
 

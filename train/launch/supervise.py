@@ -74,10 +74,12 @@ def supervise(job: LaunchJob, signals: list[int]) -> int:
     if job.dry_run:
         return follow(job, output, signals)
     own(job.run_dir, output.say)
+    stop = job.run_dir / "STOP"
+    stop.unlink(missing_ok=True)  # of an earlier start
     try:
-        (job.run_dir / "STOP").unlink(missing_ok=True)
         return follow(job, output, signals)
     finally:
+        stop.unlink(missing_ok=True)
         disown_empty(job.run_dir)
 
 
@@ -101,6 +103,9 @@ def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
         following = decide(outcome, without_progress, repeats=repeats)
         if signals and following is Next.RESTART:
             return ExitCode.STOPPED if signal.SIGUSR1 in signals else outcome.code
+        if (job.run_dir / "STOP").exists() and following is Next.RESTART:
+            output.say(f"STOP: not started again; step {reached} is saved")
+            return ExitCode.STOPPED
         following = Next.END if job.dry_run else following
         if following is Next.GIVE_UP:
             why = f"{RESTARTS} restarts brought no progress past step {best}"

@@ -96,11 +96,12 @@ def open_outputs(
     named = out.run_dir
     path = Path(named or gang.from_main(lambda: run_dir(inputs.config, time.time())))
     devices = [f"{device.node}: {device.name}" for device in gang.devices()]
-    if not heartbeat.supervised(env):  # or the supervisor owns it
+    supervised = heartbeat.supervised(env)
+    if not supervised:  # or the supervisor owns it
         gang.on_main(lambda: own(path, Console(True).say))
     folder = gang.on_main(lambda: open_run_folder(path))
     require_shared(gang, path)
-    stop.follow(path)
+    stop.follow(path, supervised=supervised)
     tracker = gang.on_main(lambda: open_tracker(out.report_to, path)) or NoTracker()
     console = Console(True, folder.log) if folder is not None else Console(False)
     if folder is not None:
