@@ -81,7 +81,9 @@ def survey(folder: Path) -> list[RunState]:
     inside = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     runs = [path for path in inside if (path / "attempts").is_dir() or (path / "OWNER").is_file()]
     found = [(path.stat().st_mtime, state_of(path)) for path in runs]
-    return [state for _, state in sorted(found, key=lambda one: (one[1].state == "running", one[0]))]
+    return [
+        state for _, state in sorted(found, key=lambda one: (one[1].state == "running", one[0]))
+    ]
 
 
 def state_of(run: Path) -> RunState:
