@@ -13,9 +13,10 @@ from train.config import LoraConfig
 from train.errors import PlanError
 from train.planning.cluster import Cluster, cluster_of
 from train.planning.hardware import find_gpu
+from train.planning.lengths import Lengths, lengths_of
 from train.planning.pins import Implementation, Pins
 from train.planning.plan import Plan
-from train.planning.request import Lengths, PlanRequest
+from train.planning.request import PlanRequest
 from train.planning.shape import Shape
 
 FP8 = ("fp8", "mxfp8", "nvfp4", "nf4", "int4")
@@ -51,8 +52,7 @@ class Row:
     @property
     def lengths(self) -> Lengths:
         """Full blocks: every source trains on packed or padded blocks."""
-        length = self.request.block_size
-        return Lengths(length, float(length) ** 2, length)
+        return lengths_of(None, self.request.block_size)
 
 
 def read(path: Path, cautioned: bool = False) -> list[Row]:

@@ -15,9 +15,9 @@ from train.planning import (
 )
 from train.planning.duration import duration
 from train.planning.hardware import GPUS
+from train.planning.lengths import lengths_of
 from train.planning.links import Group, data_group, gather_time
 from train.planning.predict import predict
-from train.planning.request import lengths_of
 
 MPT = built_in("mpt-7b")
 FULL = lengths_of(None, 2048)

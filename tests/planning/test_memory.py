@@ -14,8 +14,8 @@ from train.planning import (
 )
 from train.planning.activations import Setting, layer_bytes, peak
 from train.planning.duration import duration
+from train.planning.lengths import lengths_of
 from train.planning.memory import footprint
-from train.planning.request import lengths_of
 from train.planning.states import pinned, states_of
 
 MISTRAL = built_in("mistral-7b")

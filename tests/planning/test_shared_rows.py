@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.planning.test_search import request
 from train.config import parse_args
+from train.data.pack import pack
 from train.errors import PlanError
-from train.planning import Pins, choose, merge_pins, read_ds_config
+from train.planning import Pins, choose, log_lines, merge_pins, read_ds_config
+from train.planning.lengths import busiest_tokens, lengths_of
+
+
+def ragged(count: int, block: int = 4096) -> list[int]:
+    drawn = np.exp(np.random.default_rng(0).normal(5.2, 1.0, count)).astype(int)
+    return np.clip(drawn, 8, block).tolist()
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -28,3 +36,71 @@ def test_a_run_may_pin_how_many_ranks_share_a_row_but_no_tensor_or_pipeline_degr
     for key in ("tp", "pp"):
         with pytest.raises(PlanError, match=f"{key}=2 cannot be run"):
             merge_pins(parse_args([*words, f"{key}=2"]), auto)
+
+
+@pytest.mark.parametrize("replicas", [8, 32, 64, 256])
+def test_the_busiest_replica_is_foreseen_within_a_tenth_of_the_real_packing(replicas):
+    lengths = np.array(ragged(20000))
+    draw = np.random.default_rng(1)
+    real = []
+    for _ in range(200):
+        batch = draw.choice(lengths, 256)
+        rows = pack(batch, 10**6, replicas)
+        real.append(max(sum(int(batch[p]) for micro in row for p in micro) for row in rows))
+    foreseen = busiest_tokens(lengths_of(lengths.tolist(), 4096), 256, replicas)
+    assert foreseen == pytest.approx(np.mean(real), rel=0.1)
+
+
+def test_the_busiest_replica_of_equal_samples_is_counted_exactly():
+    full = lengths_of(None, 512)
+    assert [busiest_tokens(full, 9, n) for n in (1, 2, 4, 8, 9, 20)] == [
+        9 * 512, 5 * 512, 3 * 512, 2 * 512, 512, 512,
+    ]  # fmt: skip
+
+
+def test_rows_are_shared_where_that_is_clearly_faster_and_only_there():
+    small = {"block_size": 4096, "lengths": ragged(5000)}
+    enough = choose(request(batch_size=1024, **small))
+    assert {c.plan.sp for c in enough.candidates} == {1}
+    assert not any("SP" in line for line in log_lines(enough))
+    few = choose(request(hosts=8, batch_size=256, **small))
+    alone = choose(request(hosts=8, batch_size=256, pins=Pins(sp=1), **small))
+    assert few.chosen.plan.sp > 1
+    assert few.chosen.plan.dp * few.chosen.plan.sp == 64
+    assert few.chosen.time.total < alone.chosen.time.total / 1.05
+    assert any(f"SP : {few.chosen.plan.sp}, " in line for line in log_lines(few))
+
+
+def test_a_sample_that_no_gpu_holds_alone_is_shared_and_the_plan_says_so():
+    long = {"block_size": 2**17, "batch_size": 8, "lengths": [2**17]}
+    pins = Pins(offload="none", recompute="full")
+    alone = choose(request(pins=Pins(offload="none", recompute="full", sp=1), **long))
+    shared = choose(request(pins=pins, **long))
+    assert alone.chosen is None
+    assert shared.chosen is not None and shared.chosen.plan.sp > 1
+
+
+def test_replicas_of_several_ranks_are_parts_of_hosts_or_whole_hosts():
+    mixed = request(hosts=2, per_host=6, batch_size=1, lengths=[1024])
+    tried = {c.plan.sp for c in choose(mixed).candidates}
+    assert tried <= {1, 2, 3, 6, 12} and 12 in tried
+
+
+def test_a_pinned_number_of_replicas_leaves_the_rest_to_shared_rows():
+    choice = choose(request(pins=Pins(dp=4), batch_size=4))
+    assert {(c.plan.dp, c.plan.sp) for c in choice.candidates} == {(4, 2)}
+    with pytest.raises(PlanError, match="dp=3"):
+        choose(request(pins=Pins(dp=3)))
+
+
+def test_shared_rows_divide_activations_and_cost_exchanges():
+    pins = {"zero": 3, "recompute": "full", "offload": "none", "micro_tokens": 32768}
+    long = {"block_size": 32768, "batch_size": 8, "lengths": [32768]}
+    memory, waits = [], []
+    for sp in (1, 2, 4, 8):
+        found = choose(request(pins=Pins(**pins, sp=sp), **long)).candidates[0]
+        memory.append(found.memory.activations + found.memory.logits)
+        waits.append(found.time.communication)
+    assert memory == sorted(memory, reverse=True)
+    assert memory[0] / memory[2] > 3
+    assert waits[1] > 0

@@ -157,11 +157,12 @@ def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
     """Return a warning where twice the GPUs would give much less than twice the speed."""
     if choice.chosen is None or {"dp", "tp", "pp", "sp"} & request.pins.words().keys():
         return None
-    cluster = request.cluster
-    if request.batch_size < cluster.gpus:
+    cluster, plan = request.cluster, choice.chosen.plan
+    if request.batch_size < plan.dp:
         return (
             f"the batch of {request.batch_size} samples leaves "
-            f"{cluster.gpus - request.batch_size} of {cluster.gpus} GPUs without work: use fewer"
+            f"{(plan.dp - request.batch_size) * plan.sp} of {cluster.gpus} GPUs without work: "
+            "use fewer"
         )
     double = choose(replace(request, cluster=replace(cluster, sizes=cluster.sizes * 2))).chosen
     if double is None:

@@ -11,10 +11,19 @@ from dataclasses import dataclass, replace
 from math import log2
 
 from train.planning.activations import Setting, layer_bytes
-from train.planning.links import Group, data_group, gather_time, tensor_group
+from train.planning.lengths import Lengths, busiest_tokens
+from train.planning.links import (
+    Group,
+    data_group,
+    exchange_time,
+    gather_time,
+    received_tokens,
+    replica_group,
+    tensor_group,
+)
 from train.planning.memory import element_size, low_precision_sums, setting_of, shard_group
 from train.planning.plan import Plan
-from train.planning.request import Duration, Lengths, PlanRequest
+from train.planning.request import Duration, PlanRequest
 from train.planning.shape import Shape
 from train.planning.states import counts_of
 
@@ -89,10 +98,10 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     """Return the seconds of one optimizer step by what they are spent on."""
     if request.cluster.gpu.is_cpu:
         rates = replace(rates, **ON_CPU)
-    tokens, micros = busiest(request, plan, lengths)
-    micro = tokens / micros
+    micros = plan.accumulation
+    micro = busiest_tokens(lengths, request.batch_size, plan.dp) / micros
     pass_time = _micro(request, plan, lengths, micro, rates)
-    tensor = _tensor(request, plan, micro, rates)
+    tensor = _tensor(request, plan, lengths, micro, rates)
     work = pass_time + tensor
     bubble = (plan.pp - 1) * work + _boundaries(request, plan, micro, rates) * (micros + plan.pp)
     exposed = _data(request, plan, micros, pass_time, rates)
@@ -101,15 +110,6 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     stragglers = 1 + rates.straggler_penalty * (hosts - 1).bit_length()
     compute = (micros * pass_time + update) * stragglers
     return Duration(compute, micros * tensor + exposed, bubble if plan.pp > 1 else 0.0, offload)
-
-
-def busiest(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, int]:
-    """Return the tokens of the busiest replica in a step, and its number of micro-batches."""
-    samples = -(-request.batch_size // plan.dp)
-    if lengths.mean == lengths.longest:
-        return float(samples * lengths.longest), plan.accumulation
-    even = request.batch_size * lengths.mean / plan.dp
-    return min(even + lengths.mean / 2, samples * float(lengths.longest)), plan.accumulation
 
 
 def _micro(
@@ -126,7 +126,7 @@ def _micro(
         * _unaligned(rows, columns, plan, rates)
         for rows, columns in shape.linears
     )
-    mean = lengths.mean_square / lengths.mean
+    mean = lengths.reach
     scores = shape.attention_flops(mean) / shape.layers * local / plan.tp / rate
     scores /= rates.sustained
     elements = _moved(shape, run, rates) * local / gpu.bandwidth
@@ -194,7 +194,9 @@ def _head(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> floa
     ) * product + rates.vocabulary * rows * vocab / gpu.bandwidth
 
 
-def _tensor(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:
+def _tensor(
+    request: PlanRequest, plan: Plan, lengths: Lengths, tokens: float, rates: Rates
+) -> float:
     """Return the seconds of tensor and sequence parallelism's collectives of one micro-batch."""
     shape, cluster = request.shape, request.cluster
     size = element_size(request) * tokens / plan.sp * shape.hidden
@@ -205,12 +207,20 @@ def _tensor(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> fl
         group = tensor_group(plan, cluster)
         once = gather_time(size, group, cluster, rates)
         found += count * layers * (2 * once + rates.sync_cost * log2(plan.tp))
-    if plan.sp > 1:
-        width = (2 * shape.query_width + 2 * shape.kv_width) / shape.hidden
-        group = data_group(plan, cluster)
-        part = size * width / plan.sp
-        found += 3 * layers * gather_time(part * 2, group, cluster, rates)
-    return found
+    return found + layers * _exchanges(request, plan, lengths, tokens, rates)
+
+
+def _exchanges(
+    request: PlanRequest, plan: Plan, lengths: Lengths, tokens: float, rates: Rates
+) -> float:
+    """Return the seconds in which one layer's keys, values and their gradients are exchanged."""
+    if plan.sp == 1:
+        return 0.0
+    group = replica_group(plan, request.cluster)
+    needed = received_tokens(request.shape, plan.sp, tokens, lengths.reach)
+    size = 2 * needed * request.shape.kv_width * element_size(request)
+    once = exchange_time(size, group, request.cluster, rates) + rates.sync_cost * log2(plan.sp)
+    return (2 if plan.recompute == "none" else 3) * once
 
 
 def _boundaries(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -> float:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from train.planning.cluster import Cluster
 from train.planning.plan import Plan
+from train.planning.shape import Shape
 
 
 class Shares(Protocol):
@@ -58,6 +59,39 @@ def tensor_group(plan: Plan, cluster: Cluster) -> Group:
     """Return the ranks that share every matrix."""
     local = max(1, min(plan.tp, cluster.per_host))
     return Group(plan.tp, local, max(1, cluster.per_host // local))
+
+
+def replica_group(plan: Plan, cluster: Cluster) -> Group:
+    """Return the ranks that share a row."""
+    local = max(1, min(plan.sp, cluster.per_host))
+    return Group(plan.sp, local, max(1, cluster.per_host // local))
+
+
+def received_tokens(shape: Shape, sp: int, row: float, reach: float) -> float:
+    """Return of how many tokens a rank receives the keys for a layer, the mean over the layers.
+
+    A rank holds two pieces of a row of `row` tokens. Both together see up to `reach` tokens before
+    them, in their own samples, and within the window.
+    """
+    whole = min(row * (1 - 1 / sp), reach)
+    near = whole if shape.window is None else min(whole, 2.0 * shape.window)
+    return (shape.full_layers * whole + (shape.layers - shape.full_layers) * near) / shape.layers
+
+
+def exchange_time(size: float, group: Group, cluster: Cluster, shares: Shares) -> float:
+    """Return the seconds in which every rank receives `size` bytes, as much from each other one."""
+    others = max(1, group.size - 1)
+    inside = size * (group.local - 1) / others
+    across = size * (group.size - group.local) / others * cluster.per_host
+    hop = shares.ring_step_across if across else shares.ring_step
+    return (
+        max(
+            inside / (cluster.gpu.link * shares.nvlink_efficiency),
+            across / (cluster.nic * shares.nic_efficiency),
+        )
+        + shares.collective_latency
+        + hop
+    )
 
 
 def gather_time(

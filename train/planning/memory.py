@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from train.planning.activations import Setting, layer_bytes, outer_bytes
-from train.planning.links import Group, data_group
+from train.planning.lengths import Lengths
+from train.planning.links import Group, data_group, received_tokens
 from train.planning.plan import Plan
-from train.planning.request import Lengths, Memory, PlanRequest
+from train.planning.request import Memory, PlanRequest
 from train.planning.states import States, states_of
 
 GIB = 2**30
@@ -112,14 +113,26 @@ def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[fl
     lasting = layer.kept(plan.recompute)
     tokens = plan.micro_tokens
     positions = (2 * run.size * shape.head_dim + 40) * tokens / run.sp
-    kept = -(-shape.layers // plan.pp) * lasting * tokens + positions
+    keys = _fetched_keys(request, plan, lengths)
+    layers = -(-shape.layers // plan.pp)
+    kept = layers * (lasting * tokens + keys * (plan.recompute == "none")) + positions
     outer = outer_bytes(shape, run, request.loss_fraction, tokens)
-    back = layer.backward(plan.recompute, tokens)
+    # Sent, received and put together, they exist three times for a moment.
+    back = layer.backward(plan.recompute, tokens) + 3 * keys
     last = (kept, outer) if outer >= back else (kept + back, 0.0)
     if plan.pp == 1:
         return last
     first = min(plan.pp, plan.accumulation) * kept + back
     return last if sum(last) > first else (first, 0.0)
+
+
+def _fetched_keys(request: PlanRequest, plan: Plan, lengths: Lengths) -> float:
+    """Return the bytes of a layer's keys and values that a rank holds of the others' tokens."""
+    if plan.sp == 1:
+        return 0.0
+    row = float(plan.micro_tokens)
+    needed = received_tokens(request.shape, plan.sp, row, 2.0 * lengths.longest)
+    return 2 * needed * request.shape.kv_width * element_size(request)
 
 
 def _settle(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from train.planning.duration import RATES, Rates, duration
+from train.planning.lengths import Lengths
 from train.planning.memory import footprint
 from train.planning.plan import Plan
-from train.planning.request import Candidate, Lengths, PlanRequest
+from train.planning.request import Candidate, PlanRequest
 from train.planning.shape import Shape
 
 # A plan fits if its predicted peak leaves this share free: the model's own error on traces and

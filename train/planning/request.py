@@ -14,30 +14,6 @@ from train.planning.shape import Shape
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Sample lengths in tokens: their mean, the mean of their squares, the longest."""
-
-    mean: float
-    mean_square: float
-    longest: int
-
-
-def lengths_of(lengths: Sequence[int] | Mapping[int, int] | None, block_size: int) -> Lengths:
-    """Summarise lengths, or a histogram of them; None stands for full blocks only."""
-    if not lengths:
-        return Lengths(block_size, float(block_size) ** 2, block_size)
-    pairs = lengths.items() if isinstance(lengths, Mapping) else ((length, 1) for length in lengths)
-    count = total = square = longest = 0
-    for length, times in pairs:
-        length = min(length, block_size)
-        count += times
-        total += length * times
-        square += length * length * times
-        longest = max(longest, length)
-    return Lengths(total / count, square / count, longest)
-
-
-@dataclass(frozen=True)
 class PlanRequest:
     """One question: this model, on this cluster, with this batch; `pins` fix parts of the plan.
 
