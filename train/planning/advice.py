@@ -139,7 +139,7 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
     return (
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
-        f"micro_tokens={best.plan.micro_tokens} would be chosen"
+        f"micro_tokens={best.plan.micro_tokens} sp={best.plan.sp} would be chosen"
     )
 
 
