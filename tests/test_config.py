@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from train.arguments import ARGUMENTS, PRESET
+from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PRESET
 from train.config import LoraConfig, World, build_parser, parse_args
 from train.errors import ConfigError
 
@@ -53,6 +53,7 @@ def test_pins_gather_over_words_and_flags():
         (["--block-size"], "expected one argument"),
         (["extra"], "unknown word 'extra'"),
         (["--run-dir", ""], "--run-dir must not be empty"),
+        (["--warmup-steps", "3", "--warmup-ratio", "0.1"], "say the same twice: keep one"),
         (["--pin", "zero"], "--pin takes key=value, but is 'zero'"),
         (["--pin", "zeor=2"], "--pin does not know 'zeor'; did you mean 'zero'?"),
         (["--pin", "zero=2", "zero=3"], "twice, as 2 and as 3"),
@@ -63,6 +64,32 @@ def test_a_mistake_is_one_sentence_that_names_the_flag(words, sentence):
         parse_args([*NAMED, *words])
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_other_trainers_names_are_answered_with_the_true_ones_all_at_once():
+    words = "--learning_rate 1e-4 --bf16 --per_device_train_batch_size=4 --foo -1 bar"
+    with pytest.raises(ConfigError) as caught:
+        parse_args([*NAMED, *words.split()])
+    assert str(caught.value).split("; ") == [
+        "unknown argument '--learning-rate': here it is --lr",
+        "unknown argument '--bf16': here it is --precision bf16",
+        "unknown argument '--per-device-train-batch-size': here it is --batch-size, which counts "
+        "the samples of the whole job per optimizer step",
+        "unknown argument '--foo'",
+        "see --help",
+        "unknown word 'bar'",
+        "see --help",
+    ]
+    assert not set(OTHER_NAMES) & {row.name.replace("_", "-") for row in ARGUMENTS}
+    assert {row.flag for row in ARGUMENTS} >= set(
+        re.findall(r"--[a-z-]+", " ".join(OTHER_NAMES.values()))
+    ) - {"--hostfile"}
+
+
+def test_the_help_has_groups_and_each_begins_with_an_argument():
+    shown = build_parser().format_help()
+    assert all(f"\n{title}:" in shown for title in GROUPS.values())
+    assert GROUPS.keys() <= {row.flag for row in ARGUMENTS}
 
 
 @pytest.mark.parametrize("half", [NAMED[:2], NAMED[2:]])

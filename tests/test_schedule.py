@@ -19,6 +19,11 @@ def test_the_warm_up_reaches_the_full_rate_at_its_last_step():
     assert [learning_rate(config, step, 10) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
+def test_a_warm_up_may_be_a_share_of_all_steps():
+    config = replace(FLAT, warmup_ratio=0.4)
+    assert [learning_rate(config, step, 10) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+
+
 @pytest.mark.parametrize(("kind", "middle"), [("linear", 1.0), ("cosine", 1.0)])
 def test_a_schedule_falls_from_the_full_rate_through_half_of_it(kind, middle):
     config = replace(FLAT, lr_schedule=kind, warmup_steps=2)

@@ -107,6 +107,50 @@ class Argument:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
+# What other trainers call things (without dashes, in small letters), and what to write here.
+_JOB = "--batch-size, which counts the samples of the whole job per optimizer step"
+OTHER_NAMES = {
+    **dict.fromkeys(("model", "model-name", "model-id", "model-path", "base-model"),
+                    "--model-name-or-path"),
+    **dict.fromkeys(("dataset", "dataset-name", "dataset-path", "datasets", "data", "data-path",
+                     "train-file", "train-data"), "--dataset-name-or-path"),
+    **dict.fromkeys(("tokenizer-name", "tokenizer-name-or-path", "tokenizer-path"), "--tokenizer"),
+    **dict.fromkeys(("learning-rate", "peak-lr"), "--lr"),
+    **dict.fromkeys(("lr-scheduler-type", "lr-scheduler", "scheduler"), "--lr-schedule"),
+    **dict.fromkeys(("num-train-epochs", "num-epochs", "n-epochs"), "--epochs"),
+    **dict.fromkeys(("num-steps", "total-steps", "max-iters", "iters", "steps"), "--max-steps"),
+    **dict.fromkeys(("per-device-train-batch-size", "per-gpu-train-batch-size", "micro-batch-size",
+                     "train-batch-size", "global-batch-size"), _JOB),
+    **dict.fromkeys(("gradient-accumulation-steps", "grad-accum", "accumulate-grad-batches"),
+                    f"only {_JOB}; the planner accumulates"),
+    **dict.fromkeys(("max-seq-length", "max-seq-len", "max-length", "seq-length", "seq-len",
+                     "sequence-len", "cutoff-len", "model-max-length", "context-length"),
+                    "--block-size"),
+    **dict.fromkeys(("deepspeed", "ds-json", "deepspeed-config-file"), "--ds-config"),
+    **dict.fromkeys(("zero-stage", "zero"), "--pin zero=STAGE"),
+    **dict.fromkeys(("gradient-checkpointing", "activation-checkpointing"),
+                    "--pin recompute=full, or nothing: the planner decides"),
+    "bf16": "--precision bf16", "fp16": "--precision, which is bf16 or fp32",
+    **dict.fromkeys(("packing", "sample-packing", "flash-attn", "attn-implementation"),
+                    "nothing: samples are packed wherever the model's attention allows it"),
+    **dict.fromkeys(("use-peft", "lora", "peft", "adapter"), "--use-lora"),
+    **dict.fromkeys(("lora-rank", "rank"), "--lora-r"),
+    **dict.fromkeys(("warmup", "num-warmup-steps", "lr-warmup-steps"), "--warmup-steps"),
+    **dict.fromkeys(("gradient-clipping", "clip-grad", "grad-clip"), "--max-grad-norm"),
+    **dict.fromkeys(("logging-steps", "log-every", "logging-interval"), "--log-interval"),
+    **dict.fromkeys(("eval-steps", "eval-interval", "eval-every"), "--eval-step"),
+    **dict.fromkeys(("save-steps", "save-interval", "checkpoint-every"), "--save-step"),
+    **dict.fromkeys(("save-total-limit", "keep-last"), "--keep"),
+    **dict.fromkeys(("output-dir", "output", "out-dir"), "--save-dir or --run-dir"),
+    **dict.fromkeys(("resume-from-checkpoint", "resume-from", "load-checkpoint"),
+                    "--run-dir RUN: a run goes on from its newest checkpoint"),
+    **dict.fromkeys(("num-processes", "nproc-per-node", "num-gpus", "gpus", "nnodes", "num-nodes",
+                     "hostfile"), "./launch.sh N [--hostfile FILE] instead"),
+    **dict.fromkeys(("optim", "optimizer", "adam-beta1", "adam-beta2", "adam-epsilon"),
+                    "nothing: the optimizer is AdamW with betas 0.9 and 0.999 and eps 1e-8"),
+    **dict.fromkeys(("wandb-project", "wandb", "tensorboard"), "--report-to wandb|tensorboard"),
+}  # fmt: skip
+
 ARGUMENTS = (
     Argument("--model-name-or-path", str, None, "a Hugging Face folder or hub name"),
     Argument("--tokenizer", str, None, "a Hugging Face folder or name, or a SentencePiece .model"),
@@ -121,6 +165,7 @@ ARGUMENTS = (
     Argument("--lr", real(0, open_low=True), 2e-6, "learning rate"),
     Argument("--lr-schedule", str, "constant", "after warm-up", ("constant", "cosine", "linear")),
     Argument("--warmup-steps", whole(0), 0, "steps over which the learning rate rises linearly"),
+    Argument("--warmup-ratio", real(0, 1), None, "the same, as a share of all steps"),
     Argument("--weight-decay", real(0), 0.0, "AdamW's decay, on matrices only"),
     Argument("--max-grad-norm", real(0), 1.0, "clip the global gradient norm; 0 does not clip"),
     Argument("--seed", whole(0, 2**63 - 1), 0, "of the order, the adapter's first values, dropout"),
@@ -144,6 +189,16 @@ ARGUMENTS = (
     Argument("--dry-run", None, False, "plan, print the plan and stop"),
     Argument("--local-rank", int, 0, argparse.SUPPRESS),
 )  # fmt: skip
+
+# The titles of --help's groups, by the first argument of each.
+GROUPS = {
+    "--model-name-or-path": "model and data",
+    "--batch-size": "optimizer steps",
+    "--use-lora": "adapter",
+    "--log-interval": "output",
+    "--ds-config": "plan",
+    "--report-to": "the rest",
+}
 
 # With neither a model nor a dataset named, the embedded preset is trained with these.
 PRESET = {

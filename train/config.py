@@ -7,11 +7,11 @@ arguments, so every rank that is given the same command line holds the same `Run
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
-from train.arguments import ARGUMENTS, PIN_KEYS, PRESET, Argument, Parser
+from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PIN_KEYS, PRESET, Argument, Parser
 from train.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -95,13 +95,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW's numbers; betas 0.9 and 0.999 and eps 1e-8 are fixed."""
+    """AdamW's numbers; betas 0.9 and 0.999 and eps 1e-8 are fixed.
+
+    `warmup_ratio`: the warm-up as a share of all steps, instead of `warmup_steps`.
+    """
 
     lr: float
     lr_schedule: str
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float
+    warmup_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,10 @@ class RunConfig:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `train/main.py`; it raises ConfigError where argparse would exit."""
     parser = Parser("train/main.py", "Fine-tune a language model; the same run at any GPU count.")
+    group = parser.add_argument_group()
     for row in ARGUMENTS:
+        if row.flag in GROUPS:
+            group = parser.add_argument_group(GROUPS[row.flag])
         flags = [row.flag] + ([row.alias] if row.alias else [])
         default = None if row.default in (None, False) else row.default
         text = (
@@ -150,11 +157,11 @@ def build_parser() -> argparse.ArgumentParser:
             else f"{row.help} (default {default})"
         )
         if row.read is None:
-            parser.add_argument(*flags, action="store_true", default=None, help=text)
+            group.add_argument(*flags, action="store_true", default=None, help=text)
         elif row.flag == "--pin":
-            parser.add_argument(*flags, action="extend", nargs="+", metavar="KEY=VALUE", help=text)
+            group.add_argument(*flags, action="extend", nargs="+", metavar="KEY=VALUE", help=text)
         else:
-            parser.add_argument(*flags, help=text, metavar="|".join(row.choices) or None)
+            group.add_argument(*flags, help=text, metavar="|".join(row.choices) or None)
     return parser
 
 
@@ -172,6 +179,8 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
             f"{missing} is missing: name both a model and a dataset, or neither to train "
             "the embedded preset"
         )
+    if {"warmup_steps", "warmup_ratio"} <= given.keys():
+        raise ConfigError("--warmup-steps and --warmup-ratio say the same twice: keep one")
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:
         preset.pop("max_steps", None)
@@ -184,15 +193,28 @@ def _given(argv: Sequence[str]) -> dict[str, Any]:
     spaced = [_hyphens(word) for word in argv]
     found, unknown = parser.parse_known_args(spaced)
     if unknown:
-        word = unknown[0]
-        near = did_you_mean(word.split("=")[0], [row.flag for row in ARGUMENTS])
-        noun = "argument" if word.startswith("-") else "word"
-        raise ConfigError(f"unknown {noun} '{word}'{near or '; see --help'}")
+        raise ConfigError("; ".join(_unknown(unknown)))
     return {
         row.name: _value(row, text)
         for row in ARGUMENTS
         if (text := getattr(found, row.name)) is not None
     }
+
+
+def _unknown(words: Sequence[str]) -> Iterator[str]:
+    """Say of each unknown argument, and of each word that follows none, what is meant instead."""
+    flag = ""
+    for word in words:
+        if not word.startswith("--"):
+            if not flag:
+                yield f"unknown word '{word}'; see --help"
+            flag = ""
+            continue
+        flag, equals, _ = word.partition("=")
+        meant = OTHER_NAMES.get(flag.removeprefix("--").lower())
+        near = did_you_mean(flag, [row.flag for row in ARGUMENTS]) or "; see --help"
+        yield f"unknown argument '{flag}'{f': here it is {meant}' if meant else near}"
+        flag = "" if equals else flag
 
 
 def _hyphens(word: str) -> str:

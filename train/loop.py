@@ -203,9 +203,11 @@ def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     A linear rise over the warm-up reaches the full rate at its last step; after it the rate stays,
     or falls to nothing at the end along a line or half a cosine.
     """
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    ratio = config.warmup_ratio
+    warmup = config.warmup_steps if ratio is None else round(ratio * total)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
     if config.lr_schedule == "linear":
         return config.lr * (1 - done)
     if config.lr_schedule == "cosine":
