@@ -21,7 +21,7 @@ def locked(path: Path) -> Iterator[None]:
     for folder in (*reversed(path.parent.parents), path.parent):
         folder.mkdir(mode=0o700, exist_ok=True)
     asked = time.time_ns()
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8", errors="backslashreplace") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         told = file.read()

@@ -23,6 +23,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def printable(text: str, most: int | None = None) -> str:
+    """Return a text as a terminal and UTF-8 can hold it: what cannot be printed spelt in escapes,
+    and of one longer than `most` characters the beginning.
+    """
+    text = text if most is None or len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") -> list[str]:
     """Return rows as lines of aligned columns.
 

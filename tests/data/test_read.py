@@ -133,7 +133,7 @@ def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, li
             "lists of rows train, te",
         ),
         ("a.csv", b'a,b\n1,2\n"3,4\n5,6\n7,8\n', "line 3 opens a quote that swallows the 2 lines"),
-        ("a.csv", b"a,b,a\n1,2,3\n", "names the column 'a' twice"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "names the column a twice"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "hello"}\n' * 99)[:-9], "cannot be read"),
         ("a.jsonl.gz", b"\x1f\x8b\x08" + 7 * b"\x00" + 40 * b"\xff", "cannot be read"),

@@ -152,7 +152,7 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
     "row, template, words",
     [
         ({"messages": CHAT, "tools": [LOOK]}, None, "leaves out tools and calls, as it knows none"),
-        ({"messages": CHAT, "tools": [LOOK]}, "", "the template leaves out the tools, as 'look'"),
+        ({"messages": CHAT, "tools": [LOOK]}, "", "the template leaves out the tools, as look"),
         ({"messages": CALLING}, None, "leaves out tools and calls, as it knows none"),
         ({"messages": CALLING}, TOOLS.replace("{{ c.function.name }}", ""), "a call of message 2"),
         ({"messages": CALLING}, "", "the template leaves out a call of message 2"),

@@ -14,9 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from train.errors import DataError, did_you_mean
+from train.text import printable
 
 # The names that a column of a role may have, in lower case; a role's own name comes first.
 NAMES = {
@@ -108,6 +110,13 @@ def is_known(row: Mapping[str, Any]) -> bool:
     return any(word in known or PREFERENCE.fullmatch(word) for word in words)
 
 
+def listed(names: Collection[object]) -> str:
+    """Return names of columns with commas between them; of very many, the first."""
+    shown = [printable(str(name), 40) for name in islice(names, 20)]
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return ", ".join([name if name.strip() else f"'{name}'" for name in shown] + more) or "none"
+
+
 def require_columns(form: RowFormat, row: Mapping[str, Any]) -> None:
     """Check that a row has the columns without which it cannot be read.
 
@@ -116,9 +125,7 @@ def require_columns(form: RowFormat, row: Mapping[str, Any]) -> None:
     """
     for column in form.required.values():
         if column not in row:
-            raise ValueError(
-                f"column '{column}' is missing: found {_listed(sorted(map(str, row)))}"
-            )
+            raise ValueError(f"column '{column}' is missing: found {listed(sorted(map(str, row)))}")
 
 
 def richer(first: RowFormat, other: RowFormat) -> str:
@@ -134,13 +141,13 @@ def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat | st
     missing = [name for name in columns.values() if name not in row]
     if missing:
         return (
-            f"--columns names {_listed(missing)}, which is not there: found {_listed(row)}; "
+            f"--columns names {listed(missing)}, which is not there: found {listed(row)}; "
             "name columns of the file"
         )
     aliases = {"instruction": "prompt", "output": "completion"}
     roles = {aliases.get(role, role): name for role, name in columns.items()}
     if not set(roles) & set(KINDS) or ("completion" in roles) > ("prompt" in roles):
-        named = _listed(columns)
+        named = listed(columns)
         return f"--columns names only {named}: name messages, or prompt and completion, or text"
     unused = tuple(name for name in map(str, row) if name not in roles.values())
     return RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
@@ -171,7 +178,7 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat | str:
         chosen = _preferred(found[role], plain)
         if len(chosen) > 1:
             return (
-                f"{_listed(chosen)} could each be the {role}: say what is what by --columns, as in "
+                f"{listed(chosen)} could each be the {role}: say what is what by --columns, as in "
                 f"--columns {_suggestion(row, **{role: chosen[0]})}"
             )
         if chosen:
@@ -232,7 +239,7 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
     if prompt is not None and not whole:
         one = f"prompt={prompt},completion={chosen}"
     return (
-        f"{_listed(pairs)} are answers to choose between, for --objective dpo, which is not there "
+        f"{listed(pairs)} are answers to choose between, for --objective dpo, which is not there "
         f"yet, and supervised training takes one answer: give --columns {one} to train on it"
     )
 
@@ -241,7 +248,7 @@ def _unknown(row: Mapping[str, Any]) -> str:
     known = {word for words in NAMES.values() for word in words}
     hints = [did_you_mean(_plain(name), known, 0.8) for name in row if _plain(name) not in known]
     return (
-        f"no known set of columns: found {_listed(row)}, but needed are messages, or prompt and "
+        f"no known set of columns: found {listed(row)}, but needed are messages, or prompt and "
         "completion, or instruction and output, or text: say what is what by --columns, as in "
         f"--columns {_suggestion(row)}{next(filter(None, hints), '')}"
     )
@@ -254,9 +261,11 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
     texts = [str(name) for name, value in row.items() if isinstance(value, str)]
     beside = {word for role in ("input", "system", "history", "tools") for word in NAMES[role]}
     left = [name for name in texts if name not in known.values() and _plain(name) not in beside]
-    left = [name for name in left if not IDENTITY.fullmatch(_plain(name))]
+    left = [name for name in left if not IDENTITY.fullmatch(_plain(name)) and len(name) <= 40]
     if len(left) + len(known) < 2:
-        lists = [str(name) for name, value in row.items() if isinstance(value, list)]
+        lists = [
+            str(k) for k, held in row.items() if isinstance(held, list) and "{" in str(held[:1])
+        ]
         if not known and (lists or left):
             return f"messages={lists[0]}" if lists else f"text={left[0]}"
     for role, other in (("completion", "prompt"), ("prompt", "completion")):
@@ -271,9 +280,3 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
 def _plain(name: object) -> str:
     """Return a column's name in lower case, its words joined by underscores."""
     return re.sub(r"[\s-]+", "_", str(name).strip().lower())
-
-
-def _listed(names: Collection[object]) -> str:
-    return (
-        ", ".join(f"'{name}'" if not str(name).strip() else str(name) for name in names) or "none"
-    )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import DataConfig, ModelConfig
+from train.data.columns import listed
 from train.data.edges import sentences
 from train.data.source import DataSource, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
@@ -153,8 +154,7 @@ def _notices(
         return ()
     said = [describe(form, config.loss_on, tally.how)]
     if tally.unused:
-        named = ", ".join(name if name.strip() else f"'{name}'" for name in tally.unused)
-        said.append(f"columns that are not used: {named}")
+        said.append(f"columns that are not used: {listed(tally.unused)}")
     if counts["written"]:
         said.append(
             f"{counts['written']} rows hold the chat template's own marks and are joined as they "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from train.data.tokenizer import Segment
+from train.text import printable
 
 LINES = 19  # of a sample at most, with those that stand for what is left out
 HEAD, TAIL = 60, 25  # characters of a piece of a line; a longer one is cut in its middle
@@ -44,7 +45,7 @@ def _chosen(lines: Sequence[Line]) -> list[int]:
 
 def _piece(text: str, loss: bool, colour: bool) -> str:
     """Write a piece: without what could steer a terminal, and a long one without its middle."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = printable(text)
     if len(text) > HEAD + TAIL + 3:
         text = f"{text[:HEAD]} … {text[-TAIL:]}"
     if not loss:

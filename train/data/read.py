@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from train.data.columns import is_known
+from train.data.columns import is_known, listed
 from train.data.turns import ROLE_KEYS
 from train.errors import DataError
+from train.text import printable
 
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1000  # rows that are taken from a columnar file at a time
@@ -47,7 +48,9 @@ def read_files(files: Sequence[Path]) -> Iterator[Row]:
         try:
             yield from _read_file(path)
         except (OSError, EOFError, zlib.error) as error:  # gzip raises all three
-            raise DataError(f"{path} cannot be read ({error}): give a file that can be") from None
+            raise DataError(
+                f"{path} cannot be read ({_line(error)}): give a file that can be"
+            ) from None
 
 
 def read_table(table: Any, place: str) -> Iterator[Row]:
@@ -143,12 +146,12 @@ def _rows(place: str, value: Any) -> Iterator[Row]:
         return
     if len(lists) > 1:
         raise DataError(
-            f"{place} is one object that holds the lists of rows {', '.join(lists)}: write each to "
+            f"{place} is one object that holds the lists of rows {listed(lists)}: write each to "
             "a file of its own, as train.jsonl and validation.jsonl in one folder"
         )
     beside = tuple(key for key in value if key != lists[0])
     for number, row in enumerate(value[lists[0]], 1):
-        yield replace(_object(f"{place}, row {number} of '{lists[0]}'", row), beside=beside)
+        yield replace(_object(f"{place}, row {number} of '{listed(lists)}'", row), beside=beside)
 
 
 def _is_rows(value: Any) -> bool:
@@ -156,6 +159,11 @@ def _is_rows(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(row, dict) and not any(key in row for key in ROLE_KEYS) for row in value)
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _reason(error: Exception) -> str:
@@ -178,13 +186,12 @@ def _starts_with_bracket(path: Path) -> bool:
 
 def _spans_lines(path: Path) -> bool:
     """Whether the first line is the beginning of an object, and not the whole of it."""
-    first = next((line for _, line in _lines(path) if line.strip()), b"").strip()
+    line = next((line for _, line in _lines(path) if line.strip()), b"")
+    first = line.decode(errors="replace").strip()
     try:
         json.loads(first)
-    except json.JSONDecodeError as error:
-        return first.startswith(b"{") and error.pos >= len(first.decode())
-    except (ValueError, RecursionError):
-        return False
+    except (ValueError, RecursionError) as error:
+        return first.startswith("{") and getattr(error, "pos", 0) >= len(first)
     return False
 
 
@@ -298,7 +305,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 header = [field.encode("utf-8", "replace").decode() for field in fields]
                 twice = [name for name in header if name and header.count(name) > 1]
                 if twice:
-                    raise DataError(f"{place} names the column '{twice[0]}' twice: rename one")
+                    raise DataError(
+                        f"{place} names the column {listed(twice[:1])} twice: rename one"
+                    )
             elif fields:
                 yield _csv_row(place, header, fields)
 
@@ -332,8 +341,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 number += 1
                 yield Row(f"{path}, row {number}", {k: _without_nulls(v) for k, v in value.items()})
     except ArrowException as error:
-        raise DataError(f"{path} is not a Parquet file ({error}): write it again") from None
+        raise DataError(f"{path} is not a Parquet file ({_line(error)}): write it again") from None
     except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates beyond any calendar
         raise DataError(
-            f"{path} has a value after row {number} that cannot be read ({error}): write it again"
+            f"{path} has a value after row {number} that cannot be read ({_line(error)}): write it "
+            "again"
         ) from None

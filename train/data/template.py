@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from train.data.columns import RowFormat
+from train.data.columns import RowFormat, listed
 from train.data.tokenizer import Segment, Tokenizer
 from train.data.turns import (
     REASONING,
@@ -252,6 +252,7 @@ def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Rendered:
         try:
             segments = tokenizer.chat(messages, talk.tools, talk.carrying) or ()
             found = Rendered((segments,), OWN, talk.empty)
+            checked(found.text, "the text that the template writes")
             return replace(found, shortened=_compare(talk, found.text))
         except ValueError as error:
             refusal = error if refusal is None or "leaves out" in str(error) else refusal
@@ -303,7 +304,7 @@ def _compare(talk: Conversation, text: str) -> int:
     for tool in talk.tools:
         name = str(tool.get("function", tool).get("name", ""))
         if not _stands(name, squeezed):
-            raise ValueError(f"the template leaves out the tools, as '{name}': {ELSE}")
+            raise ValueError(f"the template leaves out the tools, as {listed([name])}: {ELSE}")
     for number, message in enumerate(talk.messages, 1):
         for call in message.get("tool_calls", ()):
             parts = [call["function"]["name"], *_leaves(call["function"]["arguments"])]

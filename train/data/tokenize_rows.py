@@ -20,6 +20,7 @@ from train.data.store import StoredSample
 from train.data.template import Rendered, Segments, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
+from train.text import printable
 
 ROWS = 1000  # rows that are tokenized at a time, shared out to threads by the tokenizer's library
 
@@ -95,7 +96,7 @@ def _render_rows(
                 problem = f": {error}"
             except DataError as error:
                 if not config.skip_bad_rows:
-                    raise
+                    raise DataError(printable(str(error))) from None
                 problem = str(error).removeprefix(row.place)
             else:
                 tally.how = tally.how or rendered.how
@@ -103,7 +104,7 @@ def _render_rows(
                     tally.count(what, row.place, getattr(rendered, what))
                 yield settled, _draw(form, row.value)
                 continue
-        message = f"{row.place}{problem if problem.startswith(':') else ' ' + problem}"
+        message = printable(f"{row.place}{'' if problem[:1] == ':' else ' '}{problem}")
         if not config.skip_bad_rows:
             raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")
         tally.counts["skipped"] += 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.errors import did_you_mean
+from train.text import printable
 
 Message = dict[str, Any]
 ROLE_KEYS = ("role", "from", "speaker", "author")
@@ -200,8 +201,8 @@ def _message(turn: Message, where: str, template: str) -> Message:
     role = ROLE_OF.get(name.strip().lower(), own)
     if role is None:
         raise ValueError(
-            f"the role of {where} must be one of {', '.join(list(ROLES)[:4])}, but is '{name}' "
-            f"instead{did_you_mean(name, ROLE_OF)}"
+            f"the role of {where} must be one of {', '.join(list(ROLES)[:4])}, but is "
+            f"'{printable(name, 40)}' instead{did_you_mean(name, ROLE_OF)}"
         )
     known = {role_key, content_key, *WITH_LOSS, *WITHOUT_LOSS, "tool_calls", "function_call"}
     message = {key: held for key, held in turn.items() if key not in known}
