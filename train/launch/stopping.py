@@ -3,12 +3,16 @@
 While nothing would be lost (tokenizing, loading, after the last save) a request ends the process at
 once. While training it waits for the end of the step, where all ranks agree on it and save.
 
+The end of the launcher is such a request, too: `kill` of the bare `deepspeed` command, and a signal
+to its whole process group, end that at once, and nobody is left to wait for the ranks.
+
 Python runs a signal's handler only between two instructions of the main thread, which may be
 waiting in a collective for a rank that has gone; so a thread learns of signals through a pipe.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -24,6 +28,7 @@ from train.errors import StopRequested
 from train.hosts import process
 from train.launch import heartbeat
 
+_SAVING = 30.0  # seconds for ranks without a launcher; DeepSpeed's own gives them as long
 POLL = 0.25  # seconds between two looks for the file STOP and at the launcher
 LAUNCHER = "deepspeed.launcher.launch"
 
@@ -43,7 +48,7 @@ class StopRequests:
     def watch(self, launched: bool) -> None:
         """Begin to watch for requests; call from the main thread, before anything that takes long.
 
-        With `launched`, the process also ends when the launcher that started it does.
+        With `launched`, the process also stops when a launcher above it has ended.
         """
         read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
@@ -99,6 +104,7 @@ class StopRequests:
         )
 
     def _listen(self, read_fd: int) -> None:
+        deadline = math.inf
         while True:
             ready, _, _ = select.select([read_fd], [], [], POLL)
             for number in os.read(read_fd, 64) if ready else b"":
@@ -107,6 +113,10 @@ class StopRequests:
             if not self._deferred and self.asked():
                 self._stop_now()
             if any(heartbeat.started(pid) != start for pid, start in self._launchers):
+                self._launchers = ()
+                self._received.append("the launcher has ended")
+                deadline = time.monotonic() + (_SAVING if self._deferred else 0.0)
+            if time.monotonic() >= deadline:
                 self._leave(1)
 
     def _receive(self, number: signal.Signals) -> None:
