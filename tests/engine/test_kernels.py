@@ -116,6 +116,23 @@ def test_on_a_gpu_without_liger_one_line_says_how_to_get_it(monkeypatch):
     assert "pip install 'liger-kernel" in kernels.HINT
 
 
+def test_on_a_gpu_where_no_kernel_compiles_the_plain_modules_stay_and_one_line_says_why(
+    monkeypatch,
+):
+    def no_compiler():
+        raise RuntimeError("Failed to find C compiler. Please specify via CC.\nTraceback")
+
+    monkeypatch.setattr(kernels, "_installed", lambda: True)
+    monkeypatch.setattr(kernels, "refused", lambda: kernels.tried(no_compiler))
+    assert not kernels.liger_supported("llama", "cuda")
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
+    head, (notice,) = kernels.fuse(model, torch.device("cuda"), supports_logits_to_keep=True)
+    assert head is None
+    assert "do not run here (Failed to find C compiler. Please specify via CC.)" in notice
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert kernels.tried(lambda: None) == ""
+
+
 @pytest.mark.parametrize(
     ("rows", "dtype", "trained", "fused"),
     [

@@ -44,6 +44,7 @@ def test_predicted_and_measured_stand_in_one_line():
     line = compare(candidate, 1.1 * candidate.time.total, 0.95 * memory)
     assert "(+10 %)" in line and "(-5 %)" in line and "\n" not in line
     assert "GiB" not in compare(candidate, 1.0, None)
+    assert compare(candidate, 1.0, memory, 1.5 * GIB).endswith(", 1.50 GiB reserved")
 
 
 def test_an_explanation_shows_the_chosen_plan_and_every_plan_on_demand():

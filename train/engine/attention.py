@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -26,9 +26,13 @@ from train.engine.replica import Keys, SharedRow
 NAME = "anyrank_packed"
 
 
-def register() -> str:
-    """Make the packed attention known to transformers; return the name to ask for."""
-    AttentionInterface.register(NAME, packed_attention)
+def register(*, kernel: bool = True) -> str:
+    """Make the packed attention known to transformers; return the name to ask for.
+
+    Without `kernel` torch's is not used, where it was found to be wrong or missing.
+    """
+    attend = packed_attention if kernel else partial(packed_attention, kernel=False)
+    AttentionInterface.register(NAME, attend)
     return NAME
 
 
@@ -45,6 +49,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    kernel: bool = True,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each segment of one packed row.
@@ -65,14 +70,19 @@ def packed_attention(
     if shared_row:
         keys = shared_row.keys(key, value, window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    fits_kernel = query.dtype == torch.bfloat16 and query.shape[-1] <= 256
-    if query.is_cuda and softcap is None and fits_kernel:
+    if kernel and softcap is None and _fits_kernel(query):
         return _varlen(query, keys, cu_seq_lens_q, max_length_q, scale, window), None
     parts = [
         _segment(*rows, scale=scale, window=window, softcap=softcap)
         for rows in _split(query, keys, cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _fits_kernel(query: torch.Tensor) -> bool:
+    """Whether torch's variable-length kernel is for such queries."""
+    width = query.shape[-1]
+    return query.is_cuda and query.dtype == torch.bfloat16 and width <= 256 and width % 8 == 0
 
 
 def _split(
@@ -93,6 +103,9 @@ def _segment(
 ) -> torch.Tensor:
     """Attention of one segment; shapes as in `packed_attention`, the last key the last query's."""
     grouped = query.shape[1] != key.shape[1]
+    if grouped and query.is_cuda:
+        # torch's one kernel on GPUs that takes groups here would keep every score.
+        key, value, grouped = *_repeated(query, key, value), False
     length, seen = query.shape[2], key.shape[2]
     if softcap is None and length == seen and (window is None or length <= window):
         return scaled_dot_product_attention(
@@ -104,6 +117,14 @@ def _segment(
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
+
+
+def _repeated(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values once for every query head."""
+    groups = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
 
 
 def _visible(length: int, seen: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -122,8 +143,7 @@ def _capped(
     softcap: float,
 ) -> torch.Tensor:
     """Scores squashed to ±softcap before the softmax (Gemma 2)."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = _repeated(query, key, value)
     scores = torch.tanh(query @ key.transpose(2, 3) * (scale / softcap)) * softcap
     scores = scores.masked_fill(~visible, float("-inf"))
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
@@ -145,8 +165,7 @@ def _varlen(
         if knows_groups():
             options["enable_gqa"] = True
         else:
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+            key, value = _repeated(query, key, value)
     rows = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]
     edge = (window - 1 if window else -1, 0)
     call: Any = varlen_attn

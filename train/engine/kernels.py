@@ -9,6 +9,8 @@ transformers': it is a function of its module, and no public way replaces it for
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +31,10 @@ GATES = {
     "gelu_pytorch_tanh": ("GeGLU", "LigerGELUMulFunction"),
 }
 DEVICES = ("cuda",)
+REFUSED = (
+    "Liger kernels do not run here ({}): plain modules are used; a C compiler and Python's headers "
+    "make steps faster (on Debian: apt-get install gcc python3-dev)"
+)
 HINT = "Liger kernels are not installed: `pip install 'liger-kernel>=0.8.5,<0.9'` for faster steps"
 
 
@@ -101,8 +107,38 @@ class FusedHead:
 
 def liger_supported(model_type: str, device: str) -> bool:
     """Whether a model of this type would run with Liger's kernels on this type of device."""
-    known = model_type in NORMS and device in DEVICES
-    return known and None not in (find_spec("liger_kernel"), find_spec("triton"))
+    known = model_type in NORMS and device in DEVICES and _installed()
+    return known and not (device == "cuda" and refused())
+
+
+def _installed() -> bool:
+    return None not in (find_spec("liger_kernel"), find_spec("triton"))
+
+
+@cache
+def refused() -> str:
+    """Return why a kernel does not run on this GPU; empty if one does, there and back.
+
+    Triton needs a C compiler and Python's headers; without them the first step would fail.
+    """
+    return tried(_multiply)
+
+
+def tried(act: Callable[[], object]) -> str:
+    """Return the first line of what an act raises; empty if it raises nothing."""
+    try:
+        act()
+    except Exception as error:  # whatever a compiler, a driver or Triton says
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ""
+
+
+def _multiply() -> None:
+    from liger_kernel.ops import LigerSiLUMulFunction
+
+    gate, up = (torch.ones(2, 64, device="cuda", requires_grad=True) for _ in range(2))
+    LigerSiLUMulFunction.apply(gate, up).sum().backward()
+    torch.cuda.synchronize()
 
 
 def fuse(
@@ -119,8 +155,9 @@ def fuse(
     """
     kind = str(model.config.model_type)
     if not liger_supported(kind, device.type):
-        missing = device.type == "cuda" and kind in NORMS
-        return None, (HINT,) if missing else ()
+        if device.type != "cuda" or kind not in NORMS:
+            return None, ()
+        return None, (REFUSED.format(refused()) if _installed() else HINT,)
     activation = getattr(model.config, "hidden_activation", None) or model.config.hidden_act
     gate, product = GATES.get(activation, ("", ""))
     for module in model.modules():

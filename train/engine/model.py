@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from train.config import ModelConfig
 from train.data.model_folder import read_model_config
 from train.engine import attention, kernels, lora, weights
+from train.engine.attention_probe import kernel_works
 from train.engine.packing import can_pack
 from train.errors import ModelError
 
@@ -77,7 +78,13 @@ def load(
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
     notices += _settle_rotation(shape, folder, longest)
-    model = _from_pretrained(folder, shape, config, zero_config, packed, device)
+    kernel = True
+    if packed and device.type == "cuda" and config.precision == "bf16":
+        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        kernel, said = kernel_works(device, width)
+        notices += said
+    implementation = attention.register(kernel=kernel) if packed else None
+    model = _from_pretrained(folder, shape, config, zero_config, implementation, device)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
     supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
@@ -207,7 +214,7 @@ def _from_pretrained(
     shape: PreTrainedConfig,
     config: ModelConfig,
     zero_config: dict[str, Any],
-    packed: bool,
+    implementation: str | None,
     device: torch.device,
 ) -> PreTrainedModel:
     sharded = zero_config["zero_optimization"]["stage"] == 3
@@ -218,7 +225,7 @@ def _from_pretrained(
             folder,
             config=shape,
             dtype=DTYPES[config.precision],
-            attn_implementation=attention.register() if packed else None,
+            attn_implementation=implementation,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,

@@ -111,6 +111,11 @@ class Engine:
         """
         return peak_bytes(self.gang.device) - self.before
 
+    def reserved_bytes(self) -> int:
+        """Return the most device memory that torch has taken from the driver; 0 on CPU."""
+        device = self.gang.device
+        return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+
     def _forward(
         self, step: int, micro: MicroBatch, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:

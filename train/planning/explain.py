@@ -130,12 +130,13 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def compare(candidate: Candidate, seconds: float, peak: float | None) -> str:
+def compare(candidate: Candidate, seconds: float, peak: float | None, reserved: float = 0.0) -> str:
     """Return predicted against measured in one line.
 
     Args:
         seconds: of one optimizer step.
         peak: bytes that torch's counter saw on a GPU; None where there is no such counter.
+        reserved: bytes that torch took from the driver for them, where it tells.
     """
     time, memory = candidate.time.total, candidate.memory.total - candidate.memory.reserve
     found = f"predicted {time:.2f} s a step, measured {seconds:.2f} s ({_signed(seconds / time)})"
@@ -144,6 +145,7 @@ def compare(candidate: Candidate, seconds: float, peak: float | None) -> str:
     return (
         f"{found}; predicted {memory / GIB:.2f} GiB, "
         f"measured {peak / GIB:.2f} GiB ({_signed(peak / memory)})"
+        + (f", {reserved / GIB:.2f} GiB reserved" if reserved else "")
     )
 
 

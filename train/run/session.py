@@ -158,7 +158,9 @@ def training_job(
         world_size=engine.gang.world.size,
         mfu=partial(_mfu, inputs, planned.cluster),
         pending_eval=resumed.pending_eval,
-        expected=partial(compare, planned.chosen),
+        expected=lambda seconds, peak: compare(
+            planned.chosen, seconds, peak, engine.reserved_bytes()
+        ),
     )
 
 
