@@ -12,15 +12,16 @@ from train.engine.attention_probe import disagreement, kernel_works
 CPU = torch.device("cpu")
 
 
-def probed(attend, window=None, heads=(4, 2, 64), dtype=torch.bfloat16):
-    return disagreement(attend, CPU, dtype, heads, window)
+def probed(attend, window=None, heads=(4, 2, 64), dtype=torch.bfloat16, *, ends=False):
+    return disagreement(attend, CPU, dtype, heads, window, ends=ends)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("heads", [(4, 4, 64), (4, 2, 128), (4, 1, 80)])
 def test_this_projects_attention_agrees(dtype, window, heads):
-    assert probed(packed_attention, window, heads, dtype) == ""
+    for ends in (False, True):
+        assert probed(packed_attention, window, heads, dtype, ends=ends) == ""
 
 
 def test_the_kernel_works_where_every_comparison_agrees():
@@ -53,6 +54,26 @@ def staring(module, query, key, value, mask, **options):
     back = bounds[-1] - bounds.flip(0)
     found, _ = packed_attention(module, *turned, mask, cu_seq_lens_q=back, **options)
     return found.flip(1), None
+
+
+def early(*tensors, shared_row=None, cu_seq_lens_q, **options):
+    """A kernel that aligns a causal mask at the top left: queries see the first keys only."""
+    if shared_row is None:
+        return packed_attention(*tensors, cu_seq_lens_q=cu_seq_lens_q, **options)
+    module, query, key, value, mask = tensors
+    begins = shared_row.bounds[:-1].tolist()
+    counts = cu_seq_lens_q.diff().tolist()
+    rows = [b + n for b, count in zip(begins, counts, strict=True) for n in range(count)]
+    return packed_attention(
+        module, query, key[:, :, rows], value[:, :, rows], mask, cu_seq_lens_q=cu_seq_lens_q,
+        **options,
+    )  # fmt: skip
+
+
+def test_a_mask_aligned_at_the_top_left_is_found_out():
+    assert probed(early) == ""
+    assert probed(early, ends=True).endswith("without a window where keys are more than queries")
+    assert not kernel_works(CPU, 64, early)[0]
 
 
 def half(module, query, key, value, mask, **options):

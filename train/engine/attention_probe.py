@@ -8,12 +8,14 @@ out every score in fp32, in well under a second.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, product
 from typing import Any
 
 import torch
 
 from train.engine.attention import packed_attention
+from train.engine.replica import Keys
 
 LENGTHS = (1, 7, 40, 1, 129)
 WINDOW = 16
@@ -30,16 +32,28 @@ def kernel_works(
             f"heads are {width} wide, which is no multiple of 8: each sample is attended to by "
             "itself, which is slower",
         )
-    for key_heads in (4, 2):
-        for window in (None, WINDOW):
-            said = disagreement(attend, device, torch.bfloat16, (4, key_heads, width), window)
-            if said:
-                name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-                return False, (
-                    f"torch's attention for packed samples is not used on the {name} ({said}): "
-                    "each sample is attended to by itself, which is slower",
-                )
+    for key_heads, window, ends in product((4, 2), (None, WINDOW), (False, True)):
+        heads = 4, key_heads, width
+        said = disagreement(attend, device, torch.bfloat16, heads, window, ends=ends)
+        if said:
+            name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+            return False, (
+                f"torch's attention for packed samples is not used on the {name} ({said}): "
+                "each sample is attended to by itself, which is slower",
+            )
     return True, ()
+
+
+@dataclass(frozen=True)
+class AllKeys:
+    """A shared row whose keys are all here: queries are of the ends of samples only."""
+
+    bounds: torch.Tensor
+    longest: int
+
+    def keys(self, key: torch.Tensor, value: torch.Tensor, _window: int | None) -> Keys:
+        """Return keys and values of whole samples."""
+        return Keys(key, value, self.bounds, self.longest)
 
 
 def disagreement(
@@ -48,35 +62,48 @@ def disagreement(
     dtype: torch.dtype,
     heads: tuple[int, int, int],
     window: int | None,
+    *,
+    ends: bool = False,
 ) -> str:
     """Return how `attend` differs from attention with every score written out; empty if it agrees.
 
     Args:
         attend: takes what `packed_attention` does.
         heads: query heads, key heads, and elements of a head.
+        ends: ask for the last third of each sample only, so that there are more keys than queries.
     """
     query_heads, key_heads, width = heads
     draw, total = torch.Generator().manual_seed(0), sum(LENGTHS)
     shapes = [(1, count, total, width) for count in (query_heads, key_heads, key_heads)]
     inputs = [torch.randn(s, generator=draw).to(device, dtype).requires_grad_() for s in shapes]
-    push = torch.randn(1, total, query_heads, width, generator=draw).to(device, dtype)
-    bounds = torch.tensor([0, *accumulate(LENGTHS)], dtype=torch.int32, device=device)
+    asked = [-(-length // 3) for length in LENGTHS] if ends else list(LENGTHS)
+    lasts = list(accumulate(LENGTHS))
+    rows = [place for last, n in zip(lasts, asked, strict=True) for place in range(last - n, last)]
+    push = torch.randn(1, len(rows), query_heads, width, generator=draw).to(device, dtype)
+    of_keys, of_queries = (
+        torch.tensor([0, *ends], dtype=torch.int32, device=device)
+        for ends in (lasts, accumulate(asked))
+    )
+    shared = {"shared_row": AllKeys(of_keys, max(LENGTHS))} if ends else {}
     try:
         found, _ = attend(
-            torch.nn.Identity(), *inputs, None, cu_seq_lens_q=bounds, max_length_q=max(LENGTHS),
-            sliding_window=window,
+            torch.nn.Identity(), inputs[0][:, :, rows], *inputs[1:], None, cu_seq_lens_q=of_queries,
+            max_length_q=max(asked), sliding_window=window, **shared,
         )  # fmt: skip
         ours = (found, *torch.autograd.grad(found, inputs, push))
     except (RuntimeError, TypeError, ImportError, AttributeError, NotImplementedError) as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     exact = [one.detach().float().requires_grad_() for one in inputs]
-    wanted = written_out(exact[0], exact[1], exact[2], window)
+    wanted = written_out(exact[0], exact[1], exact[2], window)[:, rows]
     theirs = (wanted, *torch.autograd.grad(wanted, exact, push.float()))
     nouns = ("output", "queries' gradient", "keys' gradient", "values' gradient")
     for noun, one, other in zip(nouns, ours, theirs, strict=True):
         off = float((one.float() - other).norm() / other.norm())
         if not off < TOLERANCE:
-            return f"its {noun} is off by {off:.0%} {'with' if window else 'without'} a window"
+            where = " where keys are more than queries" if ends else ""
+            return (
+                f"its {noun} is off by {off:.0%} {'with' if window else 'without'} a window{where}"
+            )
     return ""
 
 
