@@ -74,7 +74,7 @@ def test_buffers_of_whole_numbers_are_no_quantization(tmp_path):
 
 def test_an_adapter_is_no_model_and_names_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    with pytest.raises(ModelError, match="is an adapter of some/base, not a model"):
+    with pytest.raises(ModelError, match="is an adapter of 'some/base', not a model"):
         locate_model(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("[")
     with pytest.raises(ModelError, match="is an adapter of its base model"):

@@ -58,11 +58,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         raise ModelError(f"{index} names no files ({error!r}): copy the model again") from None
     for file in files:
         if not file.is_file():
-            raise ModelError(f"{index} names {file.name}, which is missing: copy the whole model")
+            raise ModelError(f"{index} names {file.name!r}, which is missing: copy the whole model")
     found = {file.name: _header(file) for file in files}
     for key, name in named.items():
         if key not in found[name]:
-            raise ModelError(f"{index} says that {name} holds '{key}', but it does not: copy anew")
+            raise ModelError(f"{index} says that {name!r} holds {key!r}, but it lacks it: copy it")
     return {key: found[name][key] for key, name in named.items()}
 
 
@@ -97,7 +97,7 @@ def require_model(folder: Path) -> None:
     if not path.exists():
         return
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = repr(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         base = "its base model"
     if (folder / "config.json").exists():
@@ -128,7 +128,7 @@ def require_trainable(
     _refuse_other_embedding(shape, tensors)
     _refuse_other_size(folder, shape, tensors)
     asked = config.get("attn_implementation") or config.get("_attn_implementation")
-    said = f"the model's config asks for '{asked}' attention, but the run chooses its own"
+    said = f"the model's config asks for {asked!r} attention, but the run chooses its own"
     return ((said,) if asked else ()) + _positions(folder, config, tensors, block_size)
 
 
@@ -151,7 +151,7 @@ def _refuse_quantized(
     ]
     if not (method or files or packed):
         return
-    proof = f"'{packed[0][0]}' is {packed[0][1]}" if packed else ", ".join(files) or "config.json"
+    proof = f"{packed[0][0]!r} is {packed[0][1]}" if packed else ", ".join(files) or "config.json"
     raise ModelError(
         f"{folder} is quantized ({method or proof}), and what is trained must not be: give the "
         "model that it was made from"

@@ -49,7 +49,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} has no config.json: it is not a Hugging Face model") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}): mend or replace it") from None
     if not isinstance(found, dict):
         raise ModelError(f"{path} must hold a JSON object, but holds {type(found).__name__}")

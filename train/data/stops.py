@@ -41,7 +41,7 @@ def settle_stops(base: Path, folder: Path, tokenizer: Tokenizer) -> str:
         return ""
     content = json.dumps(said | {"eos_token_id": [*known, *more]}, indent=2) + "\n"
     (folder / FILE).write_text(content, encoding="utf-8")
-    names = " and ".join(f"'{tokenizer.spelling([number])}'" for number in more)
+    names = " and ".join(repr(tokenizer.spelling([number])) for number in more)
     return (
         f"what was trained ends in {names}, where the base model does not stop: the saved {FILE} "
         f"says so, as eos_token_id={[*known, *more]}"

@@ -85,7 +85,7 @@ def settings_of(folder: Path, *names: str) -> dict[str, Any]:
     for file in (folder / name for name in names):
         try:
             content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{file} is no JSON ({error}): mend or replace it") from None
         if not isinstance(content, dict):
             raise DataError(f"{file} must hold a JSON object, but holds {type(content).__name__}")
@@ -112,7 +112,7 @@ def _require_added(found: Any, path: Path) -> None:
         got = found.convert_tokens_to_ids(name)
         if got != number:
             raise DataError(
-                f"the files of the tokenizer in '{path}' contradict each other: '{name}' has the "
+                f"the files of the tokenizer in '{path}' contradict each other: {name!r} has the "
                 f"id {number} in its list of added tokens, but {got} by the vocabulary: correct one"
             )
 
@@ -122,7 +122,7 @@ def _require_named(found: Any, size: int, path: Path) -> None:
     for role, number in (("bos", found.bos_token_id), ("eos", found.eos_token_id)):
         if number is not None and number >= size and number not in added_tokens(path):
             raise DataError(
-                f"the {role}_token '{found.convert_ids_to_tokens(number)}' that '{path}' names is "
+                f"the {role}_token {found.convert_ids_to_tokens(number)!r} that '{path}' names is "
                 "not in its vocabulary: correct it in tokenizer_config.json"
             )
 

@@ -79,7 +79,7 @@ class SentencePieceTokenizer:
             number = self.processor.piece_to_id(name)
             if self.processor.id_to_piece(number) != name:
                 raise DataError(
-                    f"the {role} '{name}' that '{self.path.parent}' names is not in its "
+                    f"the {role} {name!r} that '{self.path.parent}' names is not in its "
                     f"{self.path.name}: correct it in tokenizer_config.json"
                 )
             return int(number)

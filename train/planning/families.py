@@ -143,8 +143,17 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     """Return the shape that a Hugging Face config.json describes.
 
     Raises:
-        ModelError: a size is missing, or the model is a mixture of experts.
+        ModelError: a size is missing or is none, or the model is a mixture of experts.
     """
+    try:
+        return _shape_of(config)
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise ModelError(
+            f"a value in the model's config.json is of a wrong kind ({error}): mend or replace it"
+        ) from None
+
+
+def _shape_of(config: Mapping[str, Any]) -> Shape:
     for part in _TEXT_PARTS:
         if isinstance(config.get(part), dict):
             config = config[part]
