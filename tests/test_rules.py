@@ -24,9 +24,9 @@ OURS = sorted(
 )
 # What a module may import of train: itself and all to its left; `commands` stands on all but main.
 ORDER = (
-    "errors", "text", "paths", "locking", "arguments", "config", "planning", "hosts", "launch",
-    "data", "interfaces", "checkpoint", "output", "report", "engine", "loop", "run", "commands",
-    "main",
+    "errors", "text", "paths", "locking", "arguments", "config", "config_file", "planning", "hosts",
+    "launch", "data", "interfaces", "checkpoint", "output", "report", "engine", "loop", "run",
+    "commands", "main",
 )  # fmt: skip
 # Short on purpose: each keeps two sides apart.
 SEAMS = {"train/checkpoint/failpoint.py"}

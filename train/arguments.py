@@ -184,6 +184,7 @@ ARGUMENTS = (
     Argument("--ds-config", str, "ds_configs/zero3.json", "what it sets is pinned",
              alias="--deepspeed-config"),
     Argument("--pin", str, None, "fix a part of the plan: " + " ".join(PIN_KEYS)),
+    Argument("--config", str, None, "arguments by name, in YAML or JSON; what is typed wins"),
     Argument("--report-to", str, "none", "curves, too, to", ("tensorboard", "wandb", "none")),
     Argument("--trust-remote-code", None, False, "run code that the model's folder brings along"),
     Argument("--dry-run", None, False, "plan, print the plan and stop"),
@@ -197,7 +198,7 @@ GROUPS = {
     "--use-lora": "adapter",
     "--log-interval": "output",
     "--ds-config": "plan",
-    "--report-to": "the rest",
+    "--config": "the rest",
 }
 
 # With neither a model nor a dataset named, the embedded preset is trained with these.

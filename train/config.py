@@ -171,7 +171,7 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: an unknown flag, a missing or malformed value, or one that contradicts another.
     """
-    given = _given(argv)
+    given = read_words(argv)
     named = [given.get(name) is not None for name in ("model_name_or_path", "dataset_name_or_path")]
     if any(named) and not all(named):
         missing = "--dataset-name-or-path" if named[0] else "--model-name-or-path"
@@ -188,7 +188,12 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     return _assemble(values)
 
 
-def _given(argv: Sequence[str]) -> dict[str, Any]:
+def read_words(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the values that a command line gives, by name, each read and checked alone.
+
+    Raises:
+        ConfigError: an unknown flag, or a missing or malformed value.
+    """
     parser = build_parser()
     spaced = [_hyphens(word) for word in argv]
     found, unknown = parser.parse_known_args(spaced)

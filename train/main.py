@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import MutableMapping
@@ -11,6 +10,7 @@ from pathlib import Path
 sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]  # not train/
 
 from train.config import RunConfig, World, parse_args
+from train.config_file import expand
 from train.launch.stopping import StopRequests
 from train.loop import fit
 from train.run import inputs
@@ -24,10 +24,8 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     found = inputs.locate(config, cache, console)
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     data = inputs.open_data(found, cache, console)
-    gc.disable()  # nothing that the imports make is garbage: walking over it took a third of them
-    from train.run import planning, resume, session  # torch: what can fail above needs none
-
-    gc.enable()
+    with inputs.uncollected():
+        from train.run import planning, resume, session  # torch: what can fail above needs none
     console.stage(3, f"Joining the ranks, {world.size} in all")
     gang = session.join(found, data, world, env)
     console.stage(4, "Planning")
@@ -51,7 +49,7 @@ def main() -> None:
     world = World()
     try:
         world, stop = install_handlers(os.environ)
-        run(parse_args(sys.argv[1:]), world, os.environ, stop)
+        run(parse_args(expand(sys.argv[1:])), world, os.environ, stop)
     except BaseException as error:
         exit_with(error, world)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from train.config import build_parser, parse_args
+from train.config_file import expand
 from train.output.console import Console
 from train.paths import cache_folder
 from train.run import inputs
@@ -29,7 +30,7 @@ def command(argv: Sequence[str]) -> int:
         return 0
     console = Console(True)
     cache = cache_folder(os.environ)
-    found = inputs.locate(parse_args(argv), cache, console)
+    found = inputs.locate(parse_args(expand(argv)), cache, console)
     data = inputs.open_data(found, cache, console)
     tokens = int(data.train.lengths.sum()) + int(data.validation.lengths.sum())
     console.say(f"{tokens} tokens are prepared under {cache}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import RunConfig, parse_args
+from train.config_file import expand
 from train.errors import ConfigError, DataError, ModelError, UserError
 from train.paths import looks_local, shipped
 from train.planning.dsconfig import read_ds_config
@@ -42,7 +43,8 @@ def parse(argv: Sequence[str]) -> LaunchRequest:
     """Split the launcher's own words from the run's.
 
     Raises:
-        ConfigError: N is not a whole number of at least 1, or --hostfile lacks its value.
+        ConfigError: N is not a whole number of at least 1, or --hostfile or --config lacks its
+            value, or what --config names holds no arguments.
     """
     words = list(argv)
     gpus = None
@@ -64,7 +66,7 @@ def parse(argv: Sequence[str]) -> LaunchRequest:
         hostfile = value
         if gpus is None and words and words[0].isdecimal():
             gpus = _count(words.pop(0))
-    return LaunchRequest(gpus, hostfile, tuple(args))
+    return LaunchRequest(gpus, hostfile, expand(args))
 
 
 def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...]]:

@@ -1,0 +1,69 @@
+import json
+import re
+from dataclasses import asdict
+
+import pytest
+
+from train.config import parse_args
+from train.config_file import expand
+from train.errors import ConfigError
+from train.launch import arguments
+
+NAMED = ["--model-name-or-path", "m", "--dataset-name-or-path", "d.jsonl"]
+YAML = """
+model_name_or_path: m
+dataset-name-or-path: d.jsonl
+lr: 1e-4
+use-lora: true
+skip_bad_rows: false
+save_dir:
+columns: {prompt: Frage, completion: Antwort}
+pin: {zero: 2, recompute: full}
+"""
+
+
+def test_a_file_gives_arguments_and_what_is_typed_wins(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(YAML)
+    words = expand(["--config", str(path), "--lr", "2e-4", "--pin", "zero=3"])
+    config = parse_args(words)
+    assert (config.optimizer.lr, config.pins) == (2e-4, {"zero": "3", "recompute": "full"})
+    assert config.model.lora is not None
+    assert config.data.columns == (("prompt", "Frage"), ("completion", "Antwort"))
+    assert config.output.save_dir is None
+    assert arguments.parse(["4", f"--config={path}", "--seed", "3"]).args[-2:] == ("--seed", "3")
+
+
+def test_an_earlier_runs_config_gives_the_same_run_in_a_folder_of_its_own(tmp_path):
+    words = [*NAMED, "--use-lora", "--lora-r", "4", "--pin", "zero=1", "sp=2", "--seed", "9"]
+    words += ["--columns", "text=Text", "--max-steps", "7", "--warmup-ratio", "0.1"]
+    ran = parse_args([*words, "--run-dir", "r", "--save-dir", "s", "--resume", "must"])
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(ran)))
+    assert parse_args(expand(["--config", str(path)])) == parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("lr: [", "is not YAML ("),
+        ("- lr", "must hold arguments by name"),
+        ("learning_rate: 1", "unknown argument '--learning-rate': here it is --lr"),
+        ("lr: fast", "--lr must be a number, but is 'fast'"),
+        ("seed: 2026-01-31", "'seed' must be text, a number, true or false"),
+    ],
+)
+def test_a_mistake_names_the_file(tmp_path, text, sentence):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
+        expand(["--config", str(path)])
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_and_two_files_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read .*No such file"):
+        expand(["--config", str(tmp_path / "none.json")])
+    for words in (["--config"], ["--config", "a", "--config", "b"]):
+        with pytest.raises(ConfigError, match="takes one YAML or JSON file, once"):
+            expand(words)

@@ -1,0 +1,125 @@
+"""`--config FILE`: arguments from a YAML or JSON file, or from an earlier run's config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.config import read_words
+from train.errors import ConfigError
+
+# What belongs to one run alone, and is not taken over from its config.json.
+OWN = ("run_dir", "save_dir", "resume", "dry_run", "date")
+
+
+def expand(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line with `--config FILE` replaced by what the file says.
+
+    That comes first, so what is typed wins over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold arguments of a run.
+    """
+    path, typed = _split(argv)
+    if path is None:
+        return tuple(argv)
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"--config {path} must hold arguments by name, such as 'lr: 2e-6'")
+    try:
+        words = words_of(content)
+        read_words(words)
+    except ConfigError as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    pinned = {word.partition("=")[0] for word in typed if not word.startswith("-")}
+    kept = [word for word in words if "=" not in word or word.partition("=")[0] not in pinned]
+    return (*kept, *typed)
+
+
+def words_of(content: Mapping[str, Any], leave_out: Sequence[str] = OWN) -> tuple[str, ...]:
+    """Return the command line of arguments by name; dashes and underscores are alike.
+
+    Args:
+        content: arguments as in a file, or a run's whole config.json, which has sections.
+        leave_out: names that are not taken from a config.json.
+
+    Raises:
+        ConfigError: a value is of no kind that an argument has.
+    """
+    whole = isinstance(content.get("model"), Mapping) and isinstance(content.get("data"), Mapping)
+    pairs = _flat(content, leave_out) if whole else content.items()
+    return tuple(word for name, value in pairs for word in _words(str(name), value))
+
+
+def _flat(content: Mapping[str, Any], leave_out: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of a run's config.json, as `RunConfig` is written there."""
+    for key, value in content.items():
+        if key in ("model", "data", "optimizer", "output"):
+            lora = value.get("lora") if key == "model" else None
+            if lora:
+                yield "use_lora", True
+                yield from ((f"lora_{name}", number) for name, number in lora.items())
+            named = {"name_or_path": "dataset_name_or_path" if key == "data" else
+                     "model_name_or_path"}  # fmt: skip
+            instead = "warmup_steps" if value.get("warmup_ratio") is not None else ""
+            for name, inner in value.items():
+                if name not in (*leave_out, "lora", instead):
+                    yield named.get(name, name), inner
+        elif key not in leave_out:
+            yield ("pin" if key == "pins" else key), value
+
+
+def _words(name: str, value: Any) -> Iterator[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, Mapping):
+        value = [f"{key}={inner}" for key, inner in value.items()]
+    elif isinstance(value, list):
+        pairs = all(isinstance(part, list) and len(part) == 2 for part in value)
+        value = [f"{part[0]}={part[1]}" for part in value] if pairs else value
+    if value is None or value is False or value in ([], ()):
+        return
+    yield flag
+    if isinstance(value, list):
+        yield from map(str, value) if name == "pin" else (",".join(map(str, value)),)
+    elif isinstance(value, str | int | float):
+        if value is not True:
+            yield str(value)
+    else:
+        raise ConfigError(f"'{name}' must be text, a number, true or false, or a list of them")
+
+
+def _split(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the file that --config names, and the other words.
+
+    Raises:
+        ConfigError: it is named twice, or without a file.
+    """
+    rest = list(argv)
+    at = [i for i, word in enumerate(rest) if word.partition("=")[0] == "--config"]
+    if not at:
+        return None, rest
+    word = rest.pop(at[0])
+    name = word.partition("=")[2] if "=" in word else rest.pop(at[0]) if at[0] < len(rest) else ""
+    if not name or len(at) > 1:
+        raise ConfigError("--config takes one YAML or JSON file, once")
+    return Path(name).expanduser(), rest
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} cannot be read ({error})") from None
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--config {path} is not JSON ({error})") from None
+    import yaml  # what most runs do without
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())})") from None
