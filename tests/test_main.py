@@ -55,10 +55,15 @@ def write(path: Path, rows) -> Path:
 
 
 def embedding(entries: int, model: Path, folder: Path) -> Path:
-    """A copy of a model's folder whose config embeds so many tokens."""
+    """A copy of the model that embeds the first so many entries of its tokenizer only."""
+    from safetensors.torch import load_file, save_file
+
     shutil.copytree(model, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": entries}))
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": entries}))
+    weights = load_file(folder / "model.safetensors")
+    fewer = {name: w[:entries].clone() if len(w) == 32000 else w for name, w in weights.items()}
+    save_file(fewer, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -66,7 +71,7 @@ def mistake(tmp_path: Path, name: str) -> list[str]:
     """The dataset of a mistake, made when it is asked for."""
     made = {
         "good": lambda p: write(p, ROWS),
-        "no column": lambda p: write(p, [{"question": "a", "answer": "b"}]),
+        "no column": lambda p: write(p, [{"frage": "a", "antwort": "b"}]),
         "empty": lambda p: p.write_text(""),
         "not utf-8": lambda p: p.write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n'),
         "not an object": lambda p: p.write_text('{"text": "a"}\n[1]\n'),
@@ -78,7 +83,7 @@ def mistake(tmp_path: Path, name: str) -> list[str]:
 
 MISTAKES = {
     "a model folder that is not there": ("good", "--model-name-or-path ./nowhere", "./nowhere"),
-    "no usable column": ("no column", "", "question"),
+    "no usable column": ("no column", "", "frage"),
     "an empty dataset": ("empty", "", "is empty"),
     "invalid UTF-8": ("not utf-8", "", "line 2"),
     "a row that is not an object": ("not an object", "", "line 2"),

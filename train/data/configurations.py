@@ -61,7 +61,7 @@ def configured_files(
 
 
 def _front_matter(readme: Path) -> Mapping[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         text = readme.read_text(encoding="utf-8", errors="replace")
