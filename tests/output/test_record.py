@@ -21,7 +21,7 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_tensorboard_receives_scalars(tmp_path):
-    sink = open_tracker("tensorboard", tmp_path)
+    sink = open_tracker("tensorboard", tmp_path, {}, print)
     sink.write(1, {"train/loss": 2.0})
     sink.close()
     events = [name for _, _, names in os.walk(tmp_path / "tensorboard") for name in names]
@@ -31,4 +31,4 @@ def test_tensorboard_receives_scalars(tmp_path):
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
-        open_tracker("wandb", tmp_path)
+        open_tracker("wandb", tmp_path, {}, print)

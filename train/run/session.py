@@ -102,15 +102,15 @@ def open_outputs(
     folder = gang.on_main(lambda: open_run_folder(path))
     require_shared(gang, path)
     stop.follow(path, supervised=supervised)
-    tracker = gang.on_main(lambda: open_tracker(out.report_to, path)) or NoTracker()
     console = Console(True, folder.log) if folder is not None else Console(False)
+    opened = gang.on_main(lambda: open_tracker(out.report_to, path, env, console.say))
     if folder is not None:
         folder.note("config.json", asdict(inputs.config))
         folder.note("plan.json", planned.chosen.to_json())
         folder.note("ds_config.json", planned.zero)
         folder.note("environment.json", environment(env, devices))
         console.say(f"The run folder is {path}")
-    return Outputs(console, folder, tracker, path)
+    return Outputs(console, folder, opened or NoTracker(), path)
 
 
 def start_engine(inputs: RunInputs, planned: PlannedRun, gang: Gang, out: Outputs) -> Engine:

@@ -1,0 +1,79 @@
+"""Weights & Biases: one run for each run folder; nobody logged in, or no network, is a sentence."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from train.errors import ConfigError
+from train.output.trackers import open_tracker
+
+
+class Wandb:
+    """A twin of the library: what it is asked to begin, and the errors that it has."""
+
+    def __init__(self, error: str = "") -> None:
+        communication = type("CommError", (Exception,), {})
+        self.errors = SimpleNamespace(
+            CommError=communication,
+            AuthenticationError=type("AuthenticationError", (communication,), {}),
+            UsageError=type("UsageError", (Exception,), {}),
+        )
+        self.error = error
+        self.begun: list[dict[str, Any]] = []
+        self.ended = False
+
+    def teardown(self) -> None:
+        self.ended = True
+
+    def init(self, **words: Any) -> SimpleNamespace:
+        if self.error and not self.ended:
+            raise getattr(self.errors, self.error)("no host\nwhile retrying")
+        self.begun.append(words)
+        return SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, wandb: Wandb, folder: Path, **env: str) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    open_tracker("wandb", folder, env, said.append).close()
+    return said
+
+
+def test_every_start_of_a_run_folder_goes_on_in_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb, other = Wandb(), tmp_path / "other"
+    other.mkdir()
+    for folder in (tmp_path, tmp_path, other):
+        opened(monkeypatch, wandb, folder)
+    first, second, third = (words["id"] for words in wandb.begun)
+    assert first == second != third
+    assert all(words["resume"] == "allow" for words in wandb.begun)
+
+
+def test_an_id_that_the_user_has_chosen_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb = Wandb()
+    opened(monkeypatch, wandb, tmp_path, WANDB_RUN_ID="mine")
+    assert wandb.begun[0]["id"] == "mine"
+
+
+@pytest.mark.parametrize("error", ["UsageError", "AuthenticationError"])
+def test_without_a_login_it_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"cannot start \(no host\): run 'wandb login', or set"):
+        opened(monkeypatch, Wandb(error), tmp_path)
+
+
+def test_without_a_network_the_curves_are_kept_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb = Wandb("CommError")
+    said = opened(monkeypatch, wandb, tmp_path)
+    assert said == ["W&B cannot be reached (no host): the curves are kept for wandb sync"]
+    assert wandb.begun[0]["mode"] == "offline"
