@@ -56,6 +56,12 @@ def test_a_folder_is_split_by_the_names_of_its_files(opened, write, pieces, tmp_
     assert told(data, "test split is not used") and not told(data, "5 %")
 
 
+def test_files_of_several_folders_are_read_as_one_and_told(opened, write, pieces, tmp_path):
+    write(ROWS[:10], "set/all/a.jsonl")
+    write(ROWS[10:20], "set/small/a.jsonl")
+    assert told(opened(tmp_path / "set", pieces), "several folders are read as one: all, small")
+
+
 def test_a_saved_datasets_folder_is_read(opened, pieces, tmp_path):
     import datasets
 

@@ -29,6 +29,9 @@ def read(path):
         ("a.jsonl", "\n".join(json.dumps(row, indent=2) for row in ROWS)),
         ("a.json", json.dumps({"data": ROWS}, indent=2)),
         ("a.json", json.dumps({"version": 1, "examples": ROWS})),
+        ("a.json", json.dumps({"rows": [{"number": 1, "row": row} for row in ROWS]})),
+        ("a.jsonl", "\n".join(json.dumps({"number": 1, "row": row}) for row in ROWS)),
+        ("a.json", json.dumps({"data": {"rows": ROWS}})),
     ],
 )
 @pytest.mark.parametrize("change", ["plain", "mark", "carriage returns", "gz", "no last newline"])
@@ -97,6 +100,7 @@ def test_csv_fields_may_hold_lines_quotes_and_a_hundred_thousand_words(write):
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', 2, "is not a JSON object"),
         ("a.jsonl", b'{"text": "a"}\n[1, 2]\n', 2, "is not a JSON object, but [1, 2] instead"),
         ("a.jsonl", b'{"text": "a"}\n"b"\n', 2, "is not a JSON object"),
+        ("a.jsonl", b'{"text": "a", "b": [{"c": 1, "c": 2}]}\n', 1, "the key c stands twice"),
         ("a.jsonl", b'\n{"text": "\xff"}\n', 2, "not valid UTF-8 (byte 0xff)"),
         ("a.jsonl", b'{"a":' + b"[" * 100_000 + b"\n", 1, "is not a JSON object"),
         ("a.json", b'[{"text": "a"},\n\n 7]', 3, "is not a JSON object, but 7 instead"),

@@ -128,6 +128,20 @@ def test_a_call_is_found_where_a_template_writes_the_last_turn_otherwise(sample)
     assert carried == '<call>look{"q": "fox"}</call><|im_end|>\n<think></think>dog<|im_end|>\n'
 
 
+def test_tools_may_stand_in_the_first_turn(sample):
+    said = {"role": "system", "content": "fox", "tools": [LOOK]}
+    whole, _, _ = sample({"messages": [said, *CHAT]}, TOOLS)
+    assert '"description": "finds"' in whole
+
+
+def test_keys_of_turns_that_a_template_does_not_read_are_named(sample):
+    turns = [{**CHAT[0], "name": "a", "date": "b"}, {**CHAT[1], "date": None}]
+    _, _, told = sample({"messages": turns})
+    assert "columns that are not used: name of turns, date of turns\n" in told
+    naming = TOOLS.replace("{{ m.role }}", "{{ m.name }}{{ m.role }}")
+    assert "not used: date of turns\n" in sample({"messages": turns}, naming)[2]
+
+
 def test_a_template_of_parts_gets_parts(sample):
     whole, carried, told = sample({"messages": CHAT}, PARTED)
     assert (whole, carried) == (chat("user:hello/assistant:world"), "world<|im_end|>\n")

@@ -24,6 +24,7 @@ KNOWING = "{{ message.tool_calls }}"
         [{**ASKED, "tool_calls": None, "name": None}, {**SAID, "tool_calls": []}],
         [{**ASKED, "content": [{"type": "text", "text": "a"}]}, {**SAID, "content": ["b"]}],
         '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+        {"from": ["human", "gpt"], "value": ["a", "b"]},
     ],
 )
 def test_every_form_of_a_turn_is_read(turns):

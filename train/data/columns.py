@@ -34,6 +34,7 @@ NAMES = {
     "tools": ("tools", "functions"),
     "text": ("text",),
 }  # fmt: skip
+KNOWN = frozenset(word for words in NAMES.values() for word in words)
 KINDS = ("messages", "completion", "text", "prompt")  # in the order in which they are looked for
 OPTIONAL = {
     "messages": ("system", "tools"),
@@ -106,8 +107,7 @@ def choose_format(
 def is_known(row: Mapping[str, Any]) -> bool:
     """Whether a row has a column that is known by its name."""
     words = [_plain(name) for name in row]
-    known = {word for words in NAMES.values() for word in words}
-    return any(word in known or PREFERENCE.fullmatch(word) for word in words)
+    return any(word in KNOWN or PREFERENCE.fullmatch(word) for word in words)
 
 
 def listed(names: Collection[object]) -> str:
@@ -245,8 +245,7 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
 
 
 def _unknown(row: Mapping[str, Any]) -> str:
-    known = {word for words in NAMES.values() for word in words}
-    hints = [did_you_mean(_plain(name), known, 0.8) for name in row if _plain(name) not in known]
+    hints = [did_you_mean(_plain(name), KNOWN, 0.8) for name in row if _plain(name) not in KNOWN]
     return (
         f"no known set of columns: found {listed(row)}, but needed are messages, or prompt and "
         "completion, or instruction and output, or text: say what is what by --columns, as in "

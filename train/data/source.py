@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from train.data.configurations import configured_files
-from train.data.read import Row, file_format, read_files, read_table
+from train.data.read import file_format, read_files, read_table
+from train.data.rows import Row
 from train.errors import DataError, did_you_mean
 from train.paths import looks_local
 
@@ -117,7 +118,10 @@ def find_source(name: str | None) -> DataSource:
         )
     configured = configured_files(path, chosen, SUFFIXES)
     if configured is None:
-        files, said = _files_by_split(path), []
+        files = _files_by_split(path)
+        folders = sorted({str(p.parent.relative_to(path)) for p in files["train"]})
+        told = f"files of several folders are read as one: {', '.join(folders)}"
+        said = [told] if len(folders) > 1 else []
     else:
         by_name, told = configured
         files = {role: by_name[split] for role, split in roles(name, list(by_name)).items()}

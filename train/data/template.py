@@ -46,6 +46,7 @@ ALPACA = (
 )
 PLAIN_ROLES = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
+READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
 ELSE = "give a --tokenizer whose template writes it"
 
 
@@ -58,14 +59,15 @@ class Rendered:
     """A sample's text as runs, each tokenized whole and closed by the end-of-sequence token.
 
     `how` it was made, in words; `empty` answers carry no loss; of `shortened` turns the template
-    leaves a part out; `glued`: no white space stands between prompt and completion; `written`: the
-    row brings a template's marks along, so none was used.
+    leaves a part out, and `unread` keys altogether; `glued`: no white space stands between prompt
+    and completion; `written`: the row brings a template's marks along, so none was used.
     """
 
     runs: tuple[Segments, ...]
     how: str = ""
     empty: int = 0
     shortened: int = 0
+    unread: tuple[str, ...] = ()
     glued: bool = False
     written: bool = False
 
@@ -133,8 +135,8 @@ def _conversation(form: RowFormat, row: Mapping[str, Any], template: str) -> Con
     column = form.roles["messages"]
     messages, marks = read_turns(row[column], f"column '{column}'", template)
     system = _system(form, row, messages)
-    return converse([*system, *messages], [*[None] * len(system), *marks],
-                    read_tools(_optional(form, row, "tools")))  # fmt: skip
+    tools = read_tools(_optional(form, row, "tools") or messages[0].pop("tools", None))
+    return converse([*system, *messages], [*[None] * len(system), *marks], tools)
 
 
 def _system(form: RowFormat, row: Mapping[str, Any], messages: Sequence[Message]) -> list[Message]:
@@ -216,7 +218,7 @@ def _joined(form: RowFormat, row: Mapping[str, Any]) -> Rendered:
     empty = not completion.strip()
     how = "written with the alpaca template" if alpaca else "joined as they are"
     glued = bool(prompt) and not empty and not (prompt[-1].isspace() or completion[0].isspace())
-    return Rendered((((prompt, False), (completion, not empty)),), how, int(empty), 0, glued)
+    return Rendered((((prompt, False), (completion, not empty)),), how, int(empty), glued=glued)
 
 
 def _written(form: RowFormat, row: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
@@ -231,9 +233,11 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
             f"message {talk.silenced[0] + 1} is marked to carry no loss, but --loss-on all asks "
             "for it everywhere: leave one of them out"
         )
+    keys = dict.fromkeys(key for message in talk.messages for key in message if key not in READ)
+    unread = tuple(f"{key} of turns" for key in keys if key not in tokenizer.template)
     if tokenizer.template:
-        return _by_template(talk, tokenizer)
-    found = Rendered(_plain_chat(talk), PLAIN, talk.empty)
+        return replace(_by_template(talk, tokenizer), unread=unread)
+    found = Rendered(_plain_chat(talk), PLAIN, talk.empty, unread=unread)
     return replace(found, shortened=_compare(talk, found.text))
 
 

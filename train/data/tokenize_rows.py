@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from train.config import DataConfig
 from train.data.columns import RowFormat, choose_format, require_columns, richer
 from train.data.edges import settle
-from train.data.read import Row
+from train.data.rows import Row
 from train.data.store import StoredSample
 from train.data.template import Rendered, Segments, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
@@ -100,6 +100,7 @@ def _render_rows(
                 problem = str(error).removeprefix(row.place)
             else:
                 tally.how = tally.how or rendered.how
+                tally.unused |= dict.fromkeys(rendered.unread)
                 for what in ("empty", "shortened", "glued", "written"):
                     tally.count(what, row.place, getattr(rendered, what))
                 yield settled, _draw(form, row.value)

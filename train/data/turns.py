@@ -65,7 +65,7 @@ def read_turns(value: Any, what: str, template: str) -> tuple[list[Message], lis
     Raises:
         ValueError: it is not a list of turns, or a turn cannot be read as a message of text.
     """
-    turns = as_list(value, what)
+    turns = as_list(_by_turns(value) if isinstance(value, dict) else value, what)
     if not turns:
         raise ValueError(f"{what} is an empty list")
     messages: list[Message] = []
@@ -166,6 +166,14 @@ def noun(value: Any) -> str:
     names = {str: "a text", bool: "a boolean", list: "a list", dict: "an object"}
     numbers = {int: "a number", float: "a number"}
     return (names | numbers).get(type(value), f"a {type(value).__name__}")
+
+
+def _by_turns(value: Message) -> Any:
+    """Return the turns of an object that has a list for each key, as `datasets` stores them."""
+    lists = [held for held in value.values() if isinstance(held, list)]
+    if not lists or len(lists) < len(value) or len({len(held) for held in lists}) > 1:
+        return value
+    return [dict(zip(value, held, strict=True)) for held in zip(*lists, strict=True)]
 
 
 def _speakers(turn: Message) -> list[Message]:
