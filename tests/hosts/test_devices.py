@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import ConfigError
+from train.hosts import devices
 from train.hosts.devices import Devices, driver_version, find, find_amd
 from train.launch.command import visible
 
@@ -88,9 +89,35 @@ def test_uuids_name_gpus_even_where_the_driver_shows_no_files(tmp_path: Path) ->
     tool.chmod(0o755)
     env = {"PATH": f"{tmp_path}:/bin", "CUDA_VISIBLE_DEVICES": "GPU-2a2b,GPU-0a"}
     assert find(env, tmp_path) == Devices("nvidia", (2, 0), restricted=True)
-    for ambiguous in ("GPU-", "MIG-1"):
-        with pytest.raises(ConfigError, match="or their UUIDs"):
-            find(env | {"CUDA_VISIBLE_DEVICES": ambiguous}, tmp_path)
+    with pytest.raises(ConfigError, match="or their UUIDs"):
+        find(env | {"CUDA_VISIBLE_DEVICES": "GPU-"}, tmp_path)
+
+
+MIG = """GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-5d5ba0d6)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-c1b2d3e4)
+  MIG 1g.10gb     Device  0: (UUID: MIG-8f6a72e1)
+  MIG 3g.40gb     Device  1: (UUID: MIG-0a4c1d2e)
+"""
+
+
+def test_one_mig_slice_is_a_device_and_several_are_refused(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat <<'E'\n{MIG}E\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin", "CUDA_VISIBLE_DEVICES": "MIG-0a4c1d2e"}
+    assert find(env, tmp_path) == Devices("nvidia", (1,), restricted=True, slice="3g.40gb")
+    for word in ("MIG-0a4c1d2e,MIG-8f6a72e1", "MIG-1"):
+        with pytest.raises(ConfigError, match="takes one MIG slice.*: MIG-8f6a72e1, MIG-0a4c1d2e"):
+            find(env | {"CUDA_VISIBLE_DEVICES": word}, tmp_path)
+
+
+def test_a_tool_that_does_not_answer_is_told(tmp_path: Path, monkeypatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 5\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(devices, "_PATIENCE", 0.2)
+    with pytest.raises(ConfigError, match="nvidia-smi did not answer within 0 s"):
+        find({"PATH": f"{tmp_path}:/bin"}, tmp_path)
 
 
 def test_a_driver_whose_tool_finds_nothing_is_a_fault_not_a_cpu(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_torch_that_fits_is_passed(kind, names, driver, build):
     ("kind", "names", "driver", "build", "parts"),
     [
         ("nvidia", H100, "570.124.06", CUDA13,
-         ("2 NVIDIA GPUs here with driver 570.124.06", "built for CUDA 13.0, needs driver 580",
+         ("2 NVIDIA GPUs with driver 570.124.06", "built for CUDA 13.0, needs driver 580",
           "a torch for CUDA 12")),
         ("nvidia", H100, "470.256.02", CUDA12, ("needs driver 525", "a torch for CUDA 11")),
         ("nvidia", H100, "580.1", CPU, ("built without GPUs, cannot use", "a torch for CUDA by")),
@@ -64,7 +64,7 @@ def test_a_torch_that_fits_is_passed(kind, names, driver, build):
         ("nvidia", ("Tesla V100-SXM2-16GB",), "580.1", CUDA13,
          ("no kernels for the Tesla V100-SXM2-16GB (sm_70), only from sm_75 on", "CUDA 12")),
         ("amd", ("AMD Instinct MI300X",) * 8, "", CUDA13,
-         ("8 AMD GPUs here", "built for CUDA 13.0, cannot use", "a torch for ROCm",
+         ("this machine has 8 AMD GPUs", "built for CUDA 13.0, cannot use", "a torch for ROCm",
           "HIP_VISIBLE_DEVICES= for CPU ranks")),
     ],
 )  # fmt: skip

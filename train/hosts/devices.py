@@ -24,13 +24,15 @@ class Devices:
     """What ranks can run on: `kind` is nvidia, amd or cpu; `ids` are the visible GPUs' numbers.
 
     `restricted` says that variables hide others; `unfit` are the architectures of GPUs that are
-    there, but that nobody builds torch for, such as a laptop processor's own.
+    there, but that nobody builds torch for, such as a laptop processor's own. `slice` is the
+    profile of the one MIG slice that is visible, such as 1g.10gb.
     """
 
     kind: str
     ids: tuple[int, ...] = ()
     restricted: bool = False
     unfit: tuple[str, ...] = ()
+    slice: str = ""
 
     @property
     def count(self) -> int:
@@ -47,6 +49,9 @@ def find(env: Mapping[str, str], root: Path = Path("/")) -> Devices:
     """
     if env.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):  # CPU ranks are wanted
         return Devices("cpu")
+    word = env.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if word.startswith("MIG-"):
+        return _find_slice(word, env)
     nvidia, amd = find_nvidia(env, root), find_amd(root)
     if nvidia:
         return _visible("nvidia", nvidia, env, ("CUDA_VISIBLE_DEVICES",))
@@ -67,17 +72,10 @@ def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ..
     Raises:
         ConfigError: it fails though a driver is there, as when a GPU has fallen off the bus.
     """
+    said = _listing(env)
     driver = root / "proc/driver/nvidia"
-    tool = shutil.which("nvidia-smi", path=env.get("PATH"))
-    if tool is None:
+    if said is None:
         return ("",) * len(list((driver / "gpus").glob("*")))
-    try:
-        listing = subprocess.run(
-            [tool, "-L"], capture_output=True, text=True, timeout=_PATIENCE, check=False
-        )
-        said = listing.stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
     lines = re.findall(r"^GPU \d+:.*$", said, re.MULTILINE)
     if not lines and driver.is_dir():
         raise ConfigError(
@@ -85,6 +83,50 @@ def find_nvidia(env: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ..
             "set CUDA_VISIBLE_DEVICES= for CPU ranks"
         )
     return tuple(line.partition("(UUID: ")[2].rstrip(") ") for line in lines)
+
+
+def _listing(env: Mapping[str, str]) -> str | None:
+    """Return what `nvidia-smi -L` prints; None where there is no such tool.
+
+    Raises:
+        ConfigError: it does not answer.
+    """
+    tool = shutil.which("nvidia-smi", path=env.get("PATH"))
+    if tool is None:
+        return None
+    try:
+        shown = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"nvidia-smi did not answer within {_PATIENCE:.0f} s: run 'nvidia-smi -pm 1' as root, "
+            "so that the GPUs stay awake, or set CUDA_VISIBLE_DEVICES= for CPU ranks"
+        ) from None
+    except OSError as error:
+        return str(error)
+    return shown.stdout
+
+
+def _find_slice(word: str, env: Mapping[str, str]) -> Devices:
+    """Return the one MIG slice that is visible, by its GPU's number.
+
+    Raises:
+        ConfigError: there is no such slice, or several are named, which NCCL does not join.
+    """
+    found, gpu = {}, 0
+    for line in (_listing(env) or "").splitlines():
+        if told := re.match(r"GPU (\d+):", line):
+            gpu = int(told[1])
+        elif told := re.match(r"\s+MIG (\S+) .*\(UUID: (MIG-[^)]+)\)", line):
+            found[told[2]] = (gpu, told[1])
+    if word not in found:
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is '{word}', but a run takes one MIG slice, named by its UUID: "
+            f"{', '.join(found) or 'nvidia-smi -L shows none'}"
+        )
+    gpu, profile = found[word]
+    return Devices("nvidia", (gpu,), restricted=True, slice=profile)
 
 
 def driver_version(root: Path = Path("/")) -> str:
@@ -135,7 +177,7 @@ def _visible(
         raise ConfigError(
             f"{name} must list numbers of this machine's {len(uuids)} GPUs (0 to "
             f"{len(uuids) - 1}) or their UUIDs, but is '{env[name]}' instead: write for example "
-            f"{name}=0, or unset it (one MIG device: start 'python train/main.py' itself)"
+            f"{name}=0, or unset it"
         )
     return Devices(kind, tuple(dict.fromkeys(one for one in found if one is not None)), True)
 

@@ -123,9 +123,19 @@ def _gpus(env: Mapping[str, str]) -> tuple[devices.Devices, tuple[DeviceUsage, .
     try:
         found = devices.find(env)
         usage = gpu_usage(env) if found.ids else ()
+        if found.slice:
+            usage = tuple(_sliced(device, found.slice) for device in usage)
         return found, usage, _unusable(found, usage)
     except ConfigError as error:
         return devices.Devices("cpu"), (), str(error)
+
+
+def _sliced(device: DeviceUsage, profile: str) -> DeviceUsage:
+    """Return a GPU as its MIG slice: what the slice uses and draws is not told."""
+    size = re.search(r"(\d+)gb", profile)
+    total = float(size[1]) * 1e9 if size else device.total
+    name = f"{device.name} MIG {profile}"
+    return DeviceUsage(name, 0.0, total, None, None, device.driver)
 
 
 def _unusable(found: devices.Devices, usage: Sequence[DeviceUsage]) -> str:

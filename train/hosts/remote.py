@@ -60,7 +60,7 @@ def _quoted(word: str) -> str:
 
 def _ask(host: Host, module: str, words: Sequence[str], cwd: Path, patience: float) -> Answer:
     argv = command(host.name, module, words, cwd)
-    env = {**os.environ, "PYTHONPATH": python_path("")}
+    env = {**os.environ, "PYTHONPATH": python_path(os.environ.get("PYTHONPATH", ""))}
     try:
         shown = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

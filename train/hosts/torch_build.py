@@ -68,7 +68,7 @@ def mismatch(kind: str, names: tuple[str, ...], driver: str, build: TorchBuild |
     rest = f"or set {hide}= for CPU ranks"
     if not (build.cuda if kind == "nvidia" else build.hip):
         return (
-            f"there are {what} here, which {build}, cannot use: install a torch for {wanted} "
+            f"this machine has {what}, which {build}, cannot use: install a torch for {wanted} "
             f"{HOW}; {rest}"
         )
     if kind == "amd":
@@ -80,7 +80,7 @@ def mismatch(kind: str, names: tuple[str, ...], driver: str, build: TorchBuild |
         older = max((cuda for cuda, least in OLDEST_DRIVER.items() if least <= have), default=0)
         instead = f", or a torch for CUDA {older} {HOW}" if older else ""
         return (
-            f"there are {what} here with driver {driver}, but {build}, needs driver {needed} or "
+            f"this machine has {what} with driver {driver}, but {build}, needs driver {needed} or "
             f"newer: install that driver{instead}; {rest}"
         )
     return _too_old(names, build, major, rest)
