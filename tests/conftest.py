@@ -25,7 +25,8 @@ MARKERS = {
     ),
     "torch": ("tests/engine/",),
     "slow": (
-        "tests/launch/test_supervise.py", "tests/commands/test_prepare.py",
+        "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
+        "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
         "tests/hosts/test_probe.py", "tests/data/test_preset.py",
     ),
 }  # fmt: skip
