@@ -31,7 +31,7 @@ COLUMN_ROLES = (
     "messages", "prompt", "completion", "text", "instruction", "input", "output", "system",
     "history", "tools",
 )  # fmt: skip
-PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp")
+PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp", "replicas")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data.pack import pack
+from train.data.pack import Load, pack, pack_unequal
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=120).map(np.array)
 
@@ -108,3 +108,43 @@ def test_a_large_step_is_packed_in_the_time_of_a_blink(capacity):
         pack(lengths, capacity, 512)
         seconds.append(time.process_time() - begin)
     assert min(seconds) < 0.1
+
+
+UNEQUAL = [Load(4000, 4.0), Load(3000, 3.0)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=LENGTHS,
+    loads=st.lists(
+        st.builds(Load, st.integers(64, 300), st.sampled_from([1.0, 2.0, 3.0])),
+        min_size=1,
+        max_size=9,
+    ),
+)
+def test_unequal_replicas_hold_every_sample_once_within_their_own_capacities(lengths, loads):
+    packed = pack_unequal(lengths, loads)
+    assert sorted(p for row in packed for micro in row for p in micro) == list(range(len(lengths)))
+    assert len(packed) == len(loads) and len({len(row) for row in packed}) == 1
+    for load, row in zip(loads, packed, strict=True):
+        assert all(sum(lengths[p] for p in micro) <= load.capacity for micro in row)
+
+
+def test_unequal_replicas_end_together():
+    lengths = ragged(256, 1024)
+    first, second = totals(pack_unequal(lengths, UNEQUAL), lengths)
+    assert len(first) > 10
+    assert first.sum() / 4 == pytest.approx(second.sum() / 3, rel=0.01)
+    assert max(first / 4) / min(first / 4) < 1.2
+    np.testing.assert_allclose(first / 4, second / 3, rtol=0.1)
+
+
+def test_a_single_long_sample_goes_to_the_faster_replica():
+    packed = pack_unequal(np.array([900, 100, 100]), [Load(1000), Load(2000, 2.0)])
+    assert packed == (((1, 2),), ((0,),))
+
+
+def test_equal_loads_are_packed_as_ever():
+    lengths = ragged(100, 512)
+    assert pack_unequal(lengths, [Load(1024)] * 5) == pack(lengths, 1024, 5)
+    assert pack_unequal(lengths, [Load(1024, 3.0)] * 5) == pack(lengths, 1024, 5)

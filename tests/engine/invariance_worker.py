@@ -53,6 +53,12 @@ VARIANTS = {
         for z in range(4)
     },
     **{
+        f"batch{b}-{sizes}-zero{z}": f"recompute=none zero={z} replicas={sizes} --batch-size {b}"
+        for b in (2, 13, 31)
+        for sizes in ("2+1", "3+1", "3+2", "1+2+1")
+        for z in range(4)
+    },
+    **{
         f"shared{k}-{name}": f"{words.replace('zero', f'sp={k} zero')} --batch-size 5"
         for k in range(1, 5)
         for name, words in {

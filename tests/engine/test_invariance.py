@@ -16,7 +16,7 @@ from tests.support.ranks import together
 WORKER = Path(__file__).with_name("invariance_worker.py")
 LAUNCHED = 2  # ranks that DeepSpeed's launcher starts; others are forked, which is quicker
 CORE = [f"zero{stage}" for stage in range(4)]
-ALONE = [name for name, words in VARIANTS.items() if " sp=" not in words]
+ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared"))]
 # Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
     1: [*CORE, "even", "few", "recompute", "padded", "seed", "lora0", "lora3", "bf16-zero3",
@@ -25,9 +25,11 @@ RANKS = {
     2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2",
         "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
     3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0",
-        "batch2-sp3-zero0", "batch13-sp3-zero1", "shared3-full", "shared3-bf16"],
-    4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora"],
-    5: CORE,
+        "batch2-sp3-zero0", "batch13-sp3-zero1", "batch13-2+1-zero2", "shared3-full",
+        "shared3-bf16"],
+    4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora",
+        "batch2-1+2+1-zero1"],
+    5: [*CORE, "batch31-3+2-zero3"],
     8: [*CORE, "few"],
 }  # fmt: skip
 
@@ -36,7 +38,11 @@ def possible(ranks: int) -> list[str]:
     """The variants whose replicas these ranks can make."""
     return [
         name for name, words in VARIANTS.items()
-        if name in ALONE or ranks % int(words.split(" sp=")[1].split()[0]) == 0
+        if name in ALONE or any(
+            (key == "sp" and ranks % int(value) == 0)
+            or (key == "replicas" and sum(map(int, value.split("+"))) == ranks)
+            for key, _, value in (word.partition("=") for word in words.split())
+        )
     ]  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from tests.planning.test_search import request
 from train.config import parse_args
 from train.data.pack import pack
 from train.errors import PlanError
-from train.planning import Pins, choose, log_lines, merge_pins, read_ds_config
+from train.planning import Pins, Plan, choose, log_lines, merge_pins, read_ds_config
 from train.planning.lengths import busiest_tokens, lengths_of
+from train.planning.pins import read_pins
 
 
 def ragged(count: int, block: int = 4096) -> list[int]:
@@ -104,3 +105,32 @@ def test_shared_rows_divide_activations_and_cost_exchanges():
     assert memory == sorted(memory, reverse=True)
     assert memory[0] / memory[2] > 3
     assert waits[1] > 0
+
+
+def test_replicas_differ_where_no_number_divides_the_gpus():
+    few = {"block_size": 4096, "batch_size": 5, "lengths": ragged(5000)}
+    chosen = choose(request(per_host=7, **few)).chosen.plan
+    assert (chosen.replicas, chosen.dp, chosen.sp, chosen.gpus) == ("4+3", 2, 3, 7)
+    assert [chosen.replica(rank) for rank in (0, 3, 4, 6)] == [
+        (0, (0, 1, 2, 3)), (0, (0, 1, 2, 3)), (1, (4, 5, 6)), (1, (4, 5, 6)),
+    ]  # fmt: skip
+    assert any("SP : 4+3, " in line for line in log_lines(choose(request(per_host=7, **few))))
+    pinned = choose(request(per_host=7, pins=Pins(replicas="5+2"), **few))
+    assert {c.plan.replicas for c in pinned.candidates} == {"5+2"}
+
+
+@pytest.mark.parametrize("word", ["4+4", "3+2"])
+def test_pinned_replicas_must_be_all_gpus(word):
+    with pytest.raises(PlanError, match=f"replicas={word[0]}.*there are 7"):
+        choose(request(per_host=7, pins=Pins(replicas=word)))
+
+
+@pytest.mark.parametrize("word", ["", "4+", "0+7", "4,3", "+"])
+def test_replicas_are_written_as_a_sum(word):
+    with pytest.raises(PlanError, match="as 4\\+3"):
+        read_pins({"replicas": word})
+
+
+def test_replicas_of_a_plan_are_its_degrees():
+    with pytest.raises(PlanError, match="its replicas are not dp and sp"):
+        Plan(zero=1, micro_tokens=10, dp=2, sp=2, replicas="4+3")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, Samples, collate, share
 from train.data.order import sample_hash, sample_ids
-from train.data.pack import pack
-
-Cost = Callable[[NDArray[Any]], NDArray[Any]]
+from train.data.pack import Cost, Load, pack, pack_unequal
 
 
 class Split(Samples, Protocol):
@@ -41,7 +39,8 @@ class Placement:
     """Where this process stands in a step: replica `replica` of `replicas`.
 
     `capacity` is a micro-batch's most tokens; with `padded`, counted after padding. The replica's
-    `ranks` share each micro-batch; this process is number `rank` of them.
+    `ranks` share each micro-batch; this process is number `rank` of them. `loads`: what each
+    replica takes, where they are not equal.
     """
 
     replica: int
@@ -51,6 +50,7 @@ class Placement:
     padded: bool = False
     rank: int = 0
     ranks: int = 1
+    loads: tuple[Load, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBat
     """Pack the samples `ids` for all replicas and collate this rank's part of its own."""
     lengths = split.lengths[ids]
     sizes = np.full_like(lengths, lengths.max()) if layout.padded else lengths
-    packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)[layout.replica]
-    rows = [collate(split, ids[list(positions)]) for positions in packed]
+    if layout.loads:
+        packed = pack_unequal(sizes, layout.loads, layout.cost)
+    else:
+        packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)
+    rows = [collate(split, ids[list(positions)]) for positions in packed[layout.replica]]
     return StepBatch(
         micros=tuple(share(row, layout.rank, layout.ranks) for row in rows),
         samples=len(ids),

@@ -139,7 +139,8 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
     return (
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
-        f"micro_tokens={best.plan.micro_tokens} sp={best.plan.sp} would be chosen"
+        f"micro_tokens={best.plan.micro_tokens} sp={best.plan.replicas or best.plan.sp} would be "
+        "chosen"
     )
 
 
@@ -155,14 +156,14 @@ def unknown_gpu(gpu: Gpu) -> str | None:
 
 def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
     """Return a warning where twice the GPUs would give much less than twice the speed."""
-    if choice.chosen is None or {"dp", "tp", "pp", "sp"} & request.pins.words().keys():
+    if choice.chosen is None or {"dp", "tp", "pp", "sp", "replicas"} & request.pins.words().keys():
         return None
     cluster, plan = request.cluster, choice.chosen.plan
     if request.batch_size < plan.dp:
+        idle = plan.gpus - sum(plan.sizes[: request.batch_size])
         return (
-            f"the batch of {request.batch_size} samples leaves "
-            f"{(plan.dp - request.batch_size) * plan.sp} of {cluster.gpus} GPUs without work: "
-            "use fewer"
+            f"the batch of {request.batch_size} samples leaves {idle} of {cluster.gpus} GPUs "
+            "without work: use fewer"
         )
     double = choose(replace(request, cluster=replace(cluster, sizes=cluster.sizes * 2))).chosen
     if double is None:

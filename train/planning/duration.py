@@ -99,7 +99,9 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     if request.cluster.gpu.is_cpu:
         rates = replace(rates, **ON_CPU)
     micros = plan.accumulation
-    micro = busiest_tokens(lengths, request.batch_size, plan.dp) / micros
+    # Where replicas differ, the larger get the longer samples.
+    share = plan.sp * plan.dp / plan.ranks
+    micro = busiest_tokens(lengths, request.batch_size, plan.dp) * share / micros
     pass_time = _micro(request, plan, lengths, micro, rates)
     tensor = _tensor(request, plan, lengths, micro, rates)
     work = pass_time + tensor
@@ -214,12 +216,13 @@ def _exchanges(
     request: PlanRequest, plan: Plan, lengths: Lengths, tokens: float, rates: Rates
 ) -> float:
     """Return the seconds in which one layer's keys, values and their gradients are exchanged."""
-    if plan.sp == 1:
-        return 0.0
     group = replica_group(plan, request.cluster)
-    needed = received_tokens(request.shape, plan.sp, tokens, lengths.reach)
+    if group.size == 1:
+        return 0.0
+    row = tokens * group.size / plan.sp
+    needed = received_tokens(request.shape, group.size, row, lengths.reach)
     size = 2 * needed * request.shape.kv_width * element_size(request)
-    once = exchange_time(size, group, request.cluster, rates) + rates.sync_cost * log2(plan.sp)
+    once = exchange_time(size, group, request.cluster, rates) + rates.sync_cost * log2(group.size)
     return (2 if plan.recompute == "none" else 3) * once
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from train.planning.advice import pin_cost, scaling_warning, with_advice
+from train.planning.plan import Plan
 from train.planning.request import Candidate, Choice, PlanRequest
 from train.text import GIB, align
 
@@ -67,8 +68,8 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
     degrees = "".join(
         f" {name}{value}"
         for name, value in (("tp", plan.tp), ("pp", plan.pp), ("sp", plan.sp))
-        if value > 1
-    )
+        if value > 1 and not (name == "sp" and plan.replicas)
+    ) + (f" sp{_shared(plan)}" if plan.replicas else "")
     parts = (
         memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits,
         memory.buffers, memory.reserve, memory.total,
@@ -114,11 +115,21 @@ def log_lines(choice: Choice) -> tuple[str, ...]:
         *counts,
         "Configuration for parallelism is selected.",
         f"{_degree('PP', plan.pp)}, {_degree('TP', plan.tp)}, "
-        f"{f'SP : {plan.sp}, ' if plan.sp > 1 else ''}"
+        f"{f'SP : {_shared(plan)}, ' if plan.ranks > plan.dp else ''}"
         f"recomputation : {plan.recompute}, distribute_param : {_word(plan.zero > 0)}, "
         f"distribute_low_prec_param : {_word(plan.zero == 3)}",
         f"ZeRO stage : {plan.zero}, micro-batch : {plan.micro_tokens} tokens, "
         f"accumulation : {plan.accumulation}, offload : {plan.offload}",
+    )
+
+
+def _shared(plan: Plan) -> str:
+    """Return how many ranks share a row: `2`, `4+3`, or the range of many."""
+    sizes = set(plan.sizes)
+    return (
+        plan.replicas
+        if 1 < plan.dp <= SHOWN and plan.replicas
+        else ("-".join(str(size) for size in sorted({min(sizes), max(sizes)})))
     )
 
 

@@ -50,7 +50,7 @@ class Group:
 
 def data_group(plan: Plan, cluster: Cluster) -> Group:
     """Return the ranks among which ZeRO divides: tensor parallel ranks are neighbours."""
-    size = plan.dp * plan.sp
+    size = plan.ranks
     local = max(1, min(size, cluster.per_host // plan.tp))
     return Group(size, local, max(1, cluster.per_host // local))
 
@@ -62,9 +62,10 @@ def tensor_group(plan: Plan, cluster: Cluster) -> Group:
 
 
 def replica_group(plan: Plan, cluster: Cluster) -> Group:
-    """Return the ranks that share a row."""
-    local = max(1, min(plan.sp, cluster.per_host))
-    return Group(plan.sp, local, max(1, cluster.per_host // local))
+    """Return the ranks that share a row, of the largest replica."""
+    size = max(plan.sizes) if plan.replicas else plan.sp
+    local = max(1, min(size, cluster.per_host))
+    return Group(size, local, max(1, cluster.per_host // local))
 
 
 def received_tokens(shape: Shape, sp: int, row: float, reach: float) -> float:

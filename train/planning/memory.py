@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from train.planning.activations import Setting, layer_bytes, outer_bytes
 from train.planning.lengths import Lengths
-from train.planning.links import Group, data_group, received_tokens
+from train.planning.links import Group, data_group, received_tokens, replica_group
 from train.planning.plan import Plan
 from train.planning.request import Memory, PlanRequest
 from train.planning.states import States, states_of
@@ -128,10 +128,11 @@ def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[fl
 
 def _fetched_keys(request: PlanRequest, plan: Plan, lengths: Lengths) -> float:
     """Return the bytes of a layer's keys and values that a rank holds of the others' tokens."""
-    if plan.sp == 1:
+    size = replica_group(plan, request.cluster).size
+    if size == 1:
         return 0.0
-    row = float(plan.micro_tokens)
-    needed = received_tokens(request.shape, plan.sp, row, 2.0 * lengths.longest)
+    row = plan.micro_tokens * size / plan.sp
+    needed = received_tokens(request.shape, size, row, 2.0 * lengths.longest)
     return 2 * needed * request.shape.kv_width * element_size(request)
 
 

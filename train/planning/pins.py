@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -42,6 +43,7 @@ class Pins:
     sp: int | None = None
     sequence: str | None = None
     shards: str | None = None
+    replicas: str | None = None
 
     def __post_init__(self) -> None:
         if self.zero is not None and self.offload is not None:
@@ -106,14 +108,21 @@ def read_implementation(words: Mapping[str, str]) -> Implementation | None:
 
 
 def _checked(key: str, value: str, named: Mapping[str, tuple[str, ...]]) -> str:
-    if key in named:
+    if key == "replicas":
+        if not re.fullmatch(r"[1-9]\d{0,5}(\+[1-9]\d{0,5})*", value):
+            raise PlanError(
+                f"--pin replicas must be the ranks of each replica, as 4+3, but is '{value}'"
+            )
+    elif key in named:
         if value not in named[key]:
             raise PlanError(
                 f"--pin {key} must be one of {', '.join(named[key])}, but is '{value}' instead"
                 f"{did_you_mean(value, named[key])}"
             )
     elif key not in COUNTS:
-        raise PlanError(f"--pin does not know '{key}'{did_you_mean(key, (*named, *COUNTS))}")
+        raise PlanError(
+            f"--pin does not know '{key}'{did_you_mean(key, (*named, *COUNTS, 'replicas'))}"
+        )
     elif not value.isdecimal() or not 1 <= int(value) <= LARGEST:
         raise PlanError(
             f"--pin {key} must be a whole number of at least 1, at most {LARGEST}, but is '{value}'"

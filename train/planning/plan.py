@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 from train.errors import PlanError
@@ -21,6 +23,8 @@ class Plan:
 
     `micro_tokens` is the capacity of a micro-batch in real tokens, `accumulation` the expected
     number of micro-batches per replica and step (the true number follows from the lengths).
+    `replicas` are the ranks of each of `dp` replicas that differ, as `4+3`; empty: all have `sp`.
+    There `sp` and `micro_tokens` are those of the smallest, and others take as much a rank.
 
     Raises:
         PlanError: no engine has such a layout.
@@ -35,22 +39,36 @@ class Plan:
     pp: int = 1
     sp: int = 1
     accumulation: int = 1
+    replicas: str = ""
 
     def __post_init__(self) -> None:
         counts = (self.micro_tokens, self.dp, self.tp, self.pp, self.sp, self.accumulation)
         if min(counts) < 1 or self.recompute not in RECOMPUTE or self.zero not in range(4):
             raise PlanError(f"there is no plan such as {self}: every count is at least 1")
+        if (len(self.sizes), min(self.sizes)) != (self.dp, self.sp):
+            raise PlanError(f"there is no plan such as {self}: its replicas are not dp and sp")
         require_offload(self.zero, self.offload)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many ranks each replica has."""
+        return read_sizes(self.replicas) or (self.sp,) * self.dp
+
+    @property
+    def ranks(self) -> int:
+        """The ranks of all replicas, among which ZeRO divides."""
+        return sum(read_sizes(self.replicas)) or self.dp * self.sp
 
     @property
     def gpus(self) -> int:
         """The number of GPUs that the plan uses."""
-        return self.dp * self.tp * self.pp * self.sp
+        return self.ranks * self.tp * self.pp
 
     def replica(self, rank: int) -> tuple[int, tuple[int, ...]]:
         """Return the number of a rank's replica, and the neighbouring ranks that make it."""
-        number = rank // self.sp
-        return number, tuple(range(number * self.sp, (number + 1) * self.sp))
+        bounds = [0, *accumulate(self.sizes)]
+        number = bisect_right(bounds, rank) - 1
+        return number, tuple(range(bounds[number], bounds[number + 1]))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, keys as in `--pin`."""
@@ -60,6 +78,11 @@ class Plan:
     def digest(self) -> str:
         """Twelve hex digits that name this plan in logs."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes of replicas that are written as `4+3`; none where there is no text."""
+    return tuple(int(word) for word in text.split("+")) if text else ()
 
 
 def require_offload(zero: int, offload: str) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import log
 
 from train.errors import PlanError
 from train.planning.lengths import Lengths, busiest_tokens, lengths_of
+from train.planning.pins import Pins
 from train.planning.plan import (
     OFFLOAD,
     OFFLOADED_AT,
     RECOMPUTE,
     Plan,
+    read_sizes,
     require_fp32_sums,
     sums_in_fp32,
 )
@@ -22,6 +24,23 @@ from train.planning.request import Candidate, Choice, PlanRequest
 
 # How much faster a step must be for more ranks to share a row: what a prediction may be off.
 GAIN = 1.05
+# Ranks to a row that are tried one by one inside hosts; beyond comes the whole host.
+LARGEST_PART = 16
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """How many there are, of how many ranks; `sizes` as in `Plan.replicas`, where they differ."""
+
+    count: int
+    ranks: int = 1
+    sizes: str = ""
+
+    @staticmethod
+    def of(sizes: Sequence[int]) -> Replicas:
+        """Return those of these sizes."""
+        equal = len(set(sizes)) == 1
+        return Replicas(len(sizes), min(sizes), "" if equal else "+".join(map(str, sizes)))
 
 
 def choose(request: PlanRequest) -> Choice:
@@ -34,9 +53,9 @@ def choose(request: PlanRequest) -> Choice:
         require_fp32_sums(request.pins.zero, request.precision)
     lengths = lengths_of(request.lengths, request.block_size)
     found: list[Candidate] = []
-    for sp in _degrees(request):
-        found += [predict(request, plan, lengths) for plan in legal(request, lengths, sp)]
-        if not _could_gain(request, lengths, found, sp):
+    for replicas in _layouts(request):
+        found += [predict(request, plan, lengths) for plan in legal(request, lengths, replicas)]
+        if not _could_gain(request, lengths, found, replicas.count):
             break
     ranked = tuple(sorted(found, key=_rank))
     rejected = Counter(candidate.reason for candidate in ranked if not candidate.fits)
@@ -48,19 +67,18 @@ def feasible(request: PlanRequest) -> bool:
     lengths = lengths_of(request.lengths, request.block_size)
     smallest = request.pins.micro_tokens or lengths.longest
     least = replace(request, pins=replace(request.pins, micro_tokens=smallest))
-    degrees = _degrees(request)
+    layouts = _layouts(request)
     return any(
         predict(least, plan, lengths).fits
-        for sp in sorted({degrees[0], degrees[-1]})
-        for plan in legal(least, lengths, sp)
+        for replicas in layouts[:: max(1, len(layouts) - 1)]
+        for plan in legal(least, lengths, replicas)
     )
 
 
 def _could_gain(
-    request: PlanRequest, lengths: Lengths, found: Sequence[Candidate], sp: int
+    request: PlanRequest, lengths: Lengths, found: Sequence[Candidate], replicas: int
 ) -> bool:
-    """Whether replicas of more ranks may be faster, or fit where these do not without offload."""
-    replicas = request.cluster.gpus // sp
+    """Whether fewer, larger replicas may be faster, or fit where these do not without offload."""
     even = request.batch_size * lengths.mean / replicas
     uneven = busiest_tokens(lengths, request.batch_size, replicas) > GAIN * even
     return uneven or not any(c.fits and c.plan.offload == "none" for c in found)
@@ -69,8 +87,8 @@ def _could_gain(
 def _best(ranked: Sequence[Candidate]) -> Candidate | None:
     """Return the first that fits, but with more ranks to a row only where that gains clearly."""
     best: Candidate | None = None
-    for sp in sorted({candidate.plan.sp for candidate in ranked}):
-        first = next((c for c in ranked if c.fits and c.plan.sp == sp), None)
+    for count in sorted({candidate.plan.dp for candidate in ranked}, reverse=True):
+        first = next((c for c in ranked if c.fits and c.plan.dp == count), None)
         if first is None:
             continue
         gains = best is None or (
@@ -94,11 +112,11 @@ def _rank(candidate: Candidate) -> tuple[bool, int, float, float, str]:
     return (not candidate.fits, offload, speed, candidate.memory.total, str(candidate.plan))
 
 
-def legal(request: PlanRequest, lengths: Lengths, sp: int) -> Iterator[Plan]:
-    """Yield every legal plan with `sp` ranks to a row that the pins allow."""
+def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterator[Plan]:
+    """Yield every legal plan with these replicas that the pins allow."""
     pins = request.pins
     tp, pp = pins.tp or 1, pins.pp or 1
-    dp = request.cluster.gpus // (tp * pp * sp)
+    dp = replicas.count
     for zero in range(4):
         if request.implementation is None and not sums_in_fp32(zero, request.precision):
             continue
@@ -113,8 +131,8 @@ def legal(request: PlanRequest, lengths: Lengths, sp: int) -> Iterator[Plan]:
                     continue
                 for tokens in _capacities(request, lengths, dp):
                     step = request.batch_size * lengths.mean
-                    yield Plan(zero, tokens, recompute, offload, dp, tp, pp, sp,
-                               accumulation(step, dp, tokens, lengths))  # fmt: skip
+                    yield Plan(zero, tokens, recompute, offload, dp, tp, pp, replicas.ranks,
+                               accumulation(step, dp, tokens, lengths), replicas.sizes)  # fmt: skip
 
 
 def accumulation(tokens: float, dp: int, capacity: int, lengths: Lengths) -> int:
@@ -126,34 +144,36 @@ def accumulation(tokens: float, dp: int, capacity: int, lengths: Lengths) -> int
     return max(1, -(-int(tokens) // int(dp * capacity * 0.97)))
 
 
-def _degrees(request: PlanRequest) -> tuple[int, ...]:
-    """Return how many ranks may share a row, ascending: parts of hosts, or whole ones.
+def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
+    """Return the replicas to try, smaller ones first; of one rank where other degrees are pinned.
 
-    Where the other degrees are pinned, or other people's runs are described, it is one rank.
+    Other people's runs have them as pinned, too.
 
     Raises:
         PlanError: pins that the model or the GPUs do not allow.
     """
     gpus, pins = request.cluster.gpus, request.pins
-    tp, pp = pins.tp or 1, pins.pp or 1
-    alone = tp * pp > 1 or request.implementation or not request.packable
-    found = (pins.sp or 1,) if pins.sp or alone else tuple(_shareable(request.cluster.sizes))
-    if gpus % (tp * pp * found[0]):
+    tp, pp, sp = pins.tp or 1, pins.pp or 1, pins.sp or 1
+    if gpus % (tp * pp * sp):
         raise PlanError(
-            f"tp x pp x sp = {tp * pp * found[0]} does not divide the {gpus} GPUs: pin other "
-            "degrees"
+            f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
         )
-    if pins.dp is not None and gpus != pins.dp * tp * pp * found[0]:
-        found = tuple(sp for sp in found if gpus == pins.dp * tp * pp * sp)
+    found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp),)
+    if pins.replicas:
+        found = (Replicas.of(_pinned_sizes(pins, gpus)),)
+    elif not (pins.sp or tp * pp > 1 or request.implementation) and request.packable:
+        found = tuple(_shareable(request.cluster.sizes))
+    if pins.dp is not None:
+        least, found = found[0], tuple(r for r in found if r.count == pins.dp)
         if not found:
             raise PlanError(
-                f"--pin dp={pins.dp} with tp={tp}, pp={pp} does not use {gpus} GPUs: leave dp out, "
-                f"it is {gpus // (tp * pp * (pins.sp or 1))}"
+                f"--pin dp={pins.dp} with tp={tp}, pp={pp}, sp={sp} does not use {gpus} GPUs: "
+                f"leave dp out, it is {least.count}"
             )
-    if found[0] > 1 and not request.packable:
+    if found[0].count < gpus // (tp * pp) and not request.packable:
         raise PlanError(
-            f"--pin sp={found[0]} has ranks share packed rows, but the attention of "
-            f"{request.shape.name} cannot be packed: leave it out"
+            f"--pin {f'replicas={pins.replicas}' if pins.replicas else f'sp={sp}'} has ranks share "
+            f"packed rows, but the attention of {request.shape.name} cannot be packed: leave it out"
         )
     if request.shape.heads % tp:
         raise PlanError(f"--pin tp={tp} does not divide the model's {request.shape.heads} heads")
@@ -162,12 +182,31 @@ def _degrees(request: PlanRequest) -> tuple[int, ...]:
     return found
 
 
-def _shareable(sizes: tuple[int, ...]) -> Iterator[int]:
-    """Yield into how many equal ranks hosts of these sizes divide, or groups of whole hosts."""
-    hosts, kinds = len(sizes), set(sizes)
-    yield from (sp for sp in range(1, min(kinds) + 1) if all(size % sp == 0 for size in kinds))
-    if len(kinds) == 1:
-        yield from (sizes[0] * n for n in range(2, hosts + 1) if hosts % n == 0)
+def _pinned_sizes(pins: Pins, gpus: int) -> tuple[int, ...]:
+    sizes = read_sizes(pins.replicas or "")
+    if sum(sizes) != gpus or pins.tp or pins.pp or pins.sp:
+        raise PlanError(
+            f"--pin replicas={pins.replicas} is {sum(sizes)} GPUs, but there are {gpus}: give the "
+            "ranks of each replica, as 4+3 for 7, and neither tp, pp nor sp"
+        )
+    return sizes
+
+
+def _shareable(hosts: tuple[int, ...]) -> Iterator[Replicas]:
+    """Yield replicas of one rank, of equal parts of hosts (or nearly), and of whole hosts."""
+    yield Replicas(sum(hosts))
+    tried = {sum(hosts)}
+    for ranks in (*range(2, min(max(hosts), LARGEST_PART) + 1), max(hosts)):
+        counts = [max(1, size // ranks) for size in hosts]
+        if sum(counts) not in tried:
+            tried.add(sum(counts))
+            yield Replicas.of([
+                size // count + (part < size % count)
+                for size, count in zip(hosts, counts, strict=True) for part in range(count)
+            ])  # fmt: skip
+    if len(set(hosts)) == 1:
+        whole = [n for n in range(2, len(hosts) + 1) if len(hosts) % n == 0]
+        yield from (Replicas(len(hosts) // n, hosts[0] * n) for n in whole)
 
 
 def _capacities(request: PlanRequest, lengths: Lengths, dp: int) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def states_of(
         shards: the ranks among which states are divided; 0: all replicas.
     """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
-    shards = shards or plan.dp * plan.sp
+    shards = shards or plan.ranks
     all_weights = size * (counts.trained + counts.frozen)
     if plan.zero == 3:
         kept = min(1.0, counts.small / (counts.trained + counts.frozen))
@@ -103,7 +103,7 @@ def states_of(
     buffers = _buffers(shape, counts, plan, size)
     if low and plan.zero in (1, 2):
         buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)
-    saved = 12.0 * counts.trained / (plan.dp * plan.sp)
+    saved = 12.0 * counts.trained / plan.ranks
     return States(weights, gradients, states, buffers, late, step, load, host, saved)
 
 
@@ -137,7 +137,7 @@ def _step(counts: Counts, plan: Plan, size: int, shards: int) -> float:
 
 def _buffers(shape: Shape, counts: Counts, plan: Plan, size: int) -> float:
     """Bytes of reduction buckets, and of parameters that ZeRO-3 has gathered at the peak."""
-    if plan.zero == 0 or (plan.dp * plan.sp == 1 and plan.zero < 3):
+    if plan.zero == 0 or (plan.ranks == 1 and plan.zero < 3):
         return 0.0
     sizes = buckets_of(shape)
     reduce = min(sizes.reduce, counts.trained)

@@ -206,7 +206,8 @@ def _start(folder: Path, began: float, following: float, times: Sequence[float])
         number=int(folder.name),
         began=began,
         ended=max((t for t in written if began <= t < following), default=began),
-        gpus=math.prod(int(degrees.get(key, 1)) for key in ("dp", "tp", "pp", "sp")),
+        gpus=sum(map(int, filter(None, degrees.get("replicas", "").split("+"))))
+        or math.prod(int(degrees.get(key, 1)) for key in ("dp", "tp", "pp", "sp")),
         devices=tuple(_json(folder / "environment.json").get("hosts", ())),
         plan=plan,
         steps=(steps[0], steps[-1]) if steps else None,

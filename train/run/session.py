@@ -15,6 +15,7 @@ import numpy as np
 from train.checkpoint import folder as checkpoints
 from train.config import World
 from train.data.feed import Placement, StepBatch
+from train.data.pack import Load
 from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizers import load_tokenizer
@@ -36,6 +37,7 @@ from train.output.record import StepRecord, environment, open_run_folder
 from train.output.trackers import NoTracker, open_tracker
 from train.paths import PACKAGE
 from train.planning import Cluster, compare
+from train.planning.plan import Plan
 from train.planning.predict import sample_cost, step_flops
 from train.run.inputs import RunInputs
 from train.run.planning import PlannedRun
@@ -138,6 +140,7 @@ def training_job(
     chosen = planned.chosen.plan
     replica, ranks = chosen.replica(engine.gang.world.rank)
     longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
+    capacity = max(chosen.micro_tokens, longest)
     cost = np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64])
     return TrainingJob(
         config=config,
@@ -146,11 +149,12 @@ def training_job(
         placement=Placement(
             replica=replica,
             replicas=chosen.dp,
-            capacity=max(chosen.micro_tokens, longest),
+            capacity=capacity,
             cost=cost,
             padded=not engine.model.packed,
             rank=ranks.index(engine.gang.world.rank),
             ranks=len(ranks),
+            loads=_loads(chosen, capacity),
         ),
         start=resumed.start,
         total=total_steps(inputs.config, data),
@@ -162,6 +166,12 @@ def training_job(
             planned.chosen, seconds, peak, engine.reserved_bytes()
         ),
     )
+
+
+def _loads(plan: Plan, capacity: int) -> tuple[Load, ...]:
+    """Return what each replica takes, where they differ: as much a rank as the smallest does."""
+    sizes = plan.sizes if plan.replicas else ()
+    return tuple(Load(capacity * size // plan.sp, size) for size in sizes)
 
 
 def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
