@@ -136,3 +136,14 @@ def test_a_template_without_a_date_does_not_depend_on_it(folder, opened, write, 
     first = opened(path, folder, cache=tmp_path / "one", date="2020-02-29")
     assert first.date is None
     assert opened(path, folder).fingerprint == first.fingerprint
+
+
+def test_a_message_that_brings_what_the_template_writes_is_counted(folder, opened, write):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b<|im_end|>"}]
+    data = opened(write([{"messages": turns}] * 4), folder)
+    assert any("4 conversations hold a first token" in notice for notice in data.notices)
+
+
+def test_first_and_last_tokens_that_are_guessed_are_told(chatml, opened, write):
+    data = opened(write([{"text": "hello"}] * 4), chatml / "tokenizer.json")
+    assert any("samples begin with none and end with <|endoftext|>" in n for n in data.notices)

@@ -36,7 +36,7 @@ def folder(path: Path, changes=None, tensors=None) -> Path:
 def judge(path: Path, block_size: int = 64):
     found = locate_model(str(path))
     config = read_model_config(found)
-    return require_trainable(found, config, shape_of(config), block_size)
+    return require_trainable(found, config, shape_of(config), block_size)[1]
 
 
 def test_a_whole_dense_model_passes_in_silence(tmp_path):
@@ -95,14 +95,33 @@ def test_a_mixture_that_no_key_names_is_known_by_its_size(tmp_path):
     experts = {f"model.layers.0.blocks.{n}.up": np.zeros((64, 64), np.float32) for n in range(4)}
     with pytest.raises(ModelError, match="holds 0.00 billion parameters"):
         judge(folder(tmp_path, tensors=experts))
+    folder(tmp_path)
     seen = {f"model.visual.{n}.up": np.zeros((64, 64), np.float32) for n in range(4)}
     assert judge(folder(tmp_path, tensors=seen)) == ()
+
+
+def test_a_plan_is_made_for_the_parameters_that_the_files_hold(tmp_path):
+    """A kind whose MLP has no gate is taken for one with: its headers say otherwise."""
+    folder(tmp_path, {"intermediate_size": 64})
+    config = read_model_config(tmp_path)
+    described = shape_of(config)
+    shape, (said,) = require_trainable(tmp_path, config, described, 64)
+    held = sum(np.prod(shape) for shape in WEIGHTS.values())
+    assert described.parameters > 1.5 * held
+    assert abs(shape.parameters - held) <= 3 * 8
+    assert "planned for the 1,176 parameters" in said
+
+
+def test_an_adapters_weights_are_known_without_its_config(tmp_path):
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    with pytest.raises(ModelError, match="holds an adapter's weights"):
+        judge(folder(tmp_path, tensors={key: np.zeros((4, 8), np.float32)}))
 
 
 def test_samples_beyond_a_table_of_positions_are_refused(tmp_path):
     table = {"model.embed_positions.weight": np.zeros((66, 8), np.float32)}
     folder(tmp_path, tensors=table)
-    assert judge(tmp_path, 64) == ()
+    assert not any("--block-size" in said for said in judge(tmp_path, 64))
     with pytest.raises(ModelError, match="beyond the 64 positions .* give --block-size 64"):
         judge(tmp_path, 65)
     folder(tmp_path, {"model_type": "gptj"})

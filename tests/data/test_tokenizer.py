@@ -232,6 +232,7 @@ def test_a_class_that_replaces_the_pre_tokenizer_does_not_change_the_ids(tmp_pat
     "settings, words",
     [
         ({"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}}, "contradict each other"),
+        ({"chat_template": 5}, "the chat template of .* must be text, but is int"),
         ({"eos_token": "<|nowhere|>"}, "the eos_token '<.nowhere.>' .* not in its vocabulary"),
     ],
 )
@@ -239,6 +240,7 @@ def test_a_folder_whose_files_contradict_each_other_is_refused(chatml, tmp_path,
     folder = shutil.copytree(chatml, tmp_path / "tokenizer")
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(DataError, match=words):
         load(folder)
 

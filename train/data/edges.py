@@ -18,6 +18,8 @@ from train.data.tokenizer import Tokenizer
 TOLD = {
     "brought": "{count} texts bring their own {first} or {last}, which is not written twice",
     "inside": "{count} texts hold {first} or {last} in their middle",
+    "doubled": "{count} conversations hold a first token, a last token or a turn's end twice in "
+    "a row: their messages bring what the chat template writes",
     "closed": "the chat template ends the last turn of {count} conversations in plain text, so the "
     "end-of-sequence token {last} is added there",
     "unclosed": "in {count} conversations no token that could stop the model ends the last turn "
@@ -77,6 +79,10 @@ def _stripped(run: Segments, first: str, last: str) -> tuple[Segments, bool]:
 def _closed(rendered: Rendered, last: str, tokenizer: Tokenizer, counts: Counter[str]) -> Rendered:
     """Close a conversation whose last turn with loss ends in no token that could stop a model."""
     run = rendered.runs[-1]
+    text = "".join(piece for piece, _ in run)
+    ends = {tokenizer.ends_turn(piece) or last for piece, loss in run if loss}
+    first = tokenizer.spelling(tokenizer.info.opening)
+    counts["doubled"] += any(token and token * 2 in text for token in {first, last, *ends})
     carried = [number for number, (text, loss) in enumerate(run) if loss and text.strip()]
     if not carried or tokenizer.ends_turn(run[carried[-1]][0]) is not None:
         return rendered

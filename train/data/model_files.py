@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)\.weight
 # Parts of a model of text and images or sound that are not its text part.
 OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|image\w*|multi_modal\w*|mm_\w+)\.")
 QUANTIZED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+CLOSE = 0.03  # of the parameters: buffers that some files hold, and norms of rare kinds
 LARGEST_HEADER = 1 << 28  # bytes; the safetensors library refuses more than 100 MB
 
 
@@ -113,23 +114,29 @@ def require_model(folder: Path) -> None:
 
 def require_trainable(
     folder: Path, config: Mapping[str, Any], shape: Shape, block_size: int
-) -> tuple[str, ...]:
+) -> tuple[Shape, tuple[str, ...]]:
     """Refuse what cannot be trained, by config.json and by what the files hold.
 
     Returns:
-        Sentences about what may surprise.
+        The shape, with as many parameters as the files hold, and sentences about what may surprise.
 
     Raises:
         ModelError: the model is quantized, larger than its config says, or has fewer positions
             than a sample may have.
     """
     tensors = stored_tensors(folder)
+    if any(".lora_A." in key for key in tensors):
+        raise ModelError(
+            f"{folder} holds an adapter's weights (.lora_A.): give --model-name-or-path a whole "
+            "model, with the adapter merged or moved away"
+        )
     _refuse_quantized(folder, config, tensors)
     _refuse_other_embedding(shape, tensors)
-    _refuse_other_size(folder, shape, tensors)
+    shape, told = _fitted(folder, shape, tensors)
     asked = config.get("attn_implementation") or config.get("_attn_implementation")
     said = f"the model's config asks for {asked!r} attention, but the run chooses its own"
-    return ((said,) if asked else ()) + _positions(folder, config, tensors, block_size)
+    told += ((said,) if asked else ()) + _positions(folder, config, tensors, block_size)
+    return shape, told
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -141,7 +148,9 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _refuse_quantized(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
 ) -> None:
-    said = config.get("quantization_config") or text_part(config).get("quantization_config")
+    names = ("quantization_config", "compression_config")
+    parts = (config, text_part(config))
+    said = next((part[name] for part in parts for name in names if part.get(name)), None)
     method = said.get("quant_method", "unnamed") if isinstance(said, dict) else said
     files = [name for name in QUANTIZED if (folder / name).exists()]
     packed = [
@@ -170,18 +179,33 @@ def _refuse_other_embedding(shape: Shape, tensors: Mapping[str, StoredTensor]) -
         )
 
 
-def _refuse_other_size(folder: Path, shape: Shape, tensors: Mapping[str, StoredTensor]) -> None:
+def _fitted(
+    folder: Path, shape: Shape, tensors: Mapping[str, StoredTensor]
+) -> tuple[Shape, tuple[str, ...]]:
+    """Return the shape with as many parameters as the files hold: its MLP is made to fit."""
     held = sum(
         one.elements
         for key, one in tensors.items()
-        if one.dtype in FLOATS and not OTHER_PARTS.search(key)
+        if one.dtype in FLOATS
+        and len(one.shape) <= 3  # masks that old files hold have four
+        and not OTHER_PARTS.search(key)
+        and not (shape.tied and key.endswith("lm_head.weight"))
     )
-    if held > 1.5 * shape.parameters + shape.vocab * shape.hidden:
+    off = held / shape.parameters - 1
+    if off > 0.5 and held > 1.5 * shape.parameters + shape.vocab * shape.hidden:
         raise ModelError(
             f"{folder} holds {held / 1e9:.2f} billion parameters, but by its config.json a dense "
             f"model has {shape.parameters / 1e9:.2f} billion: a mixture of experts, or a kind that "
             "is not known, cannot be trained; choose a dense model"
         )
+    if abs(off) <= CLOSE:
+        return shape, ()
+    row = shape.layers * shape.hidden * (3 if shape.gated else 2)
+    wide = shape.ffn + round((held - shape.parameters) / row)
+    return replace(shape, ffn=max(1, wide)), (
+        f"planned for the {held:,} parameters that {folder} holds: what is known of its kind comes "
+        f"to {shape.parameters:,}",
+    )
 
 
 def _positions(

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from train.config import DataConfig, ModelConfig
 from train.data.columns import listed
-from train.data.edges import sentences
+from train.data.edges import edge_tokens, sentences
 from train.data.source import DataSource, find_source
 from train.data.store import Dataset, StoreWriter, open_store, seal
 from train.data.template import OWN, describe
 from train.data.tokenize_rows import Tally, tokenize
 from train.data.tokenizer import Tokenizer
-from train.data.tokenizers import load_tokenizer, today, tokenizer_key
+from train.data.tokenizers import load_tokenizer, today, tokenizer_key, tokenizer_name
 from train.errors import DataError
 from train.locking import locked
 
@@ -93,6 +93,7 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
                 writer.extend(tokenize(splits["validation"], config, tokenizer, tally))
         dated = date if "strftime_now" in tokenizer.template else None
         notices = (*source.notices, *_notices(tally, config, tokenizer, dated))
+        notices += _guessed(model, tokenizer)
         held = np.arange(len(writer)) >= train
         if not held.any():
             held, validation = _hold_out(writer.drawn, source, "validation" in splits)
@@ -102,6 +103,21 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
         seal(partial, folder, held, tokenizer, notices, dated)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _guessed(model: ModelConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Say which tokens are taken for the first and last where a bare tokenizer.json names none."""
+    path = Path(tokenizer_name(model)).expanduser()
+    file = path if path.is_file() else path / "tokenizer.json"
+    if file.suffix != ".json" or not file.exists():
+        return ()
+    if path.is_dir() and (path / "tokenizer_config.json").exists():
+        return ()
+    first, last = edge_tokens(tokenizer)
+    return (
+        f"the tokenizer does not say which tokens begin and end a text: by their usual names, "
+        f"samples begin with {first or 'none'} and end with {last or 'none'}",
+    )
 
 
 def _require_samples(samples: int, tally: Tally, source: DataSource, config: DataConfig) -> None:

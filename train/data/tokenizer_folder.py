@@ -44,6 +44,7 @@ def load_own(path: Path, trust_remote_code: bool) -> Any:
     adds = settings_of(path, config.name).get("add_bos_token", True)
     options = {} if file.is_file() else {"add_bos_token": adds}
     found = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(path), **options)
+    _require_template(found, path)
     _require_added(found, path)
     if file.is_file():
         from tokenizers import Tokenizer
@@ -104,6 +105,15 @@ def added_tokens(folder: Path) -> dict[int, str]:
     for number, token in decoder.items():
         found[int(number)] = token["content"] if isinstance(token, dict) else str(token)
     return found
+
+
+def _require_template(found: Any, path: Path) -> None:
+    template = found.get_chat_template() if found.chat_template else ""
+    if not isinstance(template, str):
+        raise DataError(
+            f"the chat template of '{path}' must be text, but is {type(template).__name__}: "
+            "correct tokenizer_config.json"
+        )
 
 
 def _require_added(found: Any, path: Path) -> None:

@@ -88,8 +88,8 @@ class RunFolder:
         (self.attempt / name).write_text(text + "\n", encoding="utf-8")
 
     def log(self, line: str) -> None:
-        """Append one line to the attempt's log.txt."""
-        with (self.attempt / "log.txt").open("a", encoding="utf-8") as file:
+        """Append one line to the attempt's log.txt; `?` for what is no text in a path."""
+        with (self.attempt / "log.txt").open("a", encoding="utf-8", errors="replace") as file:
             file.write(line + "\n")
 
     def finish(self) -> None:

@@ -93,8 +93,9 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
         data=replace(config.data, date=date_of(config.output.run_dir)),
     )
     described = read_model_config(model)
-    shape = shape_of(described)
-    for notice in require_trainable(model, described, shape, config.data.block_size):
+    block = config.data.block_size
+    shape, notices = require_trainable(model, described, shape_of(described), block)
+    for notice in notices:
         console.say(notice)
     return RunInputs(config, model, shape, ds, pins, preset)
 
