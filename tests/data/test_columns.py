@@ -65,6 +65,8 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"prompt": "a", "responses": [], "ranking": [1]}, "'responses' stands beside it"),
         ({"prompt": "a", "Antwort": "b"}, "--columns prompt=prompt,completion=Antwort, or "),
         ({"prompt": "a", "note": "b"}, "--columns text=prompt to train it alone"),
+        ({"prompt": "a", "output": "b", "context": "c", "input": "d"},
+         "context, input could each be the input: .*prompt=prompt,completion=output,input=context"),
         ({"text": "a", "summary": "b"}, "'text' alone would be trained"),
         ({"text": "a", "label": "b"}, "prompt=text,completion=label"),
         ({"question": "a", "context": "b", "answers": {"text": ["c"]}}, "--columns text=question"),
@@ -87,7 +89,7 @@ def test_what_would_train_something_else_is_refused(row, words):
 
 
 def test_a_class_or_a_score_beside_a_text_is_named_as_unused():
-    assert chosen({"text": "a", "label": 1, "score": 0.5}).unused == ("label", "score")
+    assert chosen({"text": "a", "label": 1, "target": 2}).unused == ("label", "target")
 
 
 def test_given_columns_are_used_alone():

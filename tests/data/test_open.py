@@ -238,6 +238,12 @@ def test_rows_of_no_kind_are_skipped_at_the_beginning_as_well(opened, write, pie
     assert told(data, "skipped; the first: ") and told(data, "no known set of columns")
 
 
+def test_a_text_beside_a_prompt_is_seen_where_earlier_rows_had_null(opened, write, pieces):
+    rows = [{"prompt": "a", "note": None}] * 3 + [{"prompt": "b", "note": "c"}]
+    with pytest.raises(DataError, match="line 4: 'prompt' alone would be trained, though 'note'"):
+        opened(write(rows), pieces)
+
+
 def test_a_completion_that_earlier_rows_had_not_is_no_prompt_alone(opened, write, pieces):
     rows = [{"prompt": "a"}, {"prompt": "b", "completion": "c"}]
     with pytest.raises(DataError, match="line 2: has completion as well, which the rows before"):

@@ -92,15 +92,16 @@ def choose_format(
     Raises:
         DataError: the columns are none that are known, or more than one reading fits them.
     """
-    found = _given(row, columns) if columns else _by_names(row)
-    problem = found if isinstance(found, str) else ""
-    if not isinstance(found, str) and loss_on == "completion" and found.kind in ("text", "prompt"):
-        problem = (
-            "--loss-on completion needs a column that holds a completion, but only "
-            f"'{found.roles[found.kind]}' was found: name one by --columns, or leave --loss-on out"
-        )
-    if problem or isinstance(found, str):
-        raise DataError(f"{place}: {problem}")
+    try:
+        found = _given(row, columns) if columns else _by_names(row)
+        if loss_on == "completion" and found.kind in ("text", "prompt"):
+            raise ValueError(
+                "--loss-on completion needs a column that holds a completion, but only "
+                f"'{found.roles[found.kind]}' was found: name one by --columns, or leave --loss-on "
+                "out"
+            )
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
     return found
 
 
@@ -136,48 +137,53 @@ def richer(first: RowFormat, other: RowFormat) -> str:
     return f"has {', '.join(more)} as well, which the rows before it have not"
 
 
-def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat | str:
-    """Read a row by `--columns` alone."""
+def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat:
+    """Read a row by `--columns` alone.
+
+    Raises:
+        ValueError: a column is not there, or they make no sample.
+    """
     missing = [name for name in columns.values() if name not in row]
     if missing:
-        return (
+        raise ValueError(
             f"--columns names {listed(missing)}, which is not there: found {listed(row)}; "
             "name columns of the file"
         )
     aliases = {"instruction": "prompt", "output": "completion"}
     roles = {aliases.get(role, role): name for role, name in columns.items()}
     if not set(roles) & set(KINDS) or ("completion" in roles) > ("prompt" in roles):
-        named = listed(columns)
-        return f"--columns names only {named}: name messages, or prompt and completion, or text"
+        raise ValueError(
+            f"--columns names only {listed(columns)}: name messages, or prompt and completion, or "
+            "text"
+        )
     unused = tuple(name for name in map(str, row) if name not in roles.values())
     return RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
 
 
-def _by_names(row: Mapping[str, Any]) -> RowFormat | str:
+def _by_names(row: Mapping[str, Any]) -> RowFormat:
+    """Read a row by the names of its columns.
+
+    Raises:
+        ValueError: they are not known, or would train something else than the row says.
+    """
     plain = {str(name): _plain(name) for name in row}
     pairs = [name for name, word in plain.items() if PREFERENCE.fullmatch(word)]
     if pairs:
-        return _preference(row, plain, pairs)
+        raise ValueError(_preference(row, plain, pairs))
     found = {
         role: [name for name, word in plain.items() if word in words]
         for role, words in NAMES.items()
     }
     if not found["prompt"]:  # `input` and `output`
         found["prompt"], found["input"] = found["input"][:1], found["input"][1:]
-    apt = {
-        "completion": found["prompt"],
-        "prompt": [
-            name for name in found["prompt"] if plain[name] == "prompt"
-        ],  # no question alone
-    }
-    kind = next((kind for kind in KINDS if found[kind] and apt.get(kind, found[kind])), None)
+    kind = next((kind for kind in KINDS if found[kind] and _suffices(kind, found, plain)), None)
     if kind is None:
-        return _unknown(row)
+        raise ValueError(_unknown(row))
     roles = {}
     for role in (*(("prompt",) if kind == "completion" else ()), kind, *OPTIONAL.get(kind, ())):
         chosen = _preferred(found[role], plain)
         if len(chosen) > 1:
-            return (
+            raise ValueError(
                 f"{listed(chosen)} could each be the {role}: say what is what by --columns, as in "
                 f"--columns {_suggestion(row, **{role: chosen[0]})}"
             )
@@ -186,7 +192,15 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat | str:
     unused = tuple(name for name in plain if name not in roles.values())
     instruction = plain.get(roles.get("prompt", "")) == "instruction"
     result = RowFormat(roles, unused, instruction or "input" in roles)
-    return _refusal(row, result) or result
+    _refuse_half(row, result)
+    return result
+
+
+def _suffices(kind: str, found: Mapping[str, list[str]], plain: Mapping[str, str]) -> bool:
+    """Whether a kind has what it needs: a completion its prompt; a prompt alone that very name."""
+    if kind == "prompt":
+        return any(plain[name] == "prompt" for name in found["prompt"])
+    return kind != "completion" or bool(found["prompt"])
 
 
 def _preferred(names: list[str], plain: Mapping[str, str]) -> list[str]:
@@ -198,31 +212,34 @@ def _preferred(names: list[str], plain: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _refusal(row: Mapping[str, Any], found: RowFormat) -> str:
-    """Return why the columns that are not used forbid to train on the others, or an empty text."""
+def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
+    """Refuse a row of which the columns that are not used say how the others are meant.
+
+    Raises:
+        ValueError: there is a verdict on the answer, or an answer to what would be trained alone.
+    """
     used = found.roles[found.kind]
     for name in found.unused:
         word, value = _plain(name), row.get(name)
         if found.kind in ("messages", "completion"):
             if VERDICT.fullmatch(word) and value is not None and not isinstance(value, str):
-                return (
+                raise ValueError(
                     f"'{name}' judges the answer, and supervised training would learn the bad ones "
                     f"as well: leave those rows out, then give --columns "
                     f"{','.join(f'{role}={column}' for role, column in found.roles.items())}"
                 )
         elif _competes(word, value, found.kind):
-            return (
+            raise ValueError(
                 f"'{used}' alone would be trained, though '{name}' stands beside it: give "
                 f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
                 f"--columns text={used} to train it alone"
             )
-    return ""
 
 
 def _competes(word: str, value: Any, kind: str) -> bool:
     """Whether a column beside a bare text or prompt may be the answer to it."""
-    if isinstance(value, int | float) and VERDICT.fullmatch(word):
-        return False  # a class
+    if isinstance(value, int | float):
+        return False  # a class or a score
     if word in NAMES["completion"] or ANSWERS.fullmatch(word):
         return True
     content = isinstance(value, str | list | dict) and bool(value)
@@ -255,8 +272,10 @@ def _unknown(row: Mapping[str, Any]) -> str:
 
 def _suggestion(row: Mapping[str, Any], **known: str) -> str:
     """Return a value of --columns for a row, of which the columns of some roles are known."""
-    if known.keys() - {"prompt", "completion"}:
+    if known.keys() & {"messages", "text"}:
         return ",".join(f"{role}={name}" for role, name in known.items())
+    if more := {role: known.pop(role) for role in known.keys() - {"prompt", "completion"}}:
+        return ",".join([_suggestion(row, **known), *(f"{r}={name}" for r, name in more.items())])
     texts = [str(name) for name, value in row.items() if isinstance(value, str)]
     beside = {word for role in ("input", "system", "history", "tools") for word in NAMES[role]}
     left = [name for name in texts if name not in known.values() and _plain(name) not in beside]

@@ -121,7 +121,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
     """
     names = tuple(map(str, row))
     form = tally.forms.get(names)
-    if form is None:
+    if form is None or (form.kind == "prompt" and not form.given):  # what is beside it may be null
         if tally.form is not None:
             require_columns(tally.form, row)
         form = choose_format(row, dict(config.columns), config.loss_on, place)
