@@ -14,3 +14,9 @@ def test_hosts_that_have_opened_something_else_are_named_with_what_differs():
     other = {**OPENED, "dataset": "d2", "model": "m2"}
     with pytest.raises(DataError, match="b has another dataset and another model than a: make"):
         require_same([("a", OPENED), ("b", other)])
+
+
+def test_ranks_of_one_host_that_have_opened_something_else_are_named_too():
+    """As where each rank has a working folder, or a cache, of its own."""
+    with pytest.raises(DataError, match="rank 1 on a has another dataset than a: make"):
+        require_same([("a", OPENED), ("a", {"dataset": "d2", "tokenizer": "t1"})])

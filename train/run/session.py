@@ -51,35 +51,43 @@ def join(inputs: RunInputs, data: Dataset, world: World, env: MutableMapping[str
         DataError: a host's data, tokenizer, model, ds_config, code or packages differ.
     """
     gang = connect(world, env)
-    own = _opened(inputs, data) if world.local_rank == 0 else {}
+    own = _opened_by_rank(inputs, data)
+    if world.local_rank == 0:
+        own |= _opened_by_host(inputs)
     require_same(gang.gather((socket.gethostname(), own)))
     return gang
 
 
 def require_same(found: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-    """Refuse hosts that differ; `found` has host and what it opened, {} where another rank says it.
+    """Refuse hosts that differ; `found` has each rank's host, and what it knows to be opened there.
 
     Raises:
-        DataError: it names the two hosts and what differs.
+        DataError: it names the two hosts, or two ranks of one, and what differs.
     """
-    known = [(host, opened) for host, opened in found if opened]
-    first_host, first = known[0]
-    for host, opened in known[1:]:
-        differ = [noun for noun in first if first[noun] != opened.get(noun)]
+    first_host, first = found[0]
+    for rank, (host, opened) in enumerate(found):
+        differ = [noun for noun in opened if opened[noun] != first[noun]]
         if differ:
+            who = f"rank {rank} on {host}" if host == first_host else host
             raise DataError(
-                f"{host} has another {' and another '.join(differ)} than {first_host}: make them "
+                f"{who} has another {' and another '.join(differ)} than {first_host}: make them "
                 "the same on every host, or put them in a folder that all hosts share"
             )
 
 
-def _opened(inputs: RunInputs, data: Dataset) -> dict[str, object]:
-    """Return what a host has opened, by what it is called."""
+def _opened_by_rank(inputs: RunInputs, data: Dataset) -> dict[str, object]:
+    """Return what this rank has opened, by what it is called: known without another look."""
     return {
         "dataset": (data.train.fingerprint, data.validation.fingerprint),
         "tokenizer": data.tokenizer.fingerprint,
-        "model": (asdict(inputs.shape), weights_fingerprint(inputs.model)),
         "ds_config": (inputs.pins.words(), repr(inputs.ds.extra)),
+    }
+
+
+def _opened_by_host(inputs: RunInputs) -> dict[str, object]:
+    """Return what all ranks of a host have opened, by what it is called."""
+    return {
+        "model": (asdict(inputs.shape), weights_fingerprint(inputs.model)),
         "code of anyrank": code_digest(PACKAGE),
         "set of packages": {name: version(name) for name in PACKAGES},
     }
