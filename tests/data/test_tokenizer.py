@@ -245,6 +245,17 @@ def test_a_folder_whose_files_contradict_each_other_is_refused(chatml, tmp_path,
         load(folder)
 
 
+def test_a_list_that_transformers_does_not_read_is_not_held_against_a_folder(chatml, tmp_path):
+    """Beside added_tokens_decoder the older added_tokens.json counts for nothing."""
+    folder = shutil.copytree(chatml, tmp_path / "tokenizer")
+    path = folder / "tokenizer_config.json"
+    listed = {"0": {"content": "<|endoftext|>", "special": True}}
+    settings = {"added_tokens_decoder": listed, "bos_token": "<unused>"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    (folder / "added_tokens.json").write_text('{"<|im_end|>": 7}')
+    assert load(folder).info.closing == (2,)
+
+
 def test_a_sentencepiece_folder_that_names_an_unknown_token_is_refused(tmp_path):
     with pytest.raises(DataError, match="bos_token '<nowhere>' .* not in its tokenizer.model"):
         load(sentencepiece_folder(tmp_path, bos_token="<nowhere>"))

@@ -52,7 +52,7 @@ def load_own(path: Path, trust_remote_code: bool) -> Any:
         own = Tokenizer.from_file(str(file))
         own.no_truncation()
         own.no_padding()
-        _require_named(found, own.get_vocab_size(), path)
+        _require_named(found, own, path)
         _require_same_ids(found, lambda text: own.encode(text, add_special_tokens=False).ids, file)
     else:
         from sentencepiece import SentencePieceProcessor
@@ -100,8 +100,11 @@ def added_tokens(folder: Path) -> dict[int, str]:
     Raises:
         DataError: a file that lists them is not a JSON object.
     """
-    decoder = settings_of(folder, "tokenizer_config.json").get("added_tokens_decoder") or {}
-    found = {number: name for name, number in settings_of(folder, "added_tokens.json").items()}
+    decoder = settings_of(folder, "tokenizer_config.json").get("added_tokens_decoder")
+    if decoder is None:  # the place where older versions of transformers list them
+        listed = settings_of(folder, "added_tokens.json")
+        return {number: name for name, number in listed.items()}
+    found = {}
     for number, token in decoder.items():
         found[int(number)] = token["content"] if isinstance(token, dict) else str(token)
     return found
@@ -127,14 +130,18 @@ def _require_added(found: Any, path: Path) -> None:
             )
 
 
-def _require_named(found: Any, size: int, path: Path) -> None:
-    """Refuse a first or last token that no file lists and that would be made up."""
-    for role, number in (("bos", found.bos_token_id), ("eos", found.eos_token_id)):
-        if number is not None and number >= size and number not in added_tokens(path):
-            raise DataError(
-                f"the {role}_token {found.convert_ids_to_tokens(number)!r} that '{path}' names is "
-                "not in its vocabulary: correct it in tokenizer_config.json"
-            )
+def _require_named(found: Any, own: Any, path: Path) -> None:
+    """Refuse a last token that no file lists and that would be made up."""
+    name = found.eos_token
+    if (
+        name is not None
+        and own.token_to_id(name) is None
+        and name not in added_tokens(path).values()
+    ):
+        raise DataError(
+            f"the eos_token {name!r} that '{path}' names is not in its vocabulary: correct it in "
+            "tokenizer_config.json"
+        )
 
 
 def _require_same_ids(found: Any, own: Callable[[str], list[int]], file: Path) -> None:
