@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.data.columns import choose_format, richer
+from train.data.columns import choose_format, require_weight, richer
 from train.errors import DataError
 
 TURNS = [{"role": "user", "content": "a"}]
@@ -61,7 +61,7 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"prompt": "a", "completion": "b", "label": False}, "'label' judges the answer"),
         ({"messages": TURNS, "label": 1}, "'label' judges the answer"),
         ({"prompt": "a", "completion": "b", "kto_tag": True}, "'kto_tag' judges"),
-        ({"prompt": "a", "completions": ["b"], "scores": [1]}, "'prompt' alone would be trained"),
+        ({"prompt": "a", "completions": ["b"], "scores": [1]}, "it: give --columns text=prompt to"),
         ({"prompt": "a", "responses": [], "ranking": [1]}, "'responses' stands beside it"),
         ({"prompt": "a", "Antwort": "b"}, "--columns prompt=prompt,completion=Antwort, or "),
         ({"prompt": "a", "note": "b"}, "--columns text=prompt to train it alone"),
@@ -86,6 +86,22 @@ def test_what_would_train_something_else_is_refused(row, words):
     with pytest.raises(DataError, match=words) as caught:
         chosen(row)
     assert str(caught.value).startswith("f, line 1: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "mark, counts",
+    [({"weight": 0}, False), ({"weight": 1.0}, True), ({"Sample-Weight": 0.5}, False),
+     ({"train": False}, False), ({"train": True}, True), ({"ignore": True}, False),
+     ({"ignore": 0}, True), ({"weight": "heavy"}, True), ({"weight": None}, True)],
+)  # fmt: skip
+def test_a_row_that_asks_to_count_for_less_is_refused(mark, counts):
+    row = {"prompt": "a", "completion": "b", **mark}
+    require_weight(chosen(row, prompt="prompt", completion="completion"), row)
+    if counts:
+        require_weight(chosen(row), row)
+        return
+    with pytest.raises(ValueError, match="all rows count alike: .*prompt=prompt,completion=comp"):
+        require_weight(chosen(row), row)
 
 
 def test_a_class_or_a_score_beside_a_text_is_named_as_unused():

@@ -238,6 +238,12 @@ def test_rows_of_no_kind_are_skipped_at_the_beginning_as_well(opened, write, pie
     assert told(data, "skipped; the first: ") and told(data, "no known set of columns")
 
 
+def test_a_later_row_that_counts_for_less_is_refused(opened, write, pieces):
+    rows = [{"text": "a", "weight": weight} for weight in (1, 1, 0)]
+    with pytest.raises(DataError, match="line 3: 'weight' is 0, but all rows count alike"):
+        opened(write(rows), pieces)
+
+
 def test_a_text_beside_a_prompt_is_seen_where_earlier_rows_had_null(opened, write, pieces):
     rows = [{"prompt": "a", "note": None}] * 3 + [{"prompt": "b", "note": "c"}]
     with pytest.raises(DataError, match="line 4: 'prompt' alone would be trained, though 'note'"):

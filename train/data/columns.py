@@ -51,6 +51,7 @@ ANSWERS = re.compile(
     r"labels?|(completion|response|answer|choice|candidate|output|generation|summarie)s"
     r"|summary|highlights"
 )
+WEIGHT = re.compile(r"(sample_|loss_|row_)?weight|train|ignored?")  # of a row
 IDENTITY = re.compile(r"|id|.*_id|idx|index|uuid|hash|__index_level_\d+__|unnamed:_\d+")
 
 
@@ -127,6 +128,22 @@ def require_columns(form: RowFormat, row: Mapping[str, Any]) -> None:
     for column in form.required.values():
         if column not in row:
             raise ValueError(f"column '{column}' is missing: found {listed(sorted(map(str, row)))}")
+
+
+def require_weight(form: RowFormat, row: Mapping[str, Any]) -> None:
+    """Check that a row does not ask to count for less than others.
+
+    Raises:
+        ValueError: it does; all rows count alike.
+    """
+    marks = () if form.given else form.unused
+    for name in (mark for mark in marks if WEIGHT.fullmatch(_plain(mark))):
+        held = row.get(name)
+        if isinstance(held, int | float) and held != (not _plain(name).startswith("ignore")):
+            raise ValueError(
+                f"'{name}' is {held}, but all rows count alike: leave the row out, or give "
+                f"--columns {_named(form)} to train it all the same"
+            )
 
 
 def richer(first: RowFormat, other: RowFormat) -> str:
@@ -225,15 +242,20 @@ def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
             if VERDICT.fullmatch(word) and value is not None and not isinstance(value, str):
                 raise ValueError(
                     f"'{name}' judges the answer, and supervised training would learn the bad ones "
-                    f"as well: leave those rows out, then give --columns "
-                    f"{','.join(f'{role}={column}' for role, column in found.roles.items())}"
+                    f"as well: leave those rows out, then give --columns {_named(found)}"
                 )
         elif _competes(word, value, found.kind):
+            whole = isinstance(value, str) or (isinstance(value, list) and "{" in str(value[:1]))
+            pair = f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
             raise ValueError(
                 f"'{used}' alone would be trained, though '{name}' stands beside it: give "
-                f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
-                f"--columns text={used} to train it alone"
+                f"{pair if whole else ''}--columns text={used} to train it alone"
             )
+
+
+def _named(form: RowFormat) -> str:
+    """Return the value of --columns that reads rows in the same way."""
+    return ",".join(f"{role}={column}" for role, column in form.roles.items())
 
 
 def _competes(word: str, value: Any, kind: str) -> bool:
@@ -262,7 +284,7 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
 
 
 def _unknown(row: Mapping[str, Any]) -> str:
-    hints = [did_you_mean(_plain(name), KNOWN, 0.8) for name in row if _plain(name) not in KNOWN]
+    hints = [did_you_mean(_plain(name), KNOWN, 0.9) for name in row if _plain(name) not in KNOWN]
     return (
         f"no known set of columns: found {listed(row)}, but needed are messages, or prompt and "
         "completion, or instruction and output, or text: say what is what by --columns, as in "

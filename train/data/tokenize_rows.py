@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import DataConfig
-from train.data.columns import RowFormat, choose_format, require_columns, richer
+from train.data.columns import RowFormat, choose_format, require_columns, require_weight, richer
 from train.data.edges import settle
 from train.data.rows import Row
 from train.data.store import StoredSample
@@ -130,6 +130,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
             raise ValueError(problem)
         tally.forms[names] = form
         tally.unused |= dict.fromkeys(form.unused)
+    require_weight(form, row)
     return form
 
 
