@@ -5,7 +5,9 @@ rank that is stopped, memory that runs out.
 """
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,20 @@ def test_nothing_is_left_when_the_supervisor_is_killed(
     os.kill(process.pid, 9)
     process.wait()
     assert left_of(run_dir) == []
+
+
+def test_ranks_on_other_hosts_go_on_while_the_supervisor_is_stopped(
+    lab: Lab, hosts: Path, program: list[str]
+) -> None:
+    run_dir = hosts.parent / "r"
+    process = lab.start([*program, hosts, run_dir, "--steps", "150"], LEASE="4")
+    wait_for_step(run_dir, 3)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(7)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "starting again" not in out, out
+    check_curve(run_dir, 150)
 
 
 def test_a_host_that_does_not_answer_at_the_start_is_the_users_to_mend(
