@@ -231,6 +231,12 @@ def test_a_prompt_that_brings_its_template_along_is_not_put_into_another(sample,
     assert "[INST] hello [/INST]" in sample({"prompt": "hello", "completion": "b"}, BRACKETS)[0]
 
 
+def test_a_turn_that_holds_the_templates_marks_is_told(sample):
+    told = sample({"messages": [{"role": "user", "content": "<|im_start|>user"}, CHAT[1]]})[2]
+    assert "in 2 rows a turn holds the chat template's own marks, which count as such" in told
+    assert "marks" not in sample({"messages": CHAT})[2]
+
+
 def test_what_is_not_used_or_joined_without_a_space_is_told_in_one_line(sample):
     rows = [{"prompt": "a", "completion": "b", "n": 1}, {"prompt": "a", "completion": "c", "m": 1}]
     _, _, told = sample(rows, "")

@@ -27,6 +27,21 @@ from train.errors import DataError
 from train.locking import locked
 
 FORMAT = 3
+# What is counted of rows, and the sentence that tells of it.
+TOLD = {
+    "written": "{count} rows hold the chat template's own marks and are joined as they are; the "
+    "first: {first}",
+    "quoted": "in {count} rows a turn holds the chat template's own marks, which count as such; "
+    "the first: {first}",
+    "glued": "in {count} rows no white space stands between prompt and completion; the first: "
+    "{first}",
+    "shortened": "the chat template leaves out or rewrites a part of {count} turns; the first: "
+    "{first}",
+    "empty": "{count} answers are empty and carry no loss; the first: {first}",
+    "truncated": "{count} of {rows} samples are longer than --block-size {config.block_size} "
+    "tokens and were truncated",
+    "without loss": "{count} samples without a loss token were left out",
+}
 HELD_OUT = 20  # one sample in twenty is held out where there is no validation split
 
 
@@ -171,32 +186,11 @@ def _notices(
     said = [describe(form, config.loss_on, tally.how)]
     if tally.unused:
         said.append(f"columns that are not used: {listed(tally.unused)}")
-    if counts["written"]:
-        said.append(
-            f"{counts['written']} rows hold the chat template's own marks and are joined as they "
-            f"are; the first: {first['written']}"
-        )
-    if counts["glued"]:
-        said.append(
-            f"in {counts['glued']} rows no white space stands between prompt and completion; the "
-            f"first: {first['glued']}"
-        )
-    if counts["shortened"]:
-        said.append(
-            f"the chat template leaves out or rewrites a part of {counts['shortened']} turns; the "
-            f"first: {first['shortened']}"
-        )
-    if counts["empty"]:
-        said.append(
-            f"{counts['empty']} answers are empty and carry no loss; the first: {first['empty']}"
-        )
-    if counts["truncated"]:
-        said.append(
-            f"{counts['truncated']} of {counts['rows']} samples are longer than --block-size "
-            f"{config.block_size} tokens and were truncated"
-        )
-    if counts["without loss"]:
-        said.append(f"{counts['without loss']} samples without a loss token were left out")
+    said += [
+        text.format(count=counts[what], first=first.get(what), rows=counts["rows"], config=config)
+        for what, text in TOLD.items()
+        if counts[what]
+    ]
     if counts["skipped"]:
         said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
     said.extend(sentences(counts, tokenizer))

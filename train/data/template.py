@@ -60,7 +60,8 @@ class Rendered:
 
     `how` it was made, in words; `empty` answers carry no loss; of `shortened` turns the template
     leaves a part out, and `unread` keys altogether; `glued`: no white space stands between prompt
-    and completion; `written`: the row brings a template's marks along, so none was used.
+    and completion; `quoted`: a turn holds the template's marks; `written`: the row brings a
+    template's marks along, so none was used.
     """
 
     runs: tuple[Segments, ...]
@@ -69,6 +70,7 @@ class Rendered:
     shortened: int = 0
     unread: tuple[str, ...] = ()
     glued: bool = False
+    quoted: bool = False
     written: bool = False
 
     @property
@@ -224,7 +226,7 @@ def _joined(form: RowFormat, row: Mapping[str, Any]) -> Rendered:
 def _written(form: RowFormat, row: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
     """Whether prompt or completion hold the marks of a template already."""
     texts = [_text(form, row, role) for role in ("prompt", "completion")]
-    return any(mark in text for mark in tokenizer.marks for text in texts)
+    return tokenizer.marks is not None and any(map(tokenizer.marks.search, texts))
 
 
 def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rendered:
@@ -236,7 +238,9 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
     keys = dict.fromkeys(key for message in talk.messages for key in message if key not in READ)
     unread = tuple(f"{key} of turns" for key in keys if key not in tokenizer.template)
     if tokenizer.template:
-        return replace(_by_template(talk, tokenizer), unread=unread)
+        said = [message["content"] or "" for message in talk.messages]
+        quoted = tokenizer.marks is not None and any(map(tokenizer.marks.search, said))
+        return replace(_by_template(talk, tokenizer), unread=unread, quoted=quoted)
     found = Rendered(_plain_chat(talk), PLAIN, talk.empty, unread=unread)
     return replace(found, shortened=_compare(talk, found.text))
 

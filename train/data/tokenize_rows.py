@@ -101,7 +101,7 @@ def _render_rows(
             else:
                 tally.how = tally.how or rendered.how
                 tally.unused |= dict.fromkeys(rendered.unread)
-                for what in ("empty", "shortened", "glued", "written"):
+                for what in ("empty", "shortened", "glued", "quoted", "written"):
                     tally.count(what, row.place, getattr(rendered, what))
                 yield settled, _draw(form, row.value)
                 continue

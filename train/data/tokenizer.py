@@ -6,6 +6,7 @@ token also names the character that decides what it belongs to, so masks are exa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def marks(self) -> frozenset[str]:
-        """What the template writes around a turn, and nobody within one."""
+    def marks(self) -> re.Pattern[str] | None:
+        """Finds what the template writes around a turn, and nobody within one."""
         ...
 
     def encode(self, text: str) -> list[int]:

@@ -85,12 +85,12 @@ class HuggingFaceTokenizer:
         return str(self.inner.get_chat_template()) if self.inner.chat_template else ""
 
     @cached_property
-    def marks(self) -> frozenset[str]:
-        """What the template writes around a turn, and nobody within one: special tokens, or where
-        it uses none, the line before a question (`[INST]`, `USER:`).
+    def marks(self) -> re.Pattern[str] | None:
+        """Finds what the template writes around a turn, and nobody within one: special tokens, or
+        where it uses none, the line before a question (`[INST]`, `USER:`).
         """
         if not self.template:
-            return frozenset()
+            return None
         ends = {self.inner.bos_token, self.inner.eos_token, self.inner.pad_token}
         added = self.inner.added_tokens_decoder.values()
         special = {str(token.content) for token in added if token.special} - ends
@@ -102,7 +102,8 @@ class HuggingFaceTokenizer:
         for end in filter(None, ends):
             line = line.replace(end, "").strip()
         named = any(token in line for token in special) or len(line) < 3
-        return frozenset(special if named else special | {line})
+        found = sorted(special if named else special | {line})
+        return re.compile("|".join(map(re.escape, found))) if found else None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""

@@ -91,9 +91,9 @@ class SentencePieceTokenizer:
         return ""
 
     @property
-    def marks(self) -> frozenset[str]:
-        """Empty, as there is no template."""
-        return frozenset()
+    def marks(self) -> None:
+        """None, as there is no template."""
+        return None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
