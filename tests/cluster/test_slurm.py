@@ -1,5 +1,6 @@
 """The batch script on a real Slurm: several nodes, preemption, a smaller size on return."""
 
+import json
 import subprocess
 import sys
 import time
@@ -67,6 +68,22 @@ def wait_for_end(env: dict[str, str], job: str) -> None:
     while call(env, "squeue", "-h", "-o", "%i").split():
         assert time.monotonic() < deadline, f"job {job} does not end"
         time.sleep(0.2)
+
+
+def test_the_tasks_of_a_step_are_ranks_of_one_run(slurm: dict[str, str]) -> None:
+    """With the variables that this Slurm sets, whatever its version."""
+    script = "import json, os; from train.hosts.tasks import variables; "
+    script += "print(json.dumps(variables(os.environ)))"
+    words = ("srun", "-N2", "-n3", "--distribution=block", sys.executable, "-c", script)
+    shown = call(slurm | {"PYTHONPATH": str(ROOT)}, *words)
+    found = sorted((json.loads(line) for line in shown.splitlines()), key=lambda one: one["RANK"])
+    assert [one["RANK"] for one in found] == ["0", "1", "2"]
+    assert {one["WORLD_SIZE"] for one in found} == {"3"}
+    places = [(one["CROSS_RANK"], one["LOCAL_RANK"], one["LOCAL_SIZE"]) for one in found]
+    assert places == [("0", "0", "2"), ("0", "1", "2"), ("1", "0", "1")]
+    assert len({(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in found}) == 1
+    alone = call(slurm | {"PYTHONPATH": str(ROOT)}, "srun", "-n1", sys.executable, "-c", script)
+    assert json.loads(alone) == {}
 
 
 def test_a_job_of_two_nodes_runs_unedited(checkout: Path, slurm: dict[str, str]) -> None:
