@@ -1,1 +1,1 @@
-"""Launching: hostfiles, flavors, commands, Slurm, preflight, supervision. Standard library only."""
+"""What runs on hosts: supervisor, agents, their protocol, and what becomes of faults."""
