@@ -1,0 +1,1 @@
+"""What a host is: hostfile, flavor, Slurm's nodes, devices, network. Standard library only."""

@@ -1,1 +1,1 @@
-"""What runs on hosts: supervisor, agents, their protocol, and what becomes of faults."""
+"""What runs on hosts: supervisor, agents, protocol, faults. Standard library only."""

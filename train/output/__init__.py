@@ -1,0 +1,1 @@
+"""What a run leaves as it goes: run folder, console, trackers."""

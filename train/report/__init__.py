@@ -1,0 +1,1 @@
+"""Runs read back: tables, figures, one HTML page."""
