@@ -27,7 +27,7 @@ MARKERS = {
     "slow": (
         "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
         "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
-        "tests/hosts/test_probe.py", "tests/data/test_preset.py",
+        "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
     ),
 }  # fmt: skip
 
