@@ -18,6 +18,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from itertools import product
 from statistics import median
 from typing import Any
@@ -26,7 +27,8 @@ from bench import record
 from bench.peers import SHAPES, fill
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this bench."""
     parser = argparse.ArgumentParser(description="predicted beside measured, over plans")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
@@ -40,13 +42,19 @@ def main() -> int:
     parser.add_argument("--recompute", nargs="+", default=("none", "selective", "full"))
     parser.add_argument("--offload", nargs="+", default=("none",))
     parser.add_argument("--samples", nargs="+", type=int, default=(2, 8), help="at a time, full")
+    parser.add_argument("--plain", action="store_true", help="without Liger's kernels")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Train under every plan, print and write what came out."""
+    given = parser().parse_args()
     if given.one:
         run_one(given, json.loads(given.one))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        rows = grid(given, Path(folder))
+        rows = grid(given, Path(folder), sys.argv[1:])
     print(record.table(rows))
     summary = judge(rows)
     print(*(f"{name}: {value}" for name, value in summary.items()), sep="\n")
@@ -55,8 +63,12 @@ def main() -> int:
     return 0
 
 
-def grid(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Run every plan in a process of its own; a plan that fails is a row that says how."""
+def grid(given: argparse.Namespace, folder: Path, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Run every plan in a process of its own; a plan that fails is a row that says how.
+
+    Args:
+        words: those that `given` was parsed from.
+    """
     from bench.rig import preset_data, random_model
 
     layers = {"num_hidden_layers": given.layers} if given.layers else {}
@@ -69,8 +81,8 @@ def grid(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         pins = {"zero": zero, "recompute": recompute, "offload": offload,
                 "micro_tokens": samples * given.block}  # fmt: skip
         task = {"folder": str(folder), "data": str(data), "pins": pins}
-        words = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(task)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        argv = [sys.executable, __file__, *words, "--one", json.dumps(task)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
         found = folder / "result.json"
         if done.returncode:
             print(f"{pins} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
@@ -95,7 +107,7 @@ def run_one(given: argparse.Namespace, task: dict[str, Any]) -> None:
         "--pin", *(f"{key}={value}" for key, value in task["pins"].items()),
     ]  # fmt: skip
     run = rig(join(), words)
-    engine = run.engine()
+    engine = run.engine(fused=not given.plain)
     records = train(engine, run.job(engine), Outputs(QUIET, None, NoTracker(), folder))
     settled, chosen = records[1:], run.planned.chosen
     seconds = median(r.seconds for r in settled)
@@ -105,8 +117,10 @@ def run_one(given: argparse.Namespace, task: dict[str, Any]) -> None:
         "seconds": seconds, "predicted_seconds": chosen.time.total,
         "seconds_error": chosen.time.total / seconds - 1,
         "peak_gib": records[-1].peak_bytes / 2**30,
+        "reserved_gib": engine.reserved_bytes() / 2**30,
         "predicted_gib": chosen.memory.total / 2**30,
-        "gib_error": chosen.memory.total / records[-1].peak_bytes - 1,
+        # A process that had more memory before, on a CPU, grows by nothing.
+        "gib_error": chosen.memory.total / peak - 1 if (peak := records[-1].peak_bytes) else 0.0,
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
 

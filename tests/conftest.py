@@ -22,6 +22,7 @@ MARKERS = {
         "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_pairs.py",
         "tests/engine/test_checkpoint_runs.py", "tests/engine/test_stopping.py",
         "tests/test_main.py", "tests/test_examples.py", "tests/test_install.py",
+        "tests/test_first_gpu.py",
     ),
     "torch": ("tests/engine/",),
     "slow": (

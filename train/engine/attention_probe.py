@@ -98,7 +98,7 @@ def disagreement(
     theirs = (wanted, *torch.autograd.grad(wanted, exact, push.float()))
     nouns = ("output", "queries' gradient", "keys' gradient", "values' gradient")
     for noun, one, other in zip(nouns, ours, theirs, strict=True):
-        off = float((one.float() - other).norm() / other.norm())
+        off = float((one.float() - other).norm().detach() / other.norm().detach())
         if not off < TOLERANCE:
             where = " where keys are more than queries" if ends else ""
             return (
