@@ -31,7 +31,9 @@ COLUMN_ROLES = (
     "messages", "prompt", "completion", "text", "instruction", "input", "output", "system",
     "history", "tools",
 )  # fmt: skip
-PIN_KEYS = ("zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp", "replicas")
+PIN_KEYS = (
+    "zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp", "replicas", "hpz",
+)  # fmt: skip
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -40,6 +40,8 @@ VARIANTS = {
     "recompute": "recompute=full zero=3",
     "selective": "recompute=selective zero=2",
     "padded": "recompute=none zero=2",
+    # DeepSpeed makes the groups of such copies once in a process: one variant for each start.
+    "shared2-hpz": "recompute=full zero=3 sp=2 hpz=2 --batch-size 5",
     "seed": "recompute=none zero=0 --seed 8",
     **{
         f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3"

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from train.config import ModelConfig, OptimizerConfig
+from train.config import ModelConfig, OptimizerConfig, parse_args
 from train.errors import PlanError
-from train.planning import DsConfig, Plan, built_in, render
-from train.planning.render import hpz_left_out
+from train.planning import DsConfig, Plan, built_in, merge_pins, read_ds_config, render
+from train.planning.pins import hpz_left_out
 
 SHAPE = built_in("mistral-7b")
 OPTIMIZER = OptimizerConfig(2e-6, "constant", 0, 0.0, 0.5)
@@ -68,13 +68,26 @@ def test_stage_0_is_refused_in_bf16_and_rendered_in_fp32():
     assert config["bf16"]["enabled"] is False
 
 
+def test_a_second_copy_of_the_weights_is_rendered():
+    assert rendered(Plan(3, 4096, dp=4, hpz=2))["zero_optimization"]["zero_hpz_partition_size"] == 2
+    assert "zero_hpz_partition_size" not in rendered(Plan(3, 4096, dp=4))["zero_optimization"]
+    for wrong in ({"zero": 1}, {"dp": 3}, {"offload": "all"}):
+        with pytest.raises(PlanError, match="second copy of ZeRO-3's weights"):
+            Plan(**({"zero": 3, "micro_tokens": 4096, "dp": 4, "hpz": 2} | wrong))
+
+
 @pytest.mark.parametrize(
-    ("zero", "dp", "words"),
-    [(3, 4, ""), (3, 1, ""), (3, 3, "does not divide 3 ranks"), (1, 4, "is for ZeRO-3")],
+    ("zero", "ranks", "words"),
+    [("3", 4, ""), ("3", 3, "does not divide 3 ranks"), ("1", 4, "is for ZeRO-3")],
 )
-def test_a_secondary_partition_that_cannot_be_is_left_out_with_a_line(zero, dp, words):
-    ds = DsConfig("f.json", extra={"zero_optimization": {"zero_hpz_partition_size": 2}})
-    plan = Plan(zero, 4096, dp=dp)
-    given = rendered(plan, ds=ds)["zero_optimization"]
-    assert words in hpz_left_out(plan, ds)
-    assert ("zero_hpz_partition_size" in given) == (words == "")
+def test_a_second_copy_in_a_file_that_cannot_be_is_left_out_with_a_line(
+    zero, ranks, words, tmp_path
+):
+    path = tmp_path / "f.json"
+    path.write_text(f'{{"zero_optimization": {{"stage": {zero}, "zero_hpz_partition_size": 2}}}}')
+    ds = read_ds_config(path)
+    config = parse_args(["--model-name-or-path", "m", "--dataset-name-or-path", "d"])
+    pins = merge_pins(config, ds)
+    assert pins.hpz == 2
+    said = hpz_left_out(pins, config, ds, ranks)
+    assert words in said and bool(said) == bool(words)

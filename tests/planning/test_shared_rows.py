@@ -134,3 +134,25 @@ def test_replicas_are_written_as_a_sum(word):
 def test_replicas_of_a_plan_are_its_degrees():
     with pytest.raises(PlanError, match="its replicas are not dp and sp"):
         Plan(zero=1, micro_tokens=10, dp=2, sp=2, replicas="4+3")
+
+
+def test_a_second_copy_of_the_weights_spares_the_network_and_costs_memory():
+    slow = {"hosts": 4, "batch_size": 256, "block_size": 4096, "lengths": [4096]}
+    pins = {"zero": 3, "recompute": "none", "offload": "none", "micro_tokens": 4096, "sp": 1}
+    without, kept = (
+        choose(request(pins=Pins(**pins, hpz=hpz), **slow)).candidates[0] for hpz in (1, 8)
+    )
+
+    assert kept.memory.weights > 2 * without.memory.weights
+    assert kept.time.communication < without.time.communication
+    assert any("hpZ : 8" in line for line in log_lines(choose(request(pins=Pins(hpz=8), **slow))))
+
+
+def test_a_second_copy_is_tried_on_several_hosts_and_pinned_only_where_it_can_be():
+    many = choose(request(hosts=4, batch_size=1024))
+    assert {c.plan.hpz for c in many.candidates} == {1, 8}
+    assert {c.plan.zero for c in many.candidates if c.plan.hpz > 1} == {3}
+    assert {c.plan.hpz for c in choose(request()).candidates} == {1}
+    for pins in (Pins(hpz=3), Pins(hpz=2, zero=2), Pins(hpz=2, zero=3, offload="all")):
+        with pytest.raises(PlanError, match="second copy of ZeRO-3's weights"):
+            choose(request(pins=pins))

@@ -14,6 +14,7 @@ from train.errors import ConfigError, did_you_mean
 from train.planning.schema import ALIASES, REMOVED, ROOT, ZERO, Kept, Refused, Section, Stated
 from train.planning.stated import differences
 
+HPZ = "zero_hpz_partition_size"
 _PLANNED = ("zero_optimization", "anyrank", "activation_checkpointing")
 _STATED = ("optimizer", "scheduler", "fp16")  # nothing of these goes to DeepSpeed
 
@@ -206,6 +207,8 @@ def _derive(content: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]
     pins = {key: str(value) for key, value in content.get("anyrank", {}).items()}
     if "stage" in zero:
         pins["zero"] = str(zero.pop("stage"))
+    if HPZ in zero:
+        pins["hpz"] = str(int(zero.pop(HPZ)))
     checkpointing = content.get("activation_checkpointing", {})
     if any(checkpointing.values()) and pins.setdefault("recompute", "full") == "none":
         raise ConfigError(

@@ -14,6 +14,7 @@ from train.planning.activations import Setting, layer_bytes
 from train.planning.lengths import Lengths, busiest_tokens
 from train.planning.links import (
     Group,
+    copy_group,
     data_group,
     exchange_time,
     gather_time,
@@ -259,7 +260,10 @@ def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rat
         rounds = micros if plan.zero == 2 else 1
         hidden = rates.overlap * work * 2 / 3
         return rounds * max(0.0, reduce - hidden) + (refresh if plan.zero else 0.0)
-    gathers = 2 * once(shards, counts.trained + counts.frozen, size, layers)
+    near = copy_group(plan, cluster) if plan.hpz > 1 else shards  # where backward gathers
+    gathers = sum(
+        once(among, counts.trained + counts.frozen, size, layers) for among in (shards, near)
+    )
     scatter = once(shards, counts.trained, reduced, layers)
     if shards != group:  # what a host's ranks have added up is added up across hosts
         across = Group(group.hosts, 1, cluster.per_host)

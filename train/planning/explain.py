@@ -65,11 +65,15 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
     plan, memory, time = candidate.plan, candidate.memory, candidate.time
-    degrees = "".join(
-        f" {name}{value}"
-        for name, value in (("tp", plan.tp), ("pp", plan.pp), ("sp", plan.sp))
-        if value > 1 and not (name == "sp" and plan.replicas)
-    ) + (f" sp{_shared(plan)}" if plan.replicas else "")
+    degrees = (
+        "".join(
+            f" {name}{value}"
+            for name, value in (("tp", plan.tp), ("pp", plan.pp), ("sp", plan.sp))
+            if value > 1 and not (name == "sp" and plan.replicas)
+        )
+        + (f" sp{_shared(plan)}" if plan.replicas else "")
+        + (f" hpz{plan.hpz}" if plan.hpz > 1 else "")
+    )
     parts = (
         memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits,
         memory.buffers, memory.reserve, memory.total,
@@ -119,7 +123,8 @@ def log_lines(choice: Choice) -> tuple[str, ...]:
         f"recomputation : {plan.recompute}, distribute_param : {_word(plan.zero > 0)}, "
         f"distribute_low_prec_param : {_word(plan.zero == 3)}",
         f"ZeRO stage : {plan.zero}, micro-batch : {plan.micro_tokens} tokens, "
-        f"accumulation : {plan.accumulation}, offload : {plan.offload}",
+        f"accumulation : {plan.accumulation}, offload : {plan.offload}"
+        f"{f', hpZ : {plan.hpz}' if plan.hpz > 1 else ''}",
     )
 
 

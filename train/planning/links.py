@@ -68,6 +68,12 @@ def replica_group(plan: Plan, cluster: Cluster) -> Group:
     return Group(size, local, max(1, cluster.per_host // local))
 
 
+def copy_group(plan: Plan, cluster: Cluster) -> Group:
+    """Return the ranks that keep a second copy of ZeRO-3's weights among them."""
+    local = max(1, min(plan.hpz, cluster.per_host))
+    return Group(plan.hpz, local, max(1, cluster.per_host // local))
+
+
 def received_tokens(shape: Shape, sp: int, row: float, reach: float) -> float:
     """Return of how many tokens a rank receives the keys for a layer, the mean over the layers.
 

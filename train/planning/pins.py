@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from train.config import RunConfig
 from train.errors import PlanError, did_you_mean
-from train.planning.dsconfig import DsConfig
+from train.planning.dsconfig import HPZ, DsConfig
 from train.planning.plan import OFFLOAD, RECOMPUTE, require_fp32_sums, require_offload
 
 # To describe other people's runs: their kernels, and the type that they add gradients in.
@@ -18,7 +18,7 @@ OTHERS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused"),
 # sequence parallelism), and whether ZeRO divides among all replicas or those of a host.
 DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"), **DIVIDED}
-COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp")
+COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp", "hpz")
 PREDICTED_ONLY = ("tp", "pp")
 LARGEST = 10**12
 
@@ -44,6 +44,7 @@ class Pins:
     sequence: str | None = None
     shards: str | None = None
     replicas: str | None = None
+    hpz: int | None = None
 
     def __post_init__(self) -> None:
         if self.zero is not None and self.offload is not None:
@@ -84,6 +85,19 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     if pins.zero is not None:
         require_fp32_sums(pins.zero, config.model.precision)
     return pins
+
+
+def hpz_left_out(pins: Pins, config: RunConfig, ds: DsConfig, ranks: int) -> str:
+    """Say why a ds_config's second copy of the weights cannot be kept here; empty: it can.
+
+    One that the command line pins is refused instead.
+    """
+    if pins.hpz in (None, 1) or "hpz" in config.pins:
+        return ""
+    words = f"{ds.path}: {HPZ} {pins.hpz} is left out: "
+    if pins.zero not in (None, 3) or pins.offload == "all":
+        return words + "it is for ZeRO-3 whose weights are not offloaded"
+    return words + f"it does not divide {ranks} ranks" if ranks % pins.hpz else ""
 
 
 def read_pins(words: Mapping[str, str]) -> Pins:

@@ -24,7 +24,8 @@ class Plan:
     `micro_tokens` is the capacity of a micro-batch in real tokens, `accumulation` the expected
     number of micro-batches per replica and step (the true number follows from the lengths).
     `replicas` are the ranks of each of `dp` replicas that differ, as `4+3`; empty: all have `sp`.
-    There `sp` and `micro_tokens` are those of the smallest, and others take as much a rank.
+    There `sp` and `micro_tokens` are those of the smallest, and others take as much a rank. Of
+    ZeRO-3's weights every `hpz` neighbouring ranks keep a copy among them, if it is more than 1.
 
     Raises:
         PlanError: no engine has such a layout.
@@ -40,6 +41,7 @@ class Plan:
     sp: int = 1
     accumulation: int = 1
     replicas: str = ""
+    hpz: int = 1
 
     def __post_init__(self) -> None:
         counts = (self.micro_tokens, self.dp, self.tp, self.pp, self.sp, self.accumulation)
@@ -48,6 +50,7 @@ class Plan:
         if (len(self.sizes), min(self.sizes)) != (self.dp, self.sp):
             raise PlanError(f"there is no plan such as {self}: its replicas are not dp and sp")
         require_offload(self.zero, self.offload)
+        require_hpz(self.hpz, self.zero, self.offload, self.ranks)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -95,6 +98,19 @@ def require_offload(zero: int, offload: str) -> None:
         raise PlanError(
             f"the pins offload={offload}, zero={zero} contradict each other: offload=optimizer "
             "needs zero=1, 2 or 3, and offload=all needs zero=3"
+        )
+
+
+def require_hpz(hpz: int, zero: int, offload: str, ranks: int) -> None:
+    """Refuse a second copy of the weights that DeepSpeed cannot keep.
+
+    Raises:
+        PlanError: the stage has none, its weights are offloaded, or the ranks do not divide.
+    """
+    if hpz > 1 and (zero != 3 or offload == "all" or ranks % hpz):
+        raise PlanError(
+            f"hpz={hpz} is a second copy of ZeRO-3's weights on every {hpz} ranks: it needs "
+            f"zero=3, weights that are not offloaded, and a divisor of the {ranks} ranks"
         )
 
 

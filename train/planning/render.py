@@ -7,11 +7,9 @@ from typing import Any
 
 from train.config import ModelConfig, OptimizerConfig
 from train.planning.buckets import buckets_of
-from train.planning.dsconfig import DsConfig
+from train.planning.dsconfig import HPZ, DsConfig
 from train.planning.plan import Plan, require_fp32_sums
 from train.planning.shape import Shape
-
-HPZ = "zero_hpz_partition_size"
 
 
 def render(
@@ -39,22 +37,7 @@ def render(
         "zero_optimization": _zero(plan, shape),
         "wall_clock_breakdown": False,
     }
-    rendered = _merged(made, ds.extra)
-    if hpz_left_out(plan, ds):
-        del rendered["zero_optimization"][HPZ]
-    return rendered
-
-
-def hpz_left_out(plan: Plan, ds: DsConfig) -> str:
-    """Say why the ds_config's secondary partition cannot be made with this plan; empty: it can."""
-    size = ds.extra.get("zero_optimization", {}).get(HPZ, 1)
-    if plan.zero != 3 and size != 1:
-        return (
-            f"{ds.path}: {HPZ} {size} is left out: it is for ZeRO-3, the plan is ZeRO-{plan.zero}"
-        )
-    if plan.gpus % min(size, plan.gpus):
-        return f"{ds.path}: {HPZ} {size} is left out: it does not divide {plan.gpus} ranks"
-    return ""
+    return _merged(made, ds.extra)
 
 
 def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:
@@ -81,6 +64,8 @@ def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:
             "stage3_max_reuse_distance": sizes.reuse,
             "stage3_gather_16bit_weights_on_model_save": False,
         }
+        if plan.hpz > 1:
+            zero[HPZ] = plan.hpz
         if plan.offload == "all":
             zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return zero

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from itertools import product
+from math import gcd, log
 
 from train.errors import PlanError
 from train.planning.lengths import Lengths, busiest_tokens, lengths_of
@@ -17,6 +18,7 @@ from train.planning.plan import (
     Plan,
     read_sizes,
     require_fp32_sums,
+    require_hpz,
     sums_in_fp32,
 )
 from train.planning.predict import predict
@@ -51,6 +53,9 @@ def choose(request: PlanRequest) -> Choice:
     """
     if request.pins.zero is not None and request.implementation is None:
         require_fp32_sums(request.pins.zero, request.precision)
+    if pins_copy := request.pins.hpz:
+        zero, offload = request.pins.zero, request.pins.offload or "none"
+        require_hpz(pins_copy, 3 if zero is None else zero, offload, request.cluster.gpus)
     lengths = lengths_of(request.lengths, request.block_size)
     found: list[Candidate] = []
     for replicas in _layouts(request):
@@ -85,10 +90,14 @@ def _could_gain(
 
 
 def _best(ranked: Sequence[Candidate]) -> Candidate | None:
-    """Return the first that fits, but with more ranks to a row only where that gains clearly."""
+    """Return the first that fits; what else there is in a plan must gain clearly.
+
+    That is more ranks to a row, or a second copy of the weights.
+    """
     best: Candidate | None = None
-    for count in sorted({candidate.plan.dp for candidate in ranked}, reverse=True):
-        first = next((c for c in ranked if c.fits and c.plan.dp == count), None)
+    kinds = {(-candidate.plan.dp, candidate.plan.hpz) for candidate in ranked}
+    for kind in sorted(kinds):
+        first = next((c for c in ranked if c.fits and (-c.plan.dp, c.plan.hpz) == kind), None)
         if first is None:
             continue
         gains = best is None or (
@@ -129,10 +138,23 @@ def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterato
             for recompute in RECOMPUTE:
                 if pins.recompute not in (None, recompute):
                     continue
-                for tokens in _capacities(request, lengths, dp):
-                    step = request.batch_size * lengths.mean
+                step = request.batch_size * lengths.mean
+                for hpz, tokens in product(
+                    _copies(request, zero, offload), _capacities(request, lengths, dp)
+                ):
+                    micros = accumulation(step, dp, tokens, lengths)
                     yield Plan(zero, tokens, recompute, offload, dp, tp, pp, replicas.ranks,
-                               accumulation(step, dp, tokens, lengths), replicas.sizes)  # fmt: skip
+                               micros, replicas.sizes, hpz)  # fmt: skip
+
+
+def _copies(request: PlanRequest, zero: int, offload: str) -> tuple[int, ...]:
+    """Return the ranks that may keep a second copy of the weights: 1 (none has), or a host's."""
+    pins, sizes = request.pins, request.cluster.sizes
+    if pins.hpz is not None:
+        return (pins.hpz,) if pins.hpz == 1 or (zero == 3 and offload != "all") else ()
+    alone = len(sizes) == 1 or pins.tp or pins.pp or request.implementation
+    inside = 1 if alone or zero < 3 or offload != "none" else gcd(*sizes)
+    return tuple(sorted({1, inside}))
 
 
 def accumulation(tokens: float, dp: int, capacity: int, lengths: Lengths) -> int:

@@ -77,7 +77,8 @@ def states_of(
     all_weights = size * (counts.trained + counts.frozen)
     if plan.zero == 3:
         kept = min(1.0, counts.small / (counts.trained + counts.frozen))
-        weights = all_weights * (kept + (1 - kept) / shards)
+        second = 1 / plan.hpz if plan.hpz > 1 else 0.0
+        weights = all_weights * (kept + (1 - kept) / shards + second)
     else:
         weights = all_weights
     master = 4.0 * counts.trained if size == 2 or plan.zero else 0.0

@@ -33,8 +33,8 @@ from train.planning import (
     with_advice,
 )
 from train.planning.cluster import Device, cluster_of_devices, require_bf16
+from train.planning.pins import hpz_left_out
 from train.planning.plan import Plan
-from train.planning.render import hpz_left_out
 from train.run.inputs import RunInputs
 from train.text import GIB
 
@@ -71,6 +71,9 @@ def choose_plan(
     console.say(describe_layout([device.node for device in devices]))
     calibrations = None if cache is None else calibration_folder(cache)
     request = _request(inputs, data, cluster_of_devices(devices, calibrations))
+    if left_out := hpz_left_out(request.pins, inputs.config, inputs.ds, request.cluster.gpus):
+        console.say(left_out)
+        request = replace(request, pins=replace(request.pins, hpz=None))
     names = {device.name for device in devices}
     for line in describe_others(devices):
         console.say(line)
@@ -80,8 +83,6 @@ def choose_plan(
     if choice.chosen is None:
         raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
     config = inputs.config
-    if left_out := hpz_left_out(choice.chosen.plan, inputs.ds):
-        console.say(left_out)
     zero = render(choice.chosen.plan, inputs.shape, config.model, config.optimizer, inputs.ds)
     return PlannedRun(choice.chosen, request.cluster, zero)
 
