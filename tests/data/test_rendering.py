@@ -96,6 +96,18 @@ def test_whatever_form_a_question_has_its_sample_is_the_same(sample, row):
     assert sample(row)[:2] == (chat("user:hello/assistant:world"), "world<|im_end|>\n")
 
 
+def test_the_same_samples_are_held_out_whatever_form_and_template_they_have(opened, write, chatml):
+    pairs = [(f"hello {n}", f"world {n}") for n in range(60)]
+    forms = [
+        [{"prompt": a, "completion": b} for a, b in pairs],
+        [{"question": a, "answer": b, "id": a} for a, b in pairs],
+        [{"messages": [{**CHAT[0], "content": a}, {**CHAT[1], "content": [b]}]} for a, b in pairs],
+        [{"conversations": [{"human": a, "gpt": b}]} for a, b in pairs],
+    ]
+    made = [opened(write(rows, f"{k}.jsonl"), chatml) for k, rows in enumerate(forms)]
+    assert len({data.fingerprint for data in made}) == 1
+
+
 def test_instructions_of_a_chat_model_are_turns_with_loss_on_the_last(sample):
     row = {"instruction": "hello", "input": "fox", "output": "world", "system": "dog",
            "history": [["a", "b"]]}  # fmt: skip
@@ -205,7 +217,7 @@ def test_empty_answers_carry_no_loss_and_are_counted(sample):
     rows = [{"question": "hello", "answer": answer} for answer in ("", "world", " \n", "dog")]
     for template in (None, ""):
         _, carried, told = sample(rows, template)
-        assert carried in ("world<|im_end|>\n"[: len(carried)], "dog<|im_end|>\n"[: len(carried)])
+        assert ("world" in carried or "dog" in carried) and "<|im_end|>" in carried
         assert "2 answers are empty and carry no loss; the first: " in told and "line 1" in told
         assert "2 samples without a loss token were left out" in told
 

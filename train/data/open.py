@@ -26,7 +26,7 @@ from train.data.tokenizers import load_tokenizer, today, tokenizer_key, tokenize
 from train.errors import DataError
 from train.locking import locked
 
-FORMAT = 3
+FORMAT = 4
 # What is counted of rows, and the sentence that tells of it.
 TOLD = {
     "written": "{count} rows hold the chat template's own marks and are joined as they are; the "

@@ -61,7 +61,8 @@ class Rendered:
     `how` it was made, in words; `empty` answers carry no loss; of `shortened` turns the template
     leaves a part out, and `unread` keys altogether; `glued`: no white space stands between prompt
     and completion; `quoted`: a turn holds the template's marks; `written`: the row brings a
-    template's marks along, so none was used.
+    template's marks along, so none was used. `said`: its texts alone, whatever form the row has
+    and whatever template writes it.
     """
 
     runs: tuple[Segments, ...]
@@ -72,6 +73,7 @@ class Rendered:
     glued: bool = False
     quoted: bool = False
     written: bool = False
+    said: str = ""
 
     @property
     def complete(self) -> bool:
@@ -94,13 +96,15 @@ def render(
     """
     if form.kind in ("text", "prompt"):
         column = form.roles[form.kind]
-        return Rendered((((checked(row[column], f"column '{column}'"), True),),))
+        text = checked(row[column], f"column '{column}'")
+        return Rendered((((text, True),),), said=text)
     if form.kind == "messages":
         rendered = _chat(_conversation(form, row, tokenizer.template), tokenizer, loss_on)
     elif _is_chat(form, row) or (tokenizer.template and not _written(form, row, tokenizer)):
         rendered = _chat(_exchange(form, row, tokenizer.template), tokenizer, loss_on)
     else:
-        rendered = replace(_joined(form, row), written=bool(tokenizer.template))
+        said = _said(_exchange(form, row, ""))
+        rendered = replace(_joined(form, row), written=bool(tokenizer.template), said=said)
     if loss_on != "all":
         return rendered
     runs = tuple(tuple((text, True) for text, _ in run) for run in rendered.runs)
@@ -240,9 +244,16 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
     if tokenizer.template:
         said = [message["content"] or "" for message in talk.messages]
         quoted = tokenizer.marks is not None and any(map(tokenizer.marks.search, said))
-        return replace(_by_template(talk, tokenizer), unread=unread, quoted=quoted)
-    found = Rendered(_plain_chat(talk), PLAIN, talk.empty, unread=unread)
+        found = replace(_by_template(talk, tokenizer), unread=unread, quoted=quoted)
+        return replace(found, said=_said(talk))
+    found = Rendered(_plain_chat(talk), PLAIN, talk.empty, unread=unread, said=_said(talk))
     return replace(found, shortened=_compare(talk, found.text))
+
+
+def _said(talk: Conversation) -> str:
+    """Return what is said in a conversation, and called."""
+    said = [[message["content"], message.get("tool_calls")] for message in talk.messages]
+    return json.dumps(said, default=repr)
 
 
 def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Rendered:

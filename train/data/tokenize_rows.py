@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -72,12 +71,11 @@ def tokenize(
                 tally.counts["without loss"] += 1
 
 
-def _draw(form: RowFormat, row: Mapping[str, Any]) -> int:
-    """Return a number of 0..2**64-1 that only what is used of a row decides: rows alike draw alike,
-    whatever tokenizer or length samples are made with.
+def _draw(said: str) -> int:
+    """Return a number of 0..2**64-1 that only what a row says decides: rows alike draw alike,
+    whatever template or length samples are made with.
     """
-    used = json.dumps([row.get(column) for _, column in sorted(form.roles.items())], default=repr)
-    return int.from_bytes(hashlib.blake2b(used.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little")
 
 
 def _render_rows(
@@ -103,7 +101,7 @@ def _render_rows(
                 tally.unused |= dict.fromkeys(rendered.unread)
                 for what in ("empty", "shortened", "glued", "quoted", "written"):
                     tally.count(what, row.place, getattr(rendered, what))
-                yield settled, _draw(form, row.value)
+                yield settled, _draw(rendered.said)
                 continue
         message = printable(f"{row.place}{'' if problem[:1] == ':' else ' '}{problem}")
         if not config.skip_bad_rows:
