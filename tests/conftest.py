@@ -21,12 +21,14 @@ MARKERS = {
     "ranks": (
         "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_pairs.py",
         "tests/engine/test_checkpoint_runs.py", "tests/engine/test_stopping.py",
-        "tests/test_main.py", "tests/test_examples.py", "tests/test_install.py",
+        "tests/test_main.py", "tests/test_resizing.py", "tests/test_examples.py",
+        "tests/test_install.py",
         "tests/test_first_gpu.py",
     ),
     "torch": ("tests/engine/",),
     "slow": (
         "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
+        "tests/launch/test_resize.py",
         "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
         "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
     ),

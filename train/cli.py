@@ -18,6 +18,7 @@ COMMANDS = {
     "switch": ("train.commands.switch", "choose the hosts that are used"),
     "runs": ("train.commands.runs", "what runs and what ran: step, loss, GPUs, time left"),
     "stop": ("train.commands.stop", "have a run save and stop, and wait for it"),
+    "resize": ("train.commands.resize", "change the number of GPUs of a run that is running"),
     "smi": ("train.commands.smi", "show the accelerator, all hosts as one"),
     "check": ("train.commands.check", "examine every host before a run"),
     "report": ("train.commands.report", "tables, plots and comparisons of runs"),

@@ -17,7 +17,7 @@ from train.errors import NonFiniteError
 from train.interfaces import CheckpointSaver, MetricLogger, StepOutcome, Trainer
 from train.launch.stopping import StopRequests
 from train.output.console import Console
-from train.output.record import EvalRecord, RunFolder, StepRecord
+from train.output.record import EvalRecord, RestartRecord, RunFolder, StepRecord
 
 
 class NoSaver:
@@ -43,6 +43,7 @@ class TrainingJob:
 
     `pending_eval`: an evaluation after step `start` that an interrupted run has not made.
     `expected`: seconds of a step and peak bytes -> the plan's prediction against them, in words.
+    `restarted`: this job, the start's number and the time of its first step -> what is told of it.
     """
 
     config: RunConfig
@@ -56,6 +57,7 @@ class TrainingJob:
     mfu: Callable[[StepBatch, float], float | None]
     pending_eval: bool = False
     expected: Callable[[float, float], str] | None = None
+    restarted: Callable[[TrainingJob, int, float], RestartRecord] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def fit(
             seconds = time.perf_counter() - began
             record = _record(job, step, batch, found, lr, seconds, engine.peak_bytes())
             records.append(record)
-            _report(record, job, out)
+            _report(record, job, out, first=len(records) == 1)
             if len(records) == SETTLED and job.expected is not None:
                 fastest = min(record.seconds for record in records)
                 out.console.say(f"The plan: {job.expected(fastest, record.peak_bytes)}")
@@ -187,9 +189,11 @@ def _record(
     )
 
 
-def _report(record: StepRecord, job: TrainingJob, out: Outputs) -> None:
+def _report(record: StepRecord, job: TrainingJob, out: Outputs, *, first: bool) -> None:
     if out.folder is None:
         return
+    if first and job.restarted is not None:
+        out.folder.write(job.restarted(job, int(out.folder.attempt.name), record.time))
     out.folder.write(record)
     names = ("loss", "lr", "grad_norm", "tokens_per_s", "seconds")
     out.tracker.write(record.step, {f"train/{name}": getattr(record, name) for name in names})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from train.errors import HostfileError
 from train.hosts.hostfile import Host, Hostfile
 from train.hosts.slurm import expand, hosts, slots_per_node
-from train.launch.supervise import LaunchJob, by_srun
+from train.launch.job import LaunchJob, by_srun
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
     rank_script.py --run-dir D --steps N [--opening SECONDS] [--accident RANK:STEP:KIND] ...
 
-`--opening` is how long the data is opened, before there is a run folder. An accident happens once
-for each run folder. The ranks wait for one another at each step.
+`--opening` is how long the data is opened, before there is a run folder; `--unready` a rank that
+ends then; `--unfit` a number of ranks that have no plan. An accident happens once for each run
+folder. The ranks wait for one another at each step.
 """
 
 from __future__ import annotations
@@ -36,9 +37,18 @@ def main() -> None:
     parser.add_argument("--accident", action="append", default=[])
     parser.add_argument("--checkpoints", action="store_true")
     parser.add_argument("--opening", type=float, default=0.0)
+    parser.add_argument("--unready", type=int)
+    parser.add_argument("--unfit", type=int)
     known, _ = parser.parse_known_args()
     run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     time.sleep(known.opening)
+    if own == known.unready:
+        print("unready, as this test wants", file=sys.stderr)
+        leave(1)
+    heartbeat.await_turn(os.environ)
+    if size == known.unfit:
+        print(f"[error] {size} ranks are unfit", file=sys.stderr)
+        leave(2)
     run_dir.mkdir(parents=True, exist_ok=True)
     stop.follow(run_dir, supervised=heartbeat.supervised(os.environ))
     with stop.deferred():

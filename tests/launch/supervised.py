@@ -1,7 +1,7 @@
 """supervised.py HOSTFILE RUN_DIR ARGS...: supervise rank_script.py with the real agents.
 
-LEASE, a variable, sets the agents' lease in seconds. Inside of a Slurm job its nodes are the hosts,
-whatever the hostfile.
+LEASE, a variable, sets the agents' lease in seconds, RANKS how many ranks are started. Inside of a
+Slurm job its nodes are the hosts, whatever the hostfile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ sys.path.insert(0, str(FOLDER.parents[1]))
 from train.errors import AnyrankError  # noqa: E402
 from train.hosts import hostfile, process, slurm, streams  # noqa: E402  (the path comes first)
 from train.launch import protocol  # noqa: E402
-from train.launch.supervise import LaunchJob, by_srun, supervise  # noqa: E402
+from train.launch.job import LaunchJob, by_srun  # noqa: E402
+from train.launch.supervise import supervise  # noqa: E402
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
     hosts = node_list or hostfile.read(path)
     job = LaunchJob(
         hosts,
-        hosts.slots,
+        int(os.environ.get("RANKS", hosts.slots)),
         ("--run-dir", run_dir, *args),
         Path(run_dir),
         False,

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from train.errors import ConfigError, DataError, ModelError
 from train.launch.arguments import (
     LaunchRequest,
     check,
+    of_run,
     parse,
     require_path,
     require_replaceable,
@@ -101,3 +103,26 @@ def test_a_model_takes_the_place_of_a_saved_model_and_of_nothing_else(tmp_path: 
     require_replaceable(tmp_path / "run" / "model", None, str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"holds other things \(thesis\.tex\)"):
         check(LaunchRequest(1, None, ("--save-dir", str(work))), 0.0)
+
+
+def test_a_run_that_exists_goes_on_with_its_own_words_and_those_typed_over_them(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    stored = "--local_rank=0 --lr 1e-3 --max_steps=40 --pin zero=2 micro_tokens=400 --use-lora"
+    stored += f" --run-dir {run} --deepspeed_config f.json --resume auto"
+    for number, text, trained in ((1, stored, True), (2, "--lr 5", False)):
+        attempt = run / "attempts" / f"{number:04d}"
+        attempt.mkdir(parents=True)
+        (attempt / "environment.json").write_text(json.dumps({"arguments": text.split()}))
+        if trained:
+            (attempt / "tokenized.json").write_text("{}")
+    typed = ("--run-dir", str(run), "--pin", "zero=3", "--epochs=2")
+    kept = ("--lr", "1e-3", "--use-lora", "--ds-config", "f.json")
+    words, said = of_run(typed)
+    assert words == (*kept, *typed)
+    assert said == f"going on with {run} as it was started (0001): {' '.join(kept)}"
+    assert of_run(("--run-dir", str(tmp_path / "new"), "--lr", "1")) == (
+        ("--run-dir", str(tmp_path / "new"), "--lr", "1"),
+        "",
+    )

@@ -17,8 +17,11 @@ from tests.launch.test_supervise import (
     steps,
     wait_for_step,
 )
+from train.hosts.hostfile import Host, Hostfile
 from train.launch import heartbeat
 from train.launch.attempt import Attempt
+from train.launch.gather import Crew
+from train.launch.job import LaunchJob
 from train.launch.output import Output
 from train.launch.pause import AwakeClock
 
@@ -115,7 +118,10 @@ def test_a_clock_that_nobody_could_ask_has_not_gone_on(monkeypatch: pytest.Monke
 def test_ranks_that_stood_still_during_a_pause_do_not_hang(tmp_path: Path, slept: bool) -> None:
     step = f'{{"step": 1, "seconds": 0.1, "time": {time.time() - 60}}}'
     (tmp_path / "metrics.jsonl").write_text(step)
-    attempt = Attempt((), queue.Queue(), tmp_path, Output(None), [])
+    hosts = Hostfile((Host("localhost", 1),))
+    job = LaunchJob(hosts, 1, (), tmp_path, False, {}, tmp_path)
+    crew = Crew(hosts, (), queue.Queue(), (), None)
+    attempt = Attempt(crew, job, Output(None), [], lambda: False)
     attempt.began = time.time() - 100
     attempt.seen.idle["a"] = 60.0
     attempt.clock.woke = time.time() - 1 if slept else 0.0

@@ -67,8 +67,8 @@ def left_of(run_dir: Path) -> list[str]:
     return list(found.values())
 
 
-def wait_for_step(run_dir: Path, step: int) -> None:
-    deadline = time.monotonic() + 20
+def wait_for_step(run_dir: Path, step: int, patience: float = 40) -> None:
+    deadline = time.monotonic() + patience
     path = run_dir / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= step):
         assert time.monotonic() < deadline

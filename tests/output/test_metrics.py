@@ -2,12 +2,14 @@
 
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 
 from tests.report.test_report import LOSSES, make_run
 from train.errors import ConfigError
-from train.output.metrics import read_metrics, rewind_metrics
+from train.output.metrics import PHASES, read_metrics, rewind_metrics
+from train.output.record import RestartRecord, divide_pause
 from train.report.runs import read_runs, verdict
 from train.report.tables import as_text, tables
 
@@ -79,3 +81,34 @@ def test_no_mutation_ends_a_report_with_a_traceback(tmp_path):
         assert len(numbers) == len(set(numbers))
         assert len(numbers) == len(LOSSES) or runs[0].notice
         as_text(tables(runs))
+
+
+def restart(number: int, step: int, **seconds: float) -> RestartRecord:
+    known = dict.fromkeys(("pause", *PHASES)) | seconds
+    return RestartRecord(number, step, 0, 9, 2, **known, time=1000.0)
+
+
+def test_lines_of_starts_are_read_and_stay_when_a_run_goes_on(tmp_path):
+    path = lines_of(tmp_path)
+    with path.open("a") as file:
+        for record in (restart(1, 0), restart(2, 2, pause=3.5, save=0.5), restart(3, 2)):
+            file.write(json.dumps(asdict(record)) + "\n")
+        file.write(json.dumps(asdict(restart(4, 2, end="x"))) + "\n")
+    found = read_metrics(path)
+    assert [line["restart"] for line in found.restarts] == [1, 2, 3]
+    assert found.restarts[1]["pause"] == 3.5 and len(found.steps) == 4
+    assert "has no usable 'end'" in found.notice
+    rewind_metrics(path, 1)
+    again = read_metrics(path)
+    assert (again.restarts, again.broken) == (found.restarts, ())
+    kinds = [("restart" in json.loads(line)) for line in path.read_text().splitlines()]
+    assert kinds == [True, False, True, True]
+
+
+def test_a_pause_is_divided_into_what_followed_and_what_waited_took_nothing():
+    instants = (10.0, 11.5, 12.0, 4.0, 9.0, 13.0, 14.0, 15.0)  # ranks that began before
+    assert divide_pause(instants) == [1.5, 0.5, 0.0, 0.0, 1.0, 1.0, 1.0]
+    alone = (10.0, None, None, 14.0, 16.0, 17.0, 18.0, 19.0)
+    assert divide_pause(alone) == [None, None, 4.0, 2.0, 1.0, 1.0, 1.0]
+    first = (None, None, None, 4.0, 9.0, 13.0, 14.0, 15.0)
+    assert divide_pause(first) == [None, None, None, 5.0, 4.0, 1.0, 1.0]

@@ -92,6 +92,19 @@ def test_the_history_tells_starts_faults_and_the_end_in_order(tmp_path):
     assert rows[-1]["more"] == "host node2 is lost: no answer"
 
 
+def test_the_history_tells_a_resize_and_what_its_pause_was_made_of(tmp_path):
+    run = make_run(tmp_path / "run", LOSSES, (4, 3), begins=(1, 3))
+    pause = {"restart": 2, "step": 2, "lost": 0, "total": 4, "world_size": 3, "pause": 4.0,
+             "save": 1.0, "end": None, "first_step": 0.5, "time": 1003.0}  # fmt: skip
+    pause |= dict.fromkeys(("start", "imports", "join", "load"), None)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(pause) + "\n")
+    rows = tables(read_runs([run]))["GPU counts, faults and resumes"]
+    assert [row["what"] for row in rows][1:4] == ["saved", "start 2", "paused for 4.0 s"]
+    assert rows[1]["more"] == "resumed by start 2 on 3 ranks"
+    assert rows[3]["more"] == "before step 3: save 1.0, first step 0.5"
+
+
 def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
     bad = "<script>alert(1)</script>"
     first = make_run(tmp_path / "<b>x", LOSSES, (1,), done=False, lines=[bad])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,11 +28,15 @@ SETUP_TIMEOUT = timedelta(minutes=60)
 
 @dataclass(frozen=True)
 class Gang:
-    """All processes of the job; `control` is a gloo group for small objects and slow work."""
+    """All processes of the job; `control` is a gloo group for small objects and slow work.
+
+    `marks`: moments of this start, by name, as seconds since the epoch (see `RestartRecord`).
+    """
 
     world: World
     device: torch.device
     control: Any
+    marks: Mapping[str, float] = field(default_factory=dict)
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in rank order, on every rank."""
@@ -97,11 +102,13 @@ class Gang:
 
 
 def connect(world: World, env: MutableMapping[str, str]) -> Gang:
-    """Join the job.
+    """Join the job, when it is this rank's turn.
 
     `env` is the process's environment: DeepSpeed reads LOCAL_RANK from it, so for a run that no
     launcher started it is completed in place.
     """
+    own = {"began": heartbeat.began(), "imported": time.time()}
+    marks = {**own, **heartbeat.await_turn(env)}
     device = choose_device(world, env)
     _without_shared_memory_op()
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -114,7 +121,7 @@ def connect(world: World, env: MutableMapping[str, str]) -> Gang:
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
-    return Gang(world, device, control)
+    return Gang(world, device, control, marks)
 
 
 def _join(world: World, env: Mapping[str, str], backend: str) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from train.config import build_parser
@@ -14,7 +15,8 @@ from train.errors import AnyrankError, ConfigError
 from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks
 from train.launch import arguments
 from train.launch import command as commands
-from train.launch.supervise import LaunchJob, by_srun, supervise
+from train.launch.job import LaunchJob, by_srun
+from train.launch.supervise import supervise
 from train.paths import ROOT
 
 _NEEDED = ("deepspeed", "torch", "transformers", "datasets", "sentencepiece", "peft")
@@ -53,19 +55,24 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         return 0
     tasks.refuse_copies(env)
     asked = arguments.parse(argv)
+    words, said = arguments.of_run(asked.args)
+    asked = replace(asked, args=words)
     node_list = slurm.hosts(env) if asked.hostfile is None else None
     hosts = node_list or _hosts(asked, flavor.choice_file(env))
     if asked.gpus is not None and hosts is not None:
         hostfile.fill(hosts, asked.gpus)
     config, args = arguments.check(asked, now)
     _require_packages()
+    if said:
+        print(f"[launch] {said}", file=sys.stderr)
+    ranks = asked.gpus
     if hosts is None:
-        ranks = commands.choose(asked.gpus, devices.find(env), os.cpu_count() or 1)
-        hosts = hostfile.Hostfile((hostfile.Host("localhost", ranks),))
+        here = devices.find(env)
+        ranks = commands.choose(asked.gpus, here, os.cpu_count() or 1)
+        room = max(ranks, commands.room(here))  # for another size
+        hosts = hostfile.Hostfile((hostfile.Host("localhost", room),), path="this machine")
     run_dir = Path.cwd() / (config.output.run_dir or "")
-    job = LaunchJob(
-        hosts, asked.gpus or hosts.slots, args, run_dir, config.dry_run, env, Path.cwd()
-    )
+    job = LaunchJob(hosts, ranks or hosts.slots, args, run_dir, config.dry_run, env, Path.cwd())
     return supervise(by_srun(job) if node_list else job, signals)
 
 

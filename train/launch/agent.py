@@ -122,6 +122,8 @@ class Agent:
                 self.say("seen", seen=sees(Path(message["path"])))
             case "start":
                 self.start(message)
+            case "go":
+                heartbeat.write(self.folder / heartbeat.GO, message["marks"])
             case "signal":
                 self.asked = message["number"]
             case "stacks":
@@ -168,7 +170,8 @@ class Agent:
         if due or len(ranks) > self.entered:
             self.beaten, self.entered = now, len(ranks)
             self.post()
-            self.say("beat", idle=self.idle(), ranks=self.states())
+            waiting = len(list(self.folder.glob("*.waiting")))
+            self.say("beat", idle=self.idle(), ranks=self.states(), waiting=waiting)
         if not self.children:
             return
         for name, pid in ranks.items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.arguments import ARGUMENTS
 from train.config import RunConfig, parse_args
 from train.config_file import expand
 from train.errors import ConfigError, DataError, ModelError, UserError
@@ -16,6 +19,9 @@ from train.paths import looks_local, shipped
 from train.planning.dsconfig import read_ds_config
 from train.planning.pins import merge_pins
 
+TOKENIZED = "tokenized.json"  # of a start that trains: what samples depend on besides arguments
+# What a later start of a run does not take over from an earlier one.
+_OF_A_START = {"--run-dir", "--resume", "--dry-run", "--local-rank"}
 USAGE = """\
 ./launch.sh [N] [--hostfile F] [arguments of train/main.py]
 
@@ -25,7 +31,8 @@ USAGE = """\
   --hostfile F   DeepSpeed's hostfile, lines such as 'node1 slots=4'; left out: the current
                  flavor (anyrank switch), or with none chosen this machine
 
-With neither a model nor a dataset named, an embedded preset is trained.
+With neither a model nor a dataset named, an embedded preset is trained. With the --run-dir of a run
+that exists, arguments that are not given are those of its last start.
 
 """
 
@@ -93,6 +100,46 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
         added += ["--run-dir", run_dir(config, now)]
     args = (*request.args, *added)
     return parse_args(args), args
+
+
+def of_run(typed: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return the words of the run that is gone on with, and what is to be said of it.
+
+    They are those of the newest start that trained, as its folder has them, and what was typed over
+    them.
+    """
+    named = [value for flag, value in _flags(typed) if flag == "--run-dir" and value]
+    trained = Path(named[-1][0]).glob(f"attempts/*/{TOKENIZED}") if named else ()
+    for folder in sorted((path.parent for path in trained), reverse=True):
+        try:
+            stored = json.loads((folder / "environment.json").read_text())["arguments"]
+        except (OSError, ValueError, KeyError):
+            continue
+        given = {flag for flag, _ in _flags(typed)}
+        dropped = given | _OF_A_START | ({"--max-steps"} if "--epochs" in given else set())
+        kept = [(flag, value) for flag, value in _flags(stored) if flag not in dropped]
+        if not kept:
+            break
+        words = [word for flag, value in kept for word in (flag, *value)]
+        said = (
+            f"going on with {named[-1][0]} as it was started ({folder.name}): {shlex.join(words)}"
+        )
+        return (*words, *typed), said
+    return tuple(typed), ""
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each flag under its own name, with the words that follow it."""
+    aliases = {row.alias: row.flag for row in ARGUMENTS if row.alias}
+    flag, values = "", list[str]()
+    for word in (*words, "--"):
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        if flag:
+            yield aliases.get(flag, flag), tuple(values)
+        name, equals, value = word.partition("=")
+        flag, values = name.replace("_", "-"), [value] if equals else []
 
 
 def ds_config_path(name: str) -> Path:

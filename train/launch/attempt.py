@@ -5,31 +5,21 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from train.errors import ExitCode
-from train.launch import hang, progress, protocol, terminal
-from train.launch.link import Events, Link
+from train.launch import hang, progress, protocol
+from train.launch.gather import Crew, close_all
+from train.launch.job import LaunchJob
+from train.launch.link import Link
 from train.launch.outcome import Death, Outcome, first_death
 from train.launch.output import Output
 from train.launch.pause import AwakeClock
 
-_GATHER = 1.0  # seconds in which deaths of other ranks are waited for, to name the first rightly
+_ECHO = 1.0  # seconds in which deaths of other ranks are waited for, to name the first rightly
 _STACKS = 4.0  # seconds in which the ranks of a hanging run print their stacks
-CLOSING = 15.0  # seconds for all agents to end their ranks
-
-
-@dataclass(frozen=True)
-class HostCommand:
-    """What one host is to run: `ranks` processes of a Python script, numbered from `first`."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    first: int
-    ranks: int
 
 
 @dataclass
@@ -44,32 +34,34 @@ class Observed:
     stacks: list[tuple[int, str, str]] = field(default_factory=list)
     hung: bool = False
     ended: ExitCode | None = None
+    ended_at: float = 0.0
 
     def outcome(self, hosts: Sequence[str], *, done: bool) -> Outcome:
         """Return what became of the start; `hosts` in their order."""
         codes = tuple(self.codes[name] for name in hosts if name in self.codes)
         deaths, lost = tuple(self.deaths), tuple(self.lost)
-        return Outcome(codes, deaths, lost, self.hung, self.ended, done)
+        return Outcome(codes, deaths, lost, self.hung, self.ended, done, self.ended_at)
 
 
 class Attempt:
     """One start: its agents are served until all have ended, or the first error is explained.
 
     `signals` grows whenever this process is asked to stop; the first one goes to the ranks, which
-    stop as soon as all is saved.
+    stop as soon as all is saved. So they do once `attend`, which is asked all the time, says so.
     """
 
     def __init__(
         self,
-        links: Sequence[Link],
-        events: Events,
-        run_dir: Path,
+        crew: Crew,
+        job: LaunchJob,
         output: Output,
         signals: Sequence[int],
-        lease: float = protocol.LEASE,
+        attend: Callable[[], bool],
     ) -> None:
-        self.links, self.events, self.run_dir, self.output = links, events, run_dir, output
-        self.signals, self.lease = signals, lease
+        links = crew.links
+        self.links, self.events, self.run_dir, self.output = links, crew.events, job.run_dir, output
+        self.signals, self.lease, self.attend = signals, job.lease, attend
+        self.attended = False
         self.clock = AwakeClock()
         self.heard = {link.name: self.clock() for link in links}
         self.began = time.time()
@@ -77,13 +69,15 @@ class Attempt:
         self.closing = float("inf")  # when all is brought down, by `clock`
         self.handled = 0  # of the signals
 
-    def run(self, starts: Sequence[HostCommand], master: str | None, cwd: Path) -> Outcome:
-        """Start the ranks and return what became of them; none is left when this returns."""
-        size = terminal.own_size()
+    def run(self, marks: Mapping[str, float]) -> Outcome:
+        """Let the ranks go and return what became of them; none is left when this returns.
+
+        Args:
+            marks: what is to be told of the pause before, as seconds since the epoch.
+        """
         self.output.expect_echo(echoes=False)
-        for link, start in zip(self.links, starts, strict=True):
-            shared = {"terminal": size, "cwd": str(cwd), "master": master, "lease": self.lease}
-            link.send("start", **asdict(start), **shared)
+        for link in self.links:
+            link.send("go", marks=dict(marks))
         try:
             self.follow()
         finally:
@@ -99,6 +93,10 @@ class Attempt:
         while len(self.seen.codes) < len(self.links):
             self.poll(0.1)
             self.heed_signals()
+            if not self.attended and self.attend():
+                self.attended = True
+                for link in self.links:
+                    link.send("signal", number=signal.SIGUSR1)
             if self.closing == float("inf"):
                 self.output.release()
             now = self.clock()
@@ -142,6 +140,7 @@ class Attempt:
             case "stack":
                 self.seen.stacks.append((message["rank"], message["state"], message["text"]))
             case "exit":
+                self.seen.ended_at = self.seen.ended_at or time.time()
                 self.seen.codes[link.name] = message["code"]
                 if message["code"]:
                     self.close_soon()
@@ -149,6 +148,7 @@ class Attempt:
     def record_death(self, link: Link, message: Mapping[str, Any]) -> None:
         """Note a rank's end; one that has saved and stopped is no reason to end the others."""
         when = message["time"] or time.time()
+        self.seen.ended_at = self.seen.ended_at or when
         said = message["tail"], message["error"]
         death = Death(message["rank"], link.name, message["code"], when, *said)
         self.seen.deaths.append(death)
@@ -157,12 +157,13 @@ class Attempt:
 
     def close_soon(self) -> None:
         """Bring everything down shortly."""
-        self.closing = min(self.closing, self.clock() + _GATHER)
+        self.closing = min(self.closing, self.clock() + _ECHO)
 
     def host_lost(self, link: Link, why: str) -> None:
         """Note a host that is gone."""
         link.closed = True
         self.seen.lost.append(link.name)
+        self.seen.ended_at = self.seen.ended_at or time.time()
         self.output.expect_echo(echoes=True)
         self.output.say(f"host {link.name} is lost: {why}")
         self.close_soon()
@@ -224,14 +225,3 @@ class Attempt:
             if tail:
                 self.output.hold_first("err", tail + "\n")
         self.output.release(0.0)
-
-
-def close_all(links: Sequence[Link], patience: float = CLOSING) -> None:
-    """End every agent, all at the same time; drop one that takes more than `patience` seconds."""
-    silent = {link.name for link in links if link.closed}
-    for link in links:
-        link.closed = True
-        link.send("end")
-    deadline = time.monotonic() + patience
-    for link in links:
-        link.close(1.0 if link.name in silent else max(0.5, deadline - time.monotonic()))

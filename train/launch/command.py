@@ -21,6 +21,7 @@ _NAMES = (
     "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
+_MOST_CPU_RANKS = 64
 # Each host has its own devices, and Python its own folders.
 _OWN = re.compile(r"(CUDA|HIP|ROCR|NVIDIA)_VISIBLE_DEVICES|PYTHONPATH|PYTHONHOME")
 
@@ -42,6 +43,11 @@ def choose(asked: int | None, devices: Devices, cores: int) -> int:
             f"or set {variable}= for {asked} CPU ranks"
         )
     return asked or devices.count
+
+
+def room(devices: Devices) -> int:
+    """Return how many ranks one machine can be asked for: its GPUs, or many CPU ranks."""
+    return devices.count if devices.kind != "cpu" else _MOST_CPU_RANKS
 
 
 def visible(kind: str, gpus: Sequence[int], *, restricted: bool) -> dict[str, str]:

@@ -7,6 +7,7 @@ The agent gives its ranks a private folder (ANYRANK_AGENT). There, rank k keeps
     k.log      what it printed (rank 0 prints to the console instead)
     k.pulse    touched whenever the main thread has moved since the last look
     k.stack    every thread's Python stack, written on SIGUSR2
+    k.waiting  it has imported all and waits to join the others, until the agent writes `go`
 
 An agent that is killed leaves no orphan: it is the ranks' parent, and the kernel ends them with it.
 Without an agent (the bare `deepspeed` command) all of this is left out.
@@ -28,6 +29,8 @@ from pathlib import Path
 from types import TracebackType
 
 FOLDER = "ANYRANK_AGENT"
+GO = "go"
+_POLL = 0.05  # seconds between two looks for it
 PULSE = 1.0  # seconds between two looks at the main thread
 
 
@@ -51,7 +54,7 @@ def enter(env: Mapping[str, str]) -> None:
     (folder / f"{rank}.pulse").touch()
     threading.Thread(target=_pulse, args=(folder / f"{rank}.pulse",), daemon=True).start()
     _end_visibly(env)
-    _write(folder / f"{rank}.pid", {"pid": os.getpid(), "started": started(os.getpid())})
+    write(folder / f"{rank}.pid", {"pid": os.getpid(), "started": started(os.getpid())})
 
 
 def leave(env: Mapping[str, str], code: int, error: BaseException | None = None) -> None:
@@ -60,7 +63,22 @@ def leave(env: Mapping[str, str], code: int, error: BaseException | None = None)
         record = Path(env[FOLDER]) / f"{env['RANK']}.exit"
         if not record.exists():
             told = "" if error is None else _described(error)
-            _write(record, {"code": code, "time": time.time(), "error": told})
+            write(record, {"code": code, "time": time.time(), "error": told})
+
+
+def await_turn(env: Mapping[str, str]) -> Mapping[str, float]:
+    """Wait until this rank is to join the others, when those before it have left; at once alone.
+
+    Returns what the supervisor has told of the pause: seconds since the epoch by name.
+    """
+    if not supervised(env):
+        return {}
+    folder = Path(env[FOLDER])
+    (folder / f"{env['RANK']}.waiting").touch()
+    while not (folder / GO).exists():
+        time.sleep(_POLL)
+    marks: Mapping[str, float] = json.loads((folder / GO).read_text())
+    return marks
 
 
 def started(pid: int) -> str | None:
@@ -70,6 +88,13 @@ def started(pid: int) -> str | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
+
+
+def began() -> float:
+    """Return when this process began, as seconds since the epoch."""
+    ticks = int(started(os.getpid()) or 0)
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def state(pid: int) -> str:
@@ -124,7 +149,8 @@ def _described(error: BaseException) -> str:
     return words + "".join(f" ({Path(at.filename).name}, line {at.lineno})" for at in frames[-1:])
 
 
-def _write(path: Path, value: object) -> None:
+def write(path: Path, value: object) -> None:
+    """Write JSON so that nobody reads half of it."""
     draft = path.with_suffix(path.suffix + ".draft")
     draft.write_text(json.dumps(value))
     draft.replace(path)

@@ -59,6 +59,7 @@ class Outcome:
     hung: bool = False
     ended: ExitCode | None = None  # at once, on request
     done: bool = False
+    ended_at: float = 0.0  # seconds since the epoch: when the first end was seen
 
     @property
     def code(self) -> int:

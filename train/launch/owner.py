@@ -71,6 +71,7 @@ def _lock(file: int, run_dir: Path) -> None:
                 os.close(file)
                 raise ConfigError(
                     f"{run_dir} is being run by {owner}: stop that one first, or give another "
-                    f"--run-dir (if no such process is left, remove {run_dir / _NAME})"
+                    f"--run-dir; 'anyrank resize {run_dir} N' gives it other GPUs (if no such "
+                    f"process is left, remove {run_dir / _NAME})"
                 ) from None
             time.sleep(0.1)

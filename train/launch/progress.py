@@ -14,11 +14,15 @@ _WINDOW = 1 << 16  # bytes of the end of metrics.jsonl
 
 @dataclass(frozen=True)
 class Steps:
-    """The last finished step (0: none yet), when it was written, and how long steps take."""
+    """The last finished step (0: none yet), when it was written, and how long steps take.
+
+    `first`: when the first one was written; times are since the epoch.
+    """
 
     last: int = 0
     written: float = 0.0
     usual: float | None = None
+    first: float = 0.0
 
 
 def steps(run_dir: Path, since: float) -> Steps:
@@ -34,7 +38,7 @@ def steps(run_dir: Path, since: float) -> Steps:
     if not found:
         return Steps()
     usual = statistics.median(seconds for _, seconds, _ in found)
-    return Steps(found[-1][0], found[-1][2], usual)
+    return Steps(found[-1][0], found[-1][2], usual, found[0][2])
 
 
 def saving(run_dir: Path, since: float) -> bool:

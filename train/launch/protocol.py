@@ -1,8 +1,8 @@
 """What supervisor and agent say to each other: one JSON object in each line.
 
-    to the agent     look (path), start (argv, env, cwd, terminal, network), beat, signal (number),
-                     stacks, end
-    from the agent   hello (report), seen, output, death, stack, beat (idle), exit
+    to the agent     look (path), start (argv, env, cwd, terminal, network), go (marks), beat,
+                     signal (number), stacks, end
+    from the agent   hello (report), seen, output, death, stack, beat (idle, waiting), exit
 
 The environment travels here, so that no secret is ever part of a command line.
 """

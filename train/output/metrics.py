@@ -10,10 +10,32 @@ from typing import Any
 
 from train.errors import ConfigError
 
-COUNTS = ("step", "tokens", "loss_tokens", "world_size", "peak_bytes")
-NUMBERS = ("loss", "lr", "seconds", "tokens_per_s", "time")
-TEXTS = ("sample_hash",)
-OPTIONAL = ("mfu", "grad_norm", "samples", "padded_tokens")
+PHASES = ("save", "end", "start", "imports", "join", "load", "first_step")  # of a pause, in order
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of line: whole numbers, numbers and texts that it has; numbers that may be null."""
+
+    counts: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+# By the key that tells a line's kind; a step's has none of its own.
+KINDS = {
+    "restart": Kind(
+        ("step", "restart", "lost", "total", "world_size"), ("time",), (), ("pause", *PHASES)
+    ),
+    "eval_loss": Kind(("step", "eval_tokens"), ("eval_loss",)),
+    "": Kind(
+        ("step", "tokens", "loss_tokens", "world_size", "peak_bytes"),
+        ("loss", "lr", "seconds", "tokens_per_s", "time"),
+        ("sample_hash",),
+        ("mfu", "grad_norm", "samples", "padded_tokens"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +49,11 @@ class Broken:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a metrics.jsonl holds: lines of steps and of evaluations, in order, each step once."""
+    """What a metrics.jsonl holds: lines of steps, evaluations and starts, in order, each once."""
 
     steps: tuple[Mapping[str, Any], ...] = ()
     evals: tuple[Mapping[str, Any], ...] = ()
+    restarts: tuple[Mapping[str, Any], ...] = ()
     broken: tuple[Broken, ...] = ()
 
     @property
@@ -57,7 +80,7 @@ def read_metrics(path: Path) -> Metrics:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror or error}): repair it, or move it away"
         ) from None
-    found: dict[tuple[bool, int], tuple[int, Mapping[str, Any]]] = {}
+    found: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
     broken = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -67,21 +90,25 @@ def read_metrics(path: Path) -> Metrics:
         except (ValueError, RecursionError) as error:
             broken.append(Broken(number, line, str(error)))
             continue
-        at = ("eval_loss" in record, record["step"])
+        kind = _kind(record)
+        at = (kind, record["restart" if kind == "restart" else "step"])
         if at in found:
             earlier = found[at][0]
             broken.append(Broken(earlier, lines[earlier - 1], f"stands again in line {number}"))
         found[at] = (number, record)
-    kept = {at: record for at, (_, record) in sorted(found.items())}
+    kept = {kind: [found[at][1] for at in sorted(found) if at[0] == kind] for kind in KINDS}
     return Metrics(
-        steps=tuple(record for (is_eval, _), record in kept.items() if not is_eval),
-        evals=tuple(record for (is_eval, _), record in kept.items() if is_eval),
+        steps=tuple(kept[""]),
+        evals=tuple(kept["eval_loss"]),
+        restarts=tuple(kept["restart"]),
         broken=tuple(sorted(broken, key=lambda broken: broken.number)),
     )
 
 
 def rewind_metrics(path: Path, step: int) -> Metrics:
     """Keep the lines up to `step`; what is broken goes to metrics.broken beside it, never lost.
+
+    Starts happened, whatever became of their steps: all their lines stay.
 
     Returns what stood in the file.
 
@@ -93,7 +120,8 @@ def rewind_metrics(path: Path, step: int) -> Metrics:
         with path.with_name("metrics.broken").open("ab") as file:
             file.writelines(broken.line + b"\n" for broken in found.broken)
     kept = [line for line in (*found.steps, *found.evals) if line["step"] <= step]
-    kept.sort(key=lambda line: (line["step"], "eval_loss" in line))
+    kept += found.restarts
+    kept.sort(key=lambda line: (line["step"], list(KINDS)[::-1].index(_kind(line))))
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     partial.replace(path)
@@ -104,7 +132,7 @@ def _record(line: bytes) -> Mapping[str, Any]:
     """Return the record of one line.
 
     Raises:
-        ValueError: it is no record of a step or of an evaluation; it says what it is instead.
+        ValueError: it is no record of a step, evaluation or start; it says what it is instead.
     """
     try:
         record = json.loads(line.decode())
@@ -114,17 +142,18 @@ def _record(line: bytes) -> Mapping[str, Any]:
         raise ValueError("is not JSON") from None
     if not isinstance(record, dict):
         raise ValueError("is not an object")
-    is_eval = "eval_loss" in record
-    counts = ("step", "eval_tokens") if is_eval else COUNTS
-    numbers = ("eval_loss",) if is_eval else NUMBERS
-    texts = () if is_eval else TEXTS
-    unknown = [key for key in OPTIONAL if record.get(key) is not None]
-    wrong = [key for key in counts if not _number(record.get(key), int) or record[key] < 0]
-    wrong += [key for key in (*numbers, *unknown) if not _number(record.get(key), float)]
-    wrong += [key for key in texts if not isinstance(record.get(key), str)]
+    kind = KINDS[_kind(record)]
+    unknown = [key for key in kind.optional if record.get(key) is not None]
+    wrong = [key for key in kind.counts if not _number(record.get(key), int) or record[key] < 0]
+    wrong += [key for key in (*kind.numbers, *unknown) if not _number(record.get(key), float)]
+    wrong += [key for key in kind.texts if not isinstance(record.get(key), str)]
     if wrong:
         raise ValueError(f"has no usable '{wrong[0]}'")
     return record
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    return next(name for name in KINDS if not name or name in record)
 
 
 def _number(value: object, kind: type) -> bool:

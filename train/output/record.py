@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -55,13 +56,55 @@ class EvalRecord:
 
 
 @dataclass(frozen=True)
+class RestartRecord:
+    """A start of the ranks, and what the pause before its first step was made of, in seconds.
+
+    `restart` counts the run's starts, `step` the steps before this one, `lost` those that were made
+    before and are repeated, `total` all steps. `pause`: from the last step before to the first one
+    after. It is made of `save` (until the ranks before left, or their fault was seen), `end` (until
+    all were gone), `start` (until these began), `imports` (libraries and data), `join` (and plan),
+    `load` (model and checkpoint), `first_step`. None is what is not known: there was no start
+    before, or no supervisor.
+    """
+
+    restart: int
+    step: int
+    lost: int
+    total: int
+    world_size: int
+    pause: float | None
+    save: float | None
+    end: float | None
+    start: float | None
+    imports: float | None
+    join: float | None
+    load: float | None
+    first_step: float | None
+    time: float
+
+
+def divide_pause(instants: Sequence[float | None]) -> list[float | None]:
+    """Return the seconds between following instants, of which some are not known.
+
+    What happened before it was its turn, as imports of ranks that wait, took no time of the pause.
+    """
+    latest: float | None = None
+    seconds: list[float | None] = []
+    for instant in instants:
+        later = instant if latest is None or instant is None else max(latest, instant)
+        seconds.append(None if latest is None or later is None else later - latest)
+        latest = latest if later is None else later
+    return seconds[1:]
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The folder of a run and of this start of it; only rank 0 writes to it."""
 
     path: Path
     attempt: Path
 
-    def write(self, record: StepRecord | EvalRecord) -> None:
+    def write(self, record: StepRecord | EvalRecord | RestartRecord) -> None:
         """Append one line to metrics.jsonl.
 
         Raises:
@@ -118,7 +161,7 @@ def open_run_folder(path: Path) -> RunFolder:
 
 
 def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
-    """Describe what the run ran on: package versions, hosts, and variables without secrets."""
+    """Describe what ran: the arguments, package versions, hosts, and variables without secrets."""
     told = {
         key: "(redacted)" if SECRET.search(key) else value
         for key, value in sorted(env.items())
@@ -126,6 +169,7 @@ def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
     }
     return {
         "started": time.time(),
+        "arguments": sys.argv[1:],
         "packages": {name: _version(name) for name in PACKAGES},
         "hosts": hosts,
         "variables": told,

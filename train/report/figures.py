@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ def _resumes(axis: Axes, run: Run, color: str) -> None:
     for before, after in pairwise(run.starts):
         if before.steps and after.steps:
             axis.axvline(after.steps[0] - 0.5, color=color, linestyle=":", linewidth=1.4)
-            text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost;\n"
-            text += f" resumed from step {after.steps[0] - 1} on {after.gpus}"
+            text = f" {run.name}: {before.gpus} → {after.gpus} ranks after step {before.steps[1]}"
+            if not run.lossless(after):
+                text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost;\n"
+                text += f" resumed from step {after.steps[0] - 1} on {after.gpus}"
             axis.text(after.steps[0] - 0.5, 0.97, text, transform=axis.get_xaxis_transform(),
                       fontsize=8, color=color, va="top")  # fmt: skip
 
@@ -134,7 +136,7 @@ def history(runs: Sequence[Run]) -> Figure:
     figure, axis = plt.subplots(figsize=(10, 1.3 + 0.75 * len(runs)))
     for row, run in enumerate(runs):
         zero = min((start.began for start in run.starts), default=run.steps[0]["time"])
-        for start in run.starts:
+        for start, late in zip_longest(run.starts, run.starts[1:]):
             begin, end = (start.began - zero) / 60, (start.ended - zero) / 60
             width = max(end - begin, 1e-3)
             axis.barh(row, width, left=begin, height=0.5, color=_color(row),
@@ -143,13 +145,14 @@ def history(runs: Sequence[Run]) -> Figure:
             steps = f"steps {start.steps[0]}–{start.steps[1]}" if start.steps else "no step"
             axis.text(begin + width / 2, row + 0.36, f"{ranks(start.gpus)}, {steps}", ha="center",
                       va="center", fontsize=8, color="#222222")  # fmt: skip
-            if start is not run.starts[-1]:
-                axis.plot(end, row, "x", color="#b8336a", markersize=10, markeredgewidth=2.5)
+            if late is not None:
+                mark = ("|", "#222222") if run.lossless(late) else ("x", "#b8336a")
+                axis.plot(end, row, mark[0], color=mark[1], markersize=10, markeredgewidth=2.5)
             elif run.done:
                 axis.plot(end, row, "o", color="#2a8f5c", markersize=8)
     axis.set_yticks(range(len(runs)), [run.name for run in runs])
     axis.set_ylim(len(runs) - 0.4, -0.5)
-    axis.set_xlabel("minutes since the first start  (× ended early, then resumed;  ● done)")
+    axis.set_xlabel("minutes since the first start  (× ended early, | saved;  ● done)")
     axis.grid(axis="x", alpha=0.25)
     axis.spines[["top", "right", "left"]].set_visible(False)
     return figure

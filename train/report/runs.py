@@ -48,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `steps` and `evals` are lines of metrics.jsonl, each step once, in order.
+    """One run folder; `steps`, `evals` and `restarts` are lines of metrics.jsonl, in order.
 
     `notice` says which of its lines do not count; empty: all do.
     """
@@ -58,6 +58,7 @@ class Run:
     precision: str
     steps: tuple[Mapping[str, Any], ...]
     evals: tuple[Mapping[str, Any], ...]
+    restarts: tuple[Mapping[str, Any], ...]
     starts: tuple[Start, ...]
     events: tuple[Event, ...]
     done: bool
@@ -68,6 +69,10 @@ class Run:
         """The GPU counts in the order in which they were used, repetitions left out."""
         counts = [int(step["world_size"]) for step in self.steps]
         return tuple(n for i, n in enumerate(counts) if i == 0 or counts[i - 1] != n)
+
+    def lossless(self, start: Start) -> bool:
+        """Whether a start is known to have repeated no step of those before."""
+        return any(r["restart"] == start.number and r["lost"] == 0 for r in self.restarts)
 
     def predicted(self, what: str) -> Mapping[str, float]:
         """Return the last plan's `memory` (bytes) or `time` (seconds) by part; {}: not kept."""
@@ -131,6 +136,7 @@ def read_run(path: Path, name: str) -> Run:
         precision=str(model.get("precision", "fp32")),
         steps=metrics.steps,
         evals=metrics.evals,
+        restarts=metrics.restarts,
         notice=metrics.notice,
         starts=starts,
         events=tuple(_events(path / "launch.log")),

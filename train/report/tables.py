@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from train.checkpoint.folder import survey
 from train.errors import ConfigError
+from train.output.metrics import PHASES
 from train.report.page import WORDS, Table
 from train.report.runs import Run, compare, ranks
 from train.text import GIB, align, format_bytes
@@ -65,8 +67,11 @@ def _history(run: Run) -> list[dict[str, str]]:
         how = "" if start is not run.starts[-1] or run.done else f"; last said: {start.last_line}"
         rows.append((start.began, f"start {start.number}", f"{ranks(start.gpus)}, {steps}{how}"))
     for early, late in zip(run.starts, run.starts[1:], strict=False):
-        rows.append((early.ended, "ended early", f"resumed by start {late.number}"))
+        resumed = f"resumed by start {late.number} on {ranks(late.gpus)}"
+        rows.append((early.ended, "saved" if run.lossless(late) else "ended early", resumed))
     rows += [(event.time, "launcher", event.text) for event in run.events]
+    rows += [(line["time"], f"paused for {line['pause']:.1f} s", _pause(line))
+             for line in run.restarts if line["pause"] is not None]  # fmt: skip
     if run.done:
         rows.append((max(start.ended for start in run.starts), "done", ""))
     zero = min((when for when, _, _ in rows), default=0.0)
@@ -74,6 +79,13 @@ def _history(run: Run) -> list[dict[str, str]]:
         {"run": run.name, "minute": f"{(when - zero) / 60:.2f}", "what": what, "more": more}
         for when, what, more in sorted(rows, key=lambda row: row[0])
     ]
+
+
+def _pause(line: Mapping[str, Any]) -> str:
+    """What a pause was made of, in seconds; what is not known is left out."""
+    known = [(name.replace("_", " "), line[name]) for name in PHASES if line[name] is not None]
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in known)
+    return f"before step {line['step'] + 1}: {parts}"
 
 
 def _memory(run: Run) -> dict[str, str]:

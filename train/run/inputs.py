@@ -20,13 +20,11 @@ from train.data.preview import preview
 from train.data.store import Dataset
 from train.errors import ConfigError
 from train.hosts import network
-from train.launch.arguments import ds_config_path, require_replaceable
+from train.launch.arguments import TOKENIZED, ds_config_path, require_replaceable
 from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.pins import Pins, merge_pins
-
-TOKENIZED = "tokenized.json"  # an attempt's: what samples depend on besides the arguments
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,12 @@ from train.text import GIB
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The candidate chosen, on which cluster, as DeepSpeed's dictionary."""
+    """The candidate chosen, on which cluster, as DeepSpeed's dictionary; `made` since the epoch."""
 
     chosen: Candidate
     cluster: Cluster
     zero: Mapping[str, object]
+    made: float = field(default_factory=time.time)
 
     @property
     def plan(self) -> Plan:

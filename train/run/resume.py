@@ -29,21 +29,26 @@ from train.engine.zero import shape_of, trained
 from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
+from train.launch.arguments import TOKENIZED
 from train.loop import Outputs, is_due
 from train.output.console import Console
 from train.output.record import RunFolder
 from train.planning.plan import Plan
-from train.run.inputs import TOKENIZED, RunInputs
+from train.run.inputs import RunInputs
 from train.text import format_bytes
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run goes on, what saves it, and whether an evaluation there was not made yet."""
+    """Where a run goes on, what saves it, and whether an evaluation there was not made yet.
+
+    `last`: the line of the last step before this start; None: there was none.
+    """
 
     saver: CheckpointSaver
     start: int
     pending_eval: bool
+    last: Mapping[str, Any] | None = None
 
 
 def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Outputs) -> Resumed:
@@ -61,9 +66,9 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     else:
         start = load_newest(engine, out.path, own, output.resume, total, out.console)
 
-    def prepare_folder() -> bool:
+    def prepare_folder() -> tuple[bool, Mapping[str, Any] | None]:
         if folder is None:
-            return False
+            return False, None
         folder.note(TOKENIZED, {"date": data.date})
         if output.resume == "never":
             _start_over(folder, out.console)
@@ -73,9 +78,10 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
             out.console.say(f"{found.notice}; they are kept in metrics.broken")
         _require_room(saver.bytes(), range(start, total), inputs.config, out)
         due = start > 0 and is_due(start, total, output.eval_step)
-        return due and all(line["step"] != start for line in found.evals)
+        last = found.steps[-1] if found.steps else None
+        return due and all(line["step"] != start for line in found.evals), last
 
-    return Resumed(saver, start, gang.from_main(prepare_folder))
+    return Resumed(saver, start, *gang.from_main(prepare_folder))
 
 
 def total_steps(config: RunConfig, data: Dataset) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,14 @@ from train.launch.owner import own
 from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob
 from train.output.console import Console
-from train.output.record import StepRecord, environment, open_run_folder
+from train.output.metrics import PHASES
+from train.output.record import (
+    RestartRecord,
+    StepRecord,
+    divide_pause,
+    environment,
+    open_run_folder,
+)
 from train.output.trackers import NoTracker, open_tracker
 from train.paths import PACKAGE
 from train.planning import Cluster, compare
@@ -149,6 +157,9 @@ def training_job(
     replica, ranks = chosen.replica(engine.gang.world.rank)
     longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
     capacity = max(chosen.micro_tokens, longest)
+    marks = engine.gang.marks
+    named = [marks.get(name) for name in ("saved", "ended", "began", "imported")]
+    instants = (*named, planned.made)
     cost = np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64])
     return TrainingJob(
         config=config,
@@ -173,6 +184,29 @@ def training_job(
         expected=lambda seconds, peak: compare(
             planned.chosen, seconds, peak, engine.reserved_bytes()
         ),
+        restarted=partial(_restarted, (*instants, time.time()), resumed.last),
+    )
+
+
+def _restarted(
+    instants: Sequence[float | None],
+    line: Mapping[str, Any] | None,
+    job: TrainingJob,
+    start: int,
+    first: float,
+) -> RestartRecord:
+    """Return what the pause before step `job.start` + 1, which was made at `first`, was made of."""
+    last = None if line is None else float(line["time"])
+    phases = dict(zip(PHASES, divide_pause((last, *instants, first)), strict=True))
+    return RestartRecord(
+        restart=start,
+        step=job.start,
+        lost=0 if line is None else max(0, line["step"] - job.start),
+        total=job.total,
+        world_size=job.world_size,
+        pause=None if last is None else first - last,
+        **phases,
+        time=first,
     )
 
 

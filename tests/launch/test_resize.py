@@ -1,0 +1,144 @@
+"""Another size for a run that runs: real supervisor, agents and command, ranks that only count."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch.test_supervise import finish, ranks_of, start, steps, wait_for_step
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = "localhost slots=4\n"
+
+
+def resize(run_dir: Path, *words: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "train.cli", "resize", str(run_dir), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, cwd=ROOT, text=True, **pipes)
+
+
+def said(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, err = process.communicate(timeout=90)
+    return process.returncode, out + err
+
+
+def sizes(run_dir: Path) -> list[int]:
+    """The numbers of ranks in their order, repetitions left out."""
+    found = re.findall(r'"world_size": (\d+)', (run_dir / "metrics.jsonl").read_text())
+    return [int(n) for i, n in enumerate(found) if i == 0 or found[i - 1] != n]
+
+
+def test_a_run_is_resized_up_and_down_and_no_step_is_lost_or_repeated(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 4, "--steps", "400", "--checkpoints", hosts=HERE, RANKS="2")
+    wait_for_step(run_dir, 2)
+    code, told = said(resize(run_dir, "2"))
+    assert (code, told) == (0, "the run has 2 GPUs already: nothing to do\n")
+    for n in "4", "1":
+        code, told = said(resize(run_dir, n))
+        assert code == 0, told
+        assert re.search(rf"goes on with {n} GPUs; the pause took [\d.]+ s\n$", told)
+    code, told = said(resize(run_dir, "9"))
+    assert code == 2
+    assert "not resized: 9 GPUs were asked for, but" in told and "has 4 (1 hosts)" in told
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert steps(run_dir) == list(range(1, 401))
+    assert sizes(run_dir) == [2, 4, 1]
+    assert "not resized: 9 GPUs" in err and "starting again" not in err
+    assert not (run_dir / "resize").exists()
+
+
+def test_a_host_that_fails_its_check_leaves_the_run_as_it_is(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "300", "--checkpoints")
+    wait_for_step(run_dir, 2)
+    more = tmp_path / "more"
+    more.write_text("localhost slots=2\n192.0.2.1 slots=2\n")
+    code, told = said(resize(run_dir, "4", "--hostfile", str(more)))
+    assert code == 2
+    assert "not resized: host 192.0.2.1" in told and "the run goes on as it was" in told
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert "not resized: host 192.0.2.1" in err
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
+
+
+def test_ranks_that_fail_while_they_wait_leave_the_run_as_it_is(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    words = ("--steps", "300", "--checkpoints", "--unready", "3")
+    process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
+    wait_for_step(run_dir, 2)
+    code, told = said(resize(run_dir, "4"))
+    assert (
+        code == 2
+        and "not resized: rank 3 on localhost ended: unready, as this test wants; the run" in told
+    )
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
+
+
+def test_a_size_that_the_plan_does_not_fit_is_given_up_for_the_old_one(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    words = ("--steps", "300", "--checkpoints", "--unfit", "3")
+    process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
+    wait_for_step(run_dir, 2)
+    code, told = said(resize(run_dir, "3"))
+    assert code == 2 and "not resized: 3 GPUs cannot do it" in told
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
+
+
+def test_two_requests_at_once_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 4, "--steps", "400", "--checkpoints", hosts=HERE, RANKS="2")
+    wait_for_step(run_dir, 2)
+    first = resize(run_dir, "3")
+    while not list(run_dir.glob("resize/*.json")):
+        time.sleep(0.01)
+    second = resize(run_dir, "1")
+    assert said(first)[0] == said(second)[0] == 0
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 401)), [2, 3, 1])
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_stop_or_a_killed_supervisor_amid_a_resize_loses_nothing(
+    tmp_path: Path, how: str
+) -> None:
+    run_dir = tmp_path / "r"
+    words = ("--steps", "60", "--checkpoints", "--opening", "2")
+    process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
+    wait_for_step(run_dir, 2)
+    asking = resize(run_dir, "3")
+    while len(ranks_of(run_dir)) < 4:  # the next ones open the data
+        time.sleep(0.02)
+    if how == "stop":
+        (run_dir / "STOP").touch()
+    else:
+        process.kill()
+    code, _, err = finish(process, run_dir)
+    assert code == (75 if how == "stop" else -9), err
+    code, told = said(asking)
+    assert code != 0 and ("has ended" in told or "goes on as it was" in told)
+    again = start(run_dir, 4, *words, hosts=HERE, RANKS="3")
+    code, _, err = finish(again, run_dir)
+    assert code == 0, err
+    assert steps(run_dir) == list(range(1, 61))
+    assert sizes(run_dir) == [2, 3]
+
+
+def test_what_does_not_run_is_not_resized_and_the_sentence_says_what_does(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    code, told = said(resize(run_dir, "3"))
+    assert code == 2 and "is no run's folder" in told
+    (run_dir / "attempts").mkdir(parents=True)
+    code, told = said(resize(run_dir, "3"))
+    assert code == 2 and f"./launch.sh 3 --run-dir {run_dir}' goes on with 3 GPUs" in told
+    assert said(resize(run_dir, "0"))[1].startswith("[error] anyrank resize: N must be a whole")

@@ -1,0 +1,47 @@
+"""What a supervisor has been asked to run, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.hosts import slurm
+from train.hosts.hostfile import Hostfile
+from train.hosts.remote import over_srun, over_ssh
+from train.launch import protocol
+from train.paths import SCRIPT
+
+Reach = Callable[[str, str, Path], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class LaunchJob:
+    """A run: which hosts it may use, how many ranks it wants, and what every rank is told."""
+
+    hostfile: Hostfile
+    ranks: int
+    args: tuple[str, ...]
+    run_dir: Path
+    dry_run: bool
+    env: Mapping[str, str]
+    cwd: Path
+    reach: Reach = over_ssh
+    address: Callable[[str], str | None] = lambda name: None
+    script: Path = SCRIPT
+    lease: float = protocol.LEASE
+
+    @property
+    def resuming(self) -> tuple[str, ...]:
+        """What every rank is told at a later start."""
+        return self.args if self.dry_run else (*self.args, "--resume", "auto")
+
+    @property
+    def in_slurm(self) -> bool:
+        """Whether the hosts are those of a Slurm job."""
+        return self.reach is over_srun
+
+
+def by_srun(job: LaunchJob) -> LaunchJob:
+    """Return the job with its agents started through srun instead of ssh."""
+    return replace(job, env=slurm.step_environment(job.env), reach=over_srun, address=slurm.address)

@@ -1,0 +1,240 @@
+"""Another size for a job that runs: the next ranks are made ready while the present ones train.
+
+state       event                        what is done                       what is said
+training    a request                    the hosts it needs are asked       "resizing to 3"
+asking      a host cannot be used        training goes on                   "not resized: host …"
+asking      all answer                   ranks are started there, and wait
+waiting     one of them ends             training goes on                   "not resized: …"
+waiting     all have imported            the present ranks save and stop    "… stop after this step"
+stopping    they have stopped            those that wait join and train     "3 ranks go on …"
+stopping    a fault, a signal, STOP      as without a request               "not resized: …"
+joining     the first step is made                                          "paused for 8.1 s"
+joining     the plan does not fit        started again as it was            "not resized: …"
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+from train.errors import AnyrankError, ExitCode, HostfileError
+from train.hosts.hostfile import Hostfile, fill
+from train.launch import progress, protocol, requests
+from train.launch.gather import CLOSING, Crew, Muster, Select, require_all
+from train.launch.job import LaunchJob
+from train.launch.link import Link
+from train.launch.outcome import Outcome
+from train.launch.output import Output
+from train.launch.pause import AwakeClock
+from train.launch.requests import ResizeRequest
+
+_LOOK = 0.5  # seconds between two looks for requests
+
+
+class Standby:
+    """Ranks that are made ready: their hosts asked, chosen, and the ranks started to wait.
+
+    Raises:
+        HostfileError: there is no ssh, or no srun, on this machine.
+    """
+
+    def __init__(
+        self,
+        job: LaunchJob,
+        wanted: Hostfile,
+        select: Select,
+        args: tuple[str, ...],
+        output: Output,
+    ) -> None:
+        self.job, self.select, self.args, self.output = job, select, args, output
+        self.muster = Muster(job, wanted)
+        self.found: Crew | None = None
+        self.clock = AwakeClock()
+        self.heard: dict[str, float] = {}
+        self.waiting: dict[str, int] = {}
+        self.kept: list[tuple[Link, protocol.Message | None]] = []
+
+    @property
+    def crew(self) -> Crew:
+        """The hosts, once they are chosen."""
+        assert self.found is not None
+        return self.found
+
+    def chosen(self, patience: float) -> bool:
+        """Whether the hosts have been chosen, and their ranks started.
+
+        Raises:
+            UserError: a host cannot be used, as `select` decides, or does not match the others.
+        """
+        if self.found is None and self.muster.poll(patience):
+            self.found = self.muster.crew(self.select, self.args, self.output)
+            self.heard = {link.name: self.clock() for link in self.found.links}
+            self.found.begin(self.job)
+        return self.found is not None
+
+    def imported(self) -> bool:
+        """Whether all ranks wait for their turn.
+
+        Raises:
+            UserError: a host cannot be used, or one of its ranks has ended.
+        """
+        if not self.chosen(0.0):
+            return False
+        while True:
+            try:
+                self._heed(*self.crew.events.get_nowait())
+            except queue.Empty:
+                break
+        for name, heard in self.heard.items():
+            if self.clock() - heard > self.job.lease:
+                raise HostfileError(f"host {name} has become silent")
+        return sum(self.waiting.values()) == self.crew.hosts.slots
+
+    def _heed(self, link: Link, message: protocol.Message | None) -> None:
+        self.heard[link.name] = self.clock()
+        if message is None:
+            raise HostfileError(f"host {link.name} is lost: {link.error() or 'it has gone'}")
+        if message["kind"] == "beat":
+            self.waiting[link.name] = message["waiting"]
+        elif message["kind"] == "death":
+            said = (message["tail"].strip() or message["error"] or "without a word").splitlines()
+            raise HostfileError(f"rank {message['rank']} on {link.name} ended: {said[-1]}")
+        elif message["kind"] == "exit":
+            raise HostfileError(f"the ranks on {link.name} ended with exit code {message['code']}")
+        else:
+            self.kept.append((link, message))
+
+    def release(self) -> None:
+        """Give back what the ranks have said while they waited, for whoever follows them."""
+        for item in self.kept:
+            self.crew.events.put(item)
+
+    def close(self, patience: float = CLOSING) -> None:
+        """End all agents, and their ranks with them."""
+        self.muster.close(patience)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new size that is being taken: who asked, the job before it, and when its ranks stopped."""
+
+    request: ResizeRequest
+    before: LaunchJob
+    stopped: float
+    last: float
+
+    def undone_by(self, outcome: Outcome) -> bool:
+        """Whether the new size is given up for the old one: its plan does not fit."""
+        refused = outcome.code in (ExitCode.USER, ExitCode.OUT_OF_MEMORY)
+        return refused and not progress.steps(self.before.run_dir, self.stopped).last
+
+
+class Resizer:
+    """Attends to requests while a start runs; `ready` holds the ranks that wait to replace it."""
+
+    def __init__(
+        self, job: LaunchJob, hosts: Hostfile | None, output: Output, change: Change | None
+    ) -> None:
+        self.job, self.hosts, self.output, self.change = job, hosts, output, change
+        self.looked = 0.0
+        self.request: ResizeRequest | None = None
+        self.standby: Standby | None = None
+        self.ready: Standby | None = None
+
+    def attend(self) -> bool:
+        """Look after requests; whether the present ranks are to save and stop now."""
+        try:
+            if self.standby is not None and self.standby.imported():
+                self.ready = self.standby
+                self.say(f"{self.standby.crew.hosts.slots} ranks wait: saving and stopping the "
+                         "present ones after this step")  # fmt: skip
+                return True
+            if time.monotonic() - self.looked > _LOOK:
+                self.looked = time.monotonic()
+                self._look()
+        except AnyrankError as error:
+            self.refuse(f"{error}")
+        return False
+
+    def _look(self) -> None:
+        if self.change is not None:
+            self._tell_pause(self.change)
+        elif self.standby is None:
+            self.request = requests.oldest(self.job.run_dir)
+            if self.request is not None:
+                self._begin(self.request)
+
+    def _begin(self, request: ResizeRequest) -> None:
+        assert self.hosts is not None
+        wanted = over(request, self.job, self.hosts)
+        if wanted.hosts == self.hosts.hosts:
+            request.answer(f"the run has {self.hosts.slots} GPUs already: nothing to do", 0)
+            self.request = None
+            return
+        self.say(f"resizing from {self.hosts.slots} to {wanted.slots}: its ranks are made ready")
+        known = [host.name for host in self.hosts.hosts]
+        select = partial(require_all, output=self.output, known=known)
+        self.standby = Standby(self.job, wanted, select, self.job.resuming, self.output)
+
+    def _tell_pause(self, change: Change) -> None:
+        steps = progress.steps(self.job.run_dir, change.stopped)
+        if steps.last:
+            first = steps.first
+            paused = f"; the pause took {first - change.last:.1f} s" if change.last else ""
+            self.output.say(f"resized to {self.job.ranks} GPUs{paused}")
+            change.request.answer(f"the run goes on with {self.job.ranks} GPUs{paused}", 0)
+            self.change = None
+
+    def say(self, text: str) -> None:
+        """Tell the run's log and whoever asked."""
+        self.output.say(text)
+        if self.request is not None:
+            self.request.answer(text)
+
+    def refuse(self, why: str) -> None:
+        """Give up the request, for a reason; the run goes on as it is."""
+        if self.request is not None:
+            said = f"not resized: {why}"
+            self.output.say(f"{said}; the run goes on as it is")
+            self.request.answer(f"{said}; the run goes on as it was", ExitCode.USER)
+        if self.standby is not None:
+            self.standby.close()
+        self.request = self.standby = self.ready = None
+
+    def take(self) -> tuple[LaunchJob, Standby, Change]:
+        """Return the job of the new size, its ranks, and what there is to tell of it."""
+        assert self.request is not None and self.ready is not None
+        hosts = self.request.hosts or self.job.hostfile
+        job = replace(self.job, hostfile=hosts, ranks=self.request.ranks)
+        last = progress.steps(self.job.run_dir, 0.0)
+        self.ready.release()
+        return job, self.ready, Change(self.request, self.job, time.time(), last.written)
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Give up what is left to do when a start has ended."""
+        ended = outcome is None or outcome.code in (ExitCode.DONE, ExitCode.STOPPED)
+        why = "the run has ended" if ended else "the run had a fault meanwhile: ask again"
+        if self.change is not None:
+            self.request = self.change.request
+            if outcome is not None and self.change.undone_by(outcome):
+                why = f"{self.job.ranks} GPUs cannot do it, as is said above"
+        self.refuse(why)
+
+
+def over(request: ResizeRequest, job: LaunchJob, hosts: Hostfile) -> Hostfile:
+    """Return the hosts for a request: those in use first, then others that the job may use.
+
+    Raises:
+        HostfileError: they have fewer GPUs.
+    """
+    lent = request.hosts or job.hostfile
+    used = [host.name for host in hosts.hosts]
+    order = sorted(lent.hosts, key=lambda host: host.name not in used)
+    if job.in_slurm and (request.hosts is not None or request.ranks > lent.slots):
+        raise HostfileError(
+            f"the Slurm job has {job.hostfile.slots} GPUs and no other hosts: for more, stop it "
+            f"and submit 'sbatch --nodes=M slurm/train.sbatch --run-dir {job.run_dir}'"
+        )
+    return fill(replace(lent, hosts=tuple(order)), request.ranks)
