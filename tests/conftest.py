@@ -28,7 +28,7 @@ MARKERS = {
     "torch": ("tests/engine/",),
     "slow": (
         "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
-        "tests/launch/test_resize.py",
+        "tests/launch/test_resize.py", "tests/launch/test_regrow.py",
         "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
         "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
     ),

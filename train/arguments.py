@@ -189,6 +189,7 @@ ARGUMENTS = (
     Argument("--config", str, None, "arguments by name, in YAML or JSON; what is typed wins"),
     Argument("--report-to", str, "none", "curves, too, to", ("tensorboard", "wandb", "none")),
     Argument("--trust-remote-code", None, False, "run code that the model's folder brings along"),
+    Argument("--no-regrow", None, False, "hosts that were lost and are back are not taken back"),
     Argument("--dry-run", None, False, "plan, print the plan and stop"),
     Argument("--local-rank", int, 0, argparse.SUPPRESS),
 )  # fmt: skip

@@ -135,6 +135,7 @@ class RunConfig:
     ds_config: str
     pins: Mapping[str, str]
     dry_run: bool
+    no_regrow: bool = False
 
     @property
     def preset(self) -> bool:

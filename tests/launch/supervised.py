@@ -35,6 +35,10 @@ def main() -> int:
         Path.cwd(),
         script=FOLDER / "rank_script.py",
         lease=float(os.environ.get("LEASE", protocol.LEASE)),
+        least=int(os.environ["LEAST"]) if "LEAST" in os.environ else None,
+        saves=True,
+        regrow="NO_REGROW" not in os.environ,
+        probe=1.0,
     )
     try:
         with process.caught() as signals:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from train.arguments import Parser
 from train.errors import AnyrankError, ConfigError, ExitCode
+from train.launch import progress
 from train.launch.owner import owner_of
 from train.output.metrics import read_metrics
 from train.text import align, duration
@@ -98,7 +99,7 @@ def state_of(run: Path) -> RunState:
     if not metrics.steps:
         return RunState(name, state, fault=last_fault(run / "launch.log"))
     last = metrics.steps[-1]
-    total = _total(run / "attempts")
+    total = progress.total(run)
     latest = [s for s in metrics.steps[-_LATEST:] if s["world_size"] == last["world_size"]]
     settled = latest[1:] or latest
     seconds = sum(float(step["seconds"]) for step in settled)
@@ -127,15 +128,6 @@ def last_fault(log: Path) -> str:
         return ""
     faults = [line for line in lines if FAULT.search(line)]
     return faults[-1] if faults else ""
-
-
-def _total(attempts: Path) -> int | None:
-    """Return the steps of the whole run, as its newest start that trained has said."""
-    for log in sorted(attempts.glob("*/log.txt"), reverse=True):
-        text = log.read_text(encoding="utf-8", errors="replace")
-        if said := re.search(r"^\[info\] \[6/8\] Training (\d+) steps", text, re.MULTILINE):
-            return int(said[1])
-    return None
 
 
 def table(states: Sequence[RunState]) -> str:

@@ -60,7 +60,7 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
     node_list = slurm.hosts(env) if asked.hostfile is None else None
     hosts = node_list or _hosts(asked, flavor.choice_file(env))
     if asked.gpus is not None and hosts is not None:
-        hostfile.fill(hosts, asked.gpus)
+        hostfile.fill(hosts, asked.least or asked.gpus)
     config, args = arguments.check(asked, now)
     _require_packages()
     if said:
@@ -68,11 +68,25 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
     ranks = asked.gpus
     if hosts is None:
         here = devices.find(env)
-        ranks = commands.choose(asked.gpus, here, os.cpu_count() or 1)
+        cores = os.cpu_count() or 1
+        ranks = commands.choose(asked.least or asked.gpus, here, cores)
         room = max(ranks, commands.room(here))  # for another size
+        if asked.least is not None and asked.gpus is not None:
+            ranks = min(asked.gpus, max(ranks, here.count if here.kind != "cpu" else cores))
         hosts = hostfile.Hostfile((hostfile.Host("localhost", room),), path="this machine")
     run_dir = Path.cwd() / (config.output.run_dir or "")
-    job = LaunchJob(hosts, ranks or hosts.slots, args, run_dir, config.dry_run, env, Path.cwd())
+    job = LaunchJob(
+        hosts,
+        min(ranks or hosts.slots, hosts.slots),
+        args,
+        run_dir,
+        config.dry_run,
+        env,
+        Path.cwd(),
+        least=asked.least,
+        regrow=not config.no_regrow,
+        saves=config.output.save_step > 0,
+    )
     return supervise(by_srun(job) if node_list else job, signals)
 
 

@@ -23,11 +23,13 @@ TOKENIZED = "tokenized.json"  # of a start that trains: what samples depend on b
 # What a later start of a run does not take over from an earlier one.
 _OF_A_START = {"--run-dir", "--resume", "--dry-run", "--local-rank"}
 USAGE = """\
-./launch.sh [N] [--hostfile F] [arguments of train/main.py]
+./launch.sh [N|A-B] [--hostfile F] [arguments of train/main.py]
 
   N              GPUs of the whole job; the hosts are filled in order, the last one partly if
                  need be. Left out: all GPUs of the hosts, or of this machine. A machine without
                  a GPU runs CPU ranks, one thread each.
+  A-B            what there is between A and B GPUs, growing and shrinking with it; fewer than A
+                 are waited for
   --hostfile F   DeepSpeed's hostfile, lines such as 'node1 slots=4'; left out: the current
                  flavor (anyrank switch), or with none chosen this machine
 
@@ -39,11 +41,15 @@ that exists, arguments that are not given are those of its last start.
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """How many GPUs, on which hosts, and the run's own arguments."""
+    """How many GPUs, on which hosts, and the run's own arguments.
+
+    `least`: what there is between so many and `gpus` will do.
+    """
 
     gpus: int | None
     hostfile: str | None
     args: tuple[str, ...]
+    least: int | None = None
 
 
 def parse(argv: Sequence[str]) -> LaunchRequest:
@@ -54,9 +60,10 @@ def parse(argv: Sequence[str]) -> LaunchRequest:
             value, or what --config names holds no arguments.
     """
     words = list(argv)
-    gpus = None
+    gpus: int | None = None
+    least: int | None = None
     if words and not re.match(r"-\D", words[0]):
-        gpus = _count(words.pop(0))
+        least, gpus = _bounds(words.pop(0))
     hostfile: str | None = None
     args: list[str] = []
     while words:
@@ -71,9 +78,9 @@ def parse(argv: Sequence[str]) -> LaunchRequest:
             fault = "is given twice" if hostfile is not None else "lacks its value"
             raise ConfigError(f"--hostfile {fault}: name one hostfile, such as hostfiles/8node")
         hostfile = value
-        if gpus is None and words and words[0].isdecimal():
-            gpus = _count(words.pop(0))
-    return LaunchRequest(gpus, hostfile, expand(args))
+        if gpus is None and words and re.fullmatch(r"\d+(-\d+)?", words[0]):
+            least, gpus = _bounds(words.pop(0))
+    return LaunchRequest(gpus, hostfile, expand(args), least)
 
 
 def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...]]:
@@ -214,6 +221,17 @@ def run_dir(config: RunConfig, now: float) -> str:
         again += 1
         path = f"{stem}-{again}"
     return path
+
+
+def _bounds(word: str) -> tuple[int | None, int]:
+    """Read `N`, or `A-B`: what there is between the two."""
+    low, dash, high = word.partition("-")
+    if not (low and dash):
+        return None, _count(word)
+    least, most = _count(low), _count(high)
+    if least > most:
+        raise ConfigError(f"{word} has its bounds in the wrong order: write {most}-{least}")
+    return least, most
 
 
 def _count(word: str) -> int:

@@ -178,25 +178,37 @@ def require_all(
     return wanted
 
 
-def leave_out(wanted: Hostfile, links: Sequence[Link], ranks: int, output: Output) -> Hostfile:
-    """Return the hosts that can still be used, filled with up to `ranks` ranks.
+class TooFewError(HostfileError):
+    """The hosts that answer lack GPUs that a job waits for."""
+
+
+def leave_out(
+    wanted: Hostfile, links: Sequence[Link], ranks: int, output: Output, least: int | None = None
+) -> Hostfile:
+    """Return the hosts that can be used, filled with up to `ranks` ranks.
 
     Raises:
+        TooFewError: they have fewer than `least`.
         HostfileError: none can.
     """
-    kept = []
+    kept, told = [], []
     for host, link in zip(wanted.hosts, links, strict=True):
         found = preflight.left_of(host, link.report)
         error = preflight.error_of(found, link.report, link.error())
         if error:
-            output.say(f"leaving out {error}")
+            told.append(f"leaving out {error}")
             continue
         if found != host:
             lost = host.slots - found.slots
-            output.say(
+            told.append(
                 f"host {host.name}: {lost} of {host.slots} GPUs are gone, going on with the rest"
             )
         kept.append(found)
+    slots = sum(host.slots for host in kept)
+    if least is not None and slots < least:
+        raise TooFewError(f"{slots} GPUs can be used, of at least {least}: {'; '.join(told)}")
+    for text in told:
+        output.say(text)
     if not kept:
         raise HostfileError("no host is left to go on with: see above what each one said")
     left = replace(wanted, hosts=tuple(kept))

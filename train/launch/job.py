@@ -12,12 +12,18 @@ from train.hosts.remote import over_srun, over_ssh
 from train.launch import protocol
 from train.paths import SCRIPT
 
+PROBE = 60.0  # seconds
 Reach = Callable[[str, str, Path], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class LaunchJob:
-    """A run: which hosts it may use, how many ranks it wants, and what every rank is told."""
+    """A run: which hosts it may use, how many ranks it wants, and what every rank is told.
+
+    `least`: it takes what there is from so many on, up to `ranks`; None: it wants just `ranks`, and
+    after a loss goes on with any. `regrow`: hosts that it lacks are taken back, asked every `probe`
+    seconds. `saves`: it makes checkpoints before its end.
+    """
 
     hostfile: Hostfile
     ranks: int
@@ -30,6 +36,10 @@ class LaunchJob:
     address: Callable[[str], str | None] = lambda name: None
     script: Path = SCRIPT
     lease: float = protocol.LEASE
+    least: int | None = None
+    regrow: bool = True
+    saves: bool = False
+    probe: float = PROBE
 
     @property
     def resuming(self) -> tuple[str, ...]:

@@ -51,6 +51,15 @@ def saving(run_dir: Path, since: float) -> bool:
     return False
 
 
+def total(run_dir: Path) -> int | None:
+    """Return the steps of the whole run, as its newest start that trained has said."""
+    for log in sorted(run_dir.glob("attempts/*/log.txt"), reverse=True):
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if said := re.search(r"^\[info\] \[6/8\] Training (\d+) steps", text, re.MULTILINE):
+            return int(said[1])
+    return None
+
+
 def newest_checkpoint(run_dir: Path) -> int:
     """Return the step of the newest complete checkpoint; 0 if there is none."""
     found = (run_dir / "checkpoints").glob("step_*/COMPLETE")

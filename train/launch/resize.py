@@ -28,6 +28,7 @@ from train.launch.link import Link
 from train.launch.outcome import Outcome
 from train.launch.output import Output
 from train.launch.pause import AwakeClock
+from train.launch.regrow import Regrowth
 from train.launch.requests import ResizeRequest
 
 _LOOK = 0.5  # seconds between two looks for requests
@@ -53,7 +54,7 @@ class Standby:
         self.found: Crew | None = None
         self.clock = AwakeClock()
         self.heard: dict[str, float] = {}
-        self.waiting: dict[str, int] = {}
+        self.beats: dict[str, tuple[Link, protocol.Message]] = {}
         self.kept: list[tuple[Link, protocol.Message | None]] = []
 
     @property
@@ -90,14 +91,15 @@ class Standby:
         for name, heard in self.heard.items():
             if self.clock() - heard > self.job.lease:
                 raise HostfileError(f"host {name} has become silent")
-        return sum(self.waiting.values()) == self.crew.hosts.slots
+        waiting = sum(message["waiting"] for _, message in self.beats.values())
+        return bool(waiting == self.crew.hosts.slots)
 
     def _heed(self, link: Link, message: protocol.Message | None) -> None:
         self.heard[link.name] = self.clock()
         if message is None:
             raise HostfileError(f"host {link.name} is lost: {link.error() or 'it has gone'}")
         if message["kind"] == "beat":
-            self.waiting[link.name] = message["waiting"]
+            self.beats[link.name] = link, message
         elif message["kind"] == "death":
             said = (message["tail"].strip() or message["error"] or "without a word").splitlines()
             raise HostfileError(f"rank {message['rank']} on {link.name} ended: {said[-1]}")
@@ -108,7 +110,7 @@ class Standby:
 
     def release(self) -> None:
         """Give back what the ranks have said while they waited, for whoever follows them."""
-        for item in self.kept:
+        for item in (*self.kept, *self.beats.values()):
             self.crew.events.put(item)
 
     def close(self, patience: float = CLOSING) -> None:
@@ -118,9 +120,10 @@ class Standby:
 
 @dataclass(frozen=True)
 class Change:
-    """A new size that is being taken: who asked, the job before it, and when its ranks stopped."""
+    """A new size that is being taken: who asked (None: hosts came back), the job before it, when
+    its ranks stopped, and when their last step was made, in seconds since the epoch."""
 
-    request: ResizeRequest
+    request: ResizeRequest | None
     before: LaunchJob
     stopped: float
     last: float
@@ -140,6 +143,8 @@ class Resizer:
         self.job, self.hosts, self.output, self.change = job, hosts, output, change
         self.looked = 0.0
         self.request: ResizeRequest | None = None
+        self.target = job
+        self.regrowth = None if hosts is None or job.dry_run else Regrowth(job, hosts, output)
         self.standby: Standby | None = None
         self.ready: Standby | None = None
 
@@ -164,13 +169,19 @@ class Resizer:
         elif self.standby is None:
             self.request = requests.oldest(self.job.run_dir)
             if self.request is not None:
-                self._begin(self.request)
+                wanted = over(self.request, self.job, self.hosts or self.job.hostfile)
+                lent = self.request.hosts or self.job.hostfile
+                size = self.request.ranks
+                self.target = replace(self.job, hostfile=lent, ranks=size, least=None)
+                self._begin(wanted)
+            elif self.regrowth is not None and (larger := self.regrowth.poll()) is not None:
+                self.target = self.job
+                self._begin(larger)
 
-    def _begin(self, request: ResizeRequest) -> None:
+    def _begin(self, wanted: Hostfile) -> None:
         assert self.hosts is not None
-        wanted = over(request, self.job, self.hosts)
-        if wanted.hosts == self.hosts.hosts:
-            request.answer(f"the run has {self.hosts.slots} GPUs already: nothing to do", 0)
+        if wanted.hosts == self.hosts.hosts and self.request is not None:
+            self.request.answer(f"the run has {self.hosts.slots} GPUs already: nothing to do", 0)
             self.request = None
             return
         self.say(f"resizing from {self.hosts.slots} to {wanted.slots}: its ranks are made ready")
@@ -183,8 +194,10 @@ class Resizer:
         if steps.last:
             first = steps.first
             paused = f"; the pause took {first - change.last:.1f} s" if change.last else ""
-            self.output.say(f"resized to {self.job.ranks} GPUs{paused}")
-            change.request.answer(f"the run goes on with {self.job.ranks} GPUs{paused}", 0)
+            size = 0 if self.hosts is None else self.hosts.slots
+            self.output.say(f"resized to {size} GPUs{paused}")
+            if change.request is not None:
+                change.request.answer(f"the run goes on with {size} GPUs{paused}", 0)
             self.change = None
 
     def say(self, text: str) -> None:
@@ -193,24 +206,28 @@ class Resizer:
         if self.request is not None:
             self.request.answer(text)
 
-    def refuse(self, why: str) -> None:
-        """Give up the request, for a reason; the run goes on as it is."""
+    def refuse(self, why: str, after: str = "; the run goes on as it is") -> None:
+        """Give up the other size, for a reason; the run goes on as it is."""
+        said = f"not resized: {why}{after}"
+        if self.request is not None or self.standby is not None:
+            self.output.say(said)
         if self.request is not None:
-            said = f"not resized: {why}"
-            self.output.say(f"{said}; the run goes on as it is")
-            self.request.answer(f"{said}; the run goes on as it was", ExitCode.USER)
+            self.request.answer(said, ExitCode.USER)
         if self.standby is not None:
             self.standby.close()
+        if self.regrowth is not None:
+            self.regrowth.close()
+            self.regrowth.give_up()
         self.request = self.standby = self.ready = None
 
     def take(self) -> tuple[LaunchJob, Standby, Change]:
         """Return the job of the new size, its ranks, and what there is to tell of it."""
-        assert self.request is not None and self.ready is not None
-        hosts = self.request.hosts or self.job.hostfile
-        job = replace(self.job, hostfile=hosts, ranks=self.request.ranks)
+        assert self.ready is not None
         last = progress.steps(self.job.run_dir, 0.0)
         self.ready.release()
-        return job, self.ready, Change(self.request, self.job, time.time(), last.written)
+        if self.regrowth is not None:
+            self.regrowth.close()
+        return self.target, self.ready, Change(self.request, self.job, time.time(), last.written)
 
     def close(self, outcome: Outcome | None) -> None:
         """Give up what is left to do when a start has ended."""
@@ -220,7 +237,7 @@ class Resizer:
             self.request = self.change.request
             if outcome is not None and self.change.undone_by(outcome):
                 why = f"{self.job.ranks} GPUs cannot do it, as is said above"
-        self.refuse(why)
+        self.refuse(why, "" if ended else "; the run goes on as it was")
 
 
 def over(request: ResizeRequest, job: LaunchJob, hosts: Hostfile) -> Hostfile:

@@ -17,7 +17,7 @@ from train.errors import ExitCode
 from train.hosts.hostfile import Hostfile, fill
 from train.launch import progress, requests
 from train.launch.attempt import Attempt
-from train.launch.gather import Select, leave_out, require_all
+from train.launch.gather import Select, TooFewError, leave_out, require_all
 from train.launch.job import LaunchJob
 from train.launch.oom import note
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
@@ -27,6 +27,7 @@ from train.launch.pause import told_pauses
 from train.launch.resize import Change, Resizer, Standby
 from train.text import GIB
 
+_WAIT = 30.0  # seconds between two looks for GPUs that are waited for
 _PAUSE = 1.0  # seconds between an end and the next start
 
 
@@ -60,7 +61,7 @@ def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
     Raises:
         UserError: a host cannot be used as it is; nothing has been started then.
     """
-    tally = Tally(job, output)
+    made = Attempts(job, output)
     ready = first_start(job, output, signals)
     change: Change | None = None
     marks: dict[str, float] = {}
@@ -77,14 +78,14 @@ def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
         resizer.close(outcome)
         undone = change if change is not None and change.undone_by(outcome) else None
         job, change = (job if undone is None else undone.before), None
-        code = tally.ends(job, outcome, signals, again=undone is not None)
+        code = made.ends(job, outcome, signals, again=undone is not None)
         if code is not None:
             return code
         time.sleep(_PAUSE)
         ready = restart(job, output, signals)
 
 
-class Tally:
+class Attempts:
     """How often a job was started without progress, and where it failed last."""
 
     def __init__(self, job: LaunchJob, output: Output) -> None:
@@ -142,9 +143,13 @@ def lower_memory_cap(job: LaunchJob, outcome: Outcome, output: Output) -> None:
 def first_start(job: LaunchJob, output: Output, signals: list[int]) -> Standby | None:
     """Start the ranks on the hosts that were asked for, all of them; None: stopped before.
 
+    A job that takes what there is starts on the hosts that can be used.
+
     Raises:
         UserError: a host does not answer, or does not match the others.
     """
+    if job.least is not None:
+        return start(job, job.hostfile, available(job, output), job.args, output, signals)
     wanted = fill(job.hostfile, job.ranks)
     return start(job, wanted, partial(require_all, output=output), job.args, output, signals)
 
@@ -155,11 +160,44 @@ def restart(job: LaunchJob, output: Output, signals: list[int]) -> Standby | Non
     Raises:
         HostfileError: no host is left.
     """
-    left = partial(leave_out, ranks=job.ranks, output=output)
-    return start(job, job.hostfile, left, job.resuming, output, signals)
+    return start(job, job.hostfile, available(job, output), job.resuming, output, signals)
+
+
+def available(job: LaunchJob, output: Output) -> Select:
+    """Return what chooses the hosts that can be used, up to the job's size."""
+    return partial(leave_out, ranks=job.ranks, output=output, least=job.least)
 
 
 def start(
+    job: LaunchJob,
+    wanted: Hostfile,
+    select: Select,
+    args: tuple[str, ...],
+    output: Output,
+    signals: list[int],
+) -> Standby | None:
+    """Start the ranks on those hosts that `select` returns, waiting while there are too few.
+
+    Raises:
+        UserError: a host cannot be used, as `select` decides, or does not match the others.
+    """
+    told = ""
+    while True:
+        try:
+            return start_now(job, wanted, select, args, output, signals)
+        except TooFewError as error:
+            if str(error) != told:
+                output.say(f"waiting: {error}")
+            told = str(error)
+        until = time.monotonic() + min(_WAIT, job.probe)
+        while time.monotonic() < until:
+            if signals or (job.run_dir / "STOP").exists():
+                output.say("stopped while waiting for GPUs: nothing was lost")
+                return None
+            time.sleep(0.2)
+
+
+def start_now(
     job: LaunchJob,
     wanted: Hostfile,
     select: Select,
