@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -104,16 +103,16 @@ def test_a_mistake_exits_2_with_one_sentence(name, model, tmp_path):
     (tmp_path / "twice.json").write_text('{"bf16": {"enabled": true}, "bf16": {"enabled": true}}')
     (tmp_path / "removed.json").write_text('{"elasticity": {"enabled": false}}')
     base = [] if "--model" in words else ["--model-name-or-path", str(model)]
-    began = time.monotonic()
+    began = os.times()
     done = main(tmp_path, *base, *mistake(tmp_path, data), *words.split())
-    seconds = time.monotonic() - began
+    seconds = os.times().children_user - began.children_user
     assert done.returncode == 2, done.stderr
     errors = done.stderr.strip().splitlines()
     assert len(errors) == 1 and errors[0].startswith("[error] "), done.stderr
     assert wanted in errors[0]
     assert "Loading the model" not in done.stdout
     if data == "good" and "500" not in words:
-        assert seconds < 5  # under 1 s on an idle machine: nothing heavy is imported
+        assert seconds < 2  # of the processor: nothing heavy is imported
 
 
 def test_nothing_heavy_is_imported_before_the_arguments_are_checked(tmp_path):

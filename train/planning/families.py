@@ -188,7 +188,7 @@ def _shape_of(config: Mapping[str, Any]) -> Shape:
 
 def _experts(config: Mapping[str, Any]) -> bool:
     """Whether any part of a config gives a number of experts, under whatever key."""
-    found = {key: value for key, value in config.items() if "expert" in key}
+    found = {key: value for key, value in config.items() if "expert" in str(key)}
     if 0 in (found.get("num_local_experts"), found.get("num_experts")):
         return False  # a dense member of such a family
     lists = [value if isinstance(value, list) else [value] for value in found.values()]
