@@ -103,6 +103,22 @@ def test_what_takes_what_there_is_waits_for_the_lower_bound_and_grows_to_the_upp
     assert sizes(run_dir) == [2, 4]
 
 
+def test_a_host_that_came_back_and_fails_is_left_out(
+    tmp_path: Path, network: dict[str, str]
+) -> None:
+    run_dir = tmp_path / "r"
+    (tmp_path / "down" / FAR).touch()
+    words = ("--steps", "300", "--checkpoints", "--unfit", "3")
+    process = start(run_dir, 3, *words, hosts=HOSTS, LEAST="1", **network)
+    wait_for_step(run_dir, 2)
+    (tmp_path / "down" / FAR).unlink()
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    told = "not resized: 3 GPUs cannot do it, as is said above; what came back is left out"
+    assert err.count(told) == 1 and err.count("good again") == 1
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [1])
+
+
 def test_a_stop_ends_the_waiting(tmp_path: Path, network: dict[str, str]) -> None:
     run_dir = tmp_path / "r"
     (tmp_path / "down" / FAR).touch()

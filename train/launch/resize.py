@@ -1,15 +1,6 @@
 """Another size for a job that runs: the next ranks are made ready while the present ones train.
 
-state       event                        what is done                       what is said
-training    a request                    the hosts it needs are asked       "resizing to 3"
-asking      a host cannot be used        training goes on                   "not resized: host …"
-asking      all answer                   ranks are started there, and wait
-waiting     one of them ends             training goes on                   "not resized: …"
-waiting     all have imported            the present ranks save and stop    "… stop after this step"
-stopping    they have stopped            those that wait join and train     "3 ranks go on …"
-stopping    a fault, a signal, STOP      as without a request               "not resized: …"
-joining     the first step is made                                          "paused for 8.1 s"
-joining     the plan does not fit        started again as it was            "not resized: …"
+States, events, what is done and what is said: the table in docs/design.md, "Another size".
 """
 
 from __future__ import annotations
@@ -120,8 +111,10 @@ class Standby:
 
 @dataclass(frozen=True)
 class Change:
-    """A new size that is being taken: who asked (None: hosts came back), the job before it, when
-    its ranks stopped, and when their last step was made, in seconds since the epoch."""
+    """A new size that is being taken: who asked (None: hosts came back) and the job as it was.
+
+    `stopped`: when its ranks had; `last`: when they made their last step; since the epoch.
+    """
 
     request: ResizeRequest | None
     before: LaunchJob
@@ -129,9 +122,10 @@ class Change:
     last: float
 
     def undone_by(self, outcome: Outcome) -> bool:
-        """Whether the new size is given up for the old one: its plan does not fit."""
-        refused = outcome.code in (ExitCode.USER, ExitCode.OUT_OF_MEMORY)
-        return refused and not progress.steps(self.before.run_dir, self.stopped).last
+        """Whether the new size is given up for the old one: it has failed and made no step."""
+        meant = (ExitCode.DONE, ExitCode.STOPPED, ExitCode.NON_FINITE)
+        failed = outcome.ended is None and outcome.code not in meant
+        return failed and not progress.steps(self.before.run_dir, self.stopped).last
 
 
 class Resizer:
@@ -227,7 +221,11 @@ class Resizer:
         self.ready.release()
         if self.regrowth is not None:
             self.regrowth.close()
-        return self.target, self.ready, Change(self.request, self.job, time.time(), last.written)
+        before = self.job
+        if self.request is None and self.hosts is not None:  # what came back is left out then
+            ranks = self.hosts.slots
+            before = replace(self.job, hostfile=self.hosts, ranks=ranks, regrow=False)
+        return self.target, self.ready, Change(self.request, before, time.time(), last.written)
 
     def close(self, outcome: Outcome | None) -> None:
         """Give up what is left to do when a start has ended."""
@@ -236,7 +234,10 @@ class Resizer:
         if self.change is not None:
             self.request = self.change.request
             if outcome is not None and self.change.undone_by(outcome):
-                why = f"{self.job.ranks} GPUs cannot do it, as is said above"
+                size = 0 if self.hosts is None else self.hosts.slots
+                why = f"{size} GPUs cannot do it, as is said above"
+                if self.request is None:
+                    self.output.say(f"not resized: {why}; what came back is left out")
         self.refuse(why, "" if ended else "; the run goes on as it was")
 
 
