@@ -142,3 +142,20 @@ def test_what_does_not_run_is_not_resized_and_the_sentence_says_what_does(tmp_pa
     code, told = said(resize(run_dir, "3"))
     assert code == 2 and f"./launch.sh 3 --run-dir {run_dir}' goes on with 3 GPUs" in told
     assert said(resize(run_dir, "0"))[1].startswith("[error] anyrank resize: N must be a whole")
+
+
+def test_resizes_at_any_moment_up_to_the_end_lose_and_repeat_no_step(tmp_path: Path) -> None:
+    """While loading, training and after the last step: one request follows the other."""
+    run_dir = tmp_path / "r"
+    words = ("--steps", "160", "--checkpoints")
+    process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
+    while not (run_dir / "OWNER").exists():
+        time.sleep(0.02)
+    told = []
+    while process.poll() is None:
+        told.append(said(resize(run_dir, str(1 + len(told) % 3))))
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert steps(run_dir) == list(range(1, 161))
+    assert "starting again" not in err and len(sizes(run_dir)) > 2
+    assert {code for code, _ in told[:-1]} == {0}, told
