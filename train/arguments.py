@@ -50,7 +50,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def real(low: float, high: float = math.inf, open_low: bool = False) -> Callable[[str], float]:
+def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[str], float]:
     """Return a reader of finite numbers from `low` (left out if `open_low`) to `high`."""
 
     def read(text: str) -> float:

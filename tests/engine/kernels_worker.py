@@ -97,7 +97,7 @@ def trace(gang: Gang, folder: Path, way: str, fused: bool):
     shape = shape_of(json.loads((folder / "config.json").read_text()))
     ds = read_ds_config(Path("ds_configs/auto.json"))
     rendered = render(plan, shape, config.model, config.optimizer, ds)
-    engine = starts.start(gang, config, folder, plan, rendered, way != "padded", fused)
+    engine = starts.start(gang, config, folder, plan, rendered, packed=way != "padded", fused=fused)
     layout = Placement(0, 1, capacity=24, padded=way == "padded")
     before = trained_weights(engine)
     first, last = (step_batch(SPLIT, 0, BATCH, step, layout) for step in range(2))

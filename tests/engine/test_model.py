@@ -84,7 +84,7 @@ def engine(gang, folder: Path, words: str = "", zero: int = 2, packed: bool = Tr
     shape = shape_of(json.loads((folder / "config.json").read_text()))
     ds = read_ds_config(Path(__file__).resolve().parents[2] / "ds_configs" / "auto.json")
     rendered = render(plan, shape, config.model, config.optimizer, ds)
-    return start(gang, config, folder, plan, rendered, packed)
+    return start(gang, config, folder, plan, rendered, packed=packed)
 
 
 def losses(engine, steps: int = 3, capacity: int = 130) -> list[float]:

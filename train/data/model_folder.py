@@ -14,7 +14,7 @@ WEIGHTS = "*.safetensors"
 FILES = ("*.json", "*.model", "*.txt", "*.jinja", WEIGHTS)
 
 
-def locate_model(name: str, trust_remote_code: bool = False) -> Path:
+def locate_model(name: str, *, trust_remote_code: bool = False) -> Path:
     """Return the local folder of `name`, fetching it from the hub where it is a hub name.
 
     Raises:
@@ -25,7 +25,7 @@ def locate_model(name: str, trust_remote_code: bool = False) -> Path:
     if not folder.exists() and looks_local(name):
         raise ModelError(f"model folder {name} does not exist: name a folder or a hub model")
     if not folder.exists():
-        folder = _fetch(name, trust_remote_code)
+        folder = _fetch(name, trust_remote_code=trust_remote_code)
     if not folder.is_dir():
         raise ModelError(f"model {name} is a file: name the folder that holds its config.json")
     require_model(folder)
@@ -56,7 +56,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _fetch(name: str, trust_remote_code: bool) -> Path:
+def _fetch(name: str, *, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -111,7 +111,7 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
         notices += _guessed(model, tokenizer)
         held = np.arange(len(writer)) >= train
         if not held.any():
-            held, validation = _hold_out(writer.drawn, source, "validation" in splits)
+            held, validation = _hold_out(writer.drawn, source, empty="validation" in splits)
             notices += (validation,)
         if "test" in splits:
             notices += ("the test split is not used",)
@@ -152,7 +152,7 @@ def _require_samples(samples: int, tally: Tally, source: DataSource, config: Dat
 
 
 def _hold_out(
-    drawn: NDArray[np.uint64], source: DataSource, empty: bool
+    drawn: NDArray[np.uint64], source: DataSource, *, empty: bool
 ) -> tuple[NDArray[np.bool_], str]:
     """Return which samples (n,) are held out, and a sentence about it.
 

@@ -12,7 +12,7 @@ HEAD, TAIL = 60, 25  # characters of a piece of a line; a longer one is cut in i
 Line = list[Segment]
 
 
-def preview(sample: Sequence[Segment], colour: bool) -> list[str]:
+def preview(sample: Sequence[Segment], *, colour: bool) -> list[str]:
     """Return the lines of a sample, the text with loss in green (`colour`) or between « and ».
 
     Of a long sample the beginning, the end, and what stands where the loss begins.
@@ -28,7 +28,9 @@ def preview(sample: Sequence[Segment], colour: bool) -> list[str]:
     for number in _chosen(lines):
         if number > last + 1:
             shown.append(f"… {number - last - 1} lines …")
-        shown.append("".join(_piece(text, loss, colour) for text, loss in lines[number]))
+        shown.append(
+            "".join(_piece(text, loss=loss, colour=colour) for text, loss in lines[number])
+        )
         last = number
     return shown
 
@@ -43,7 +45,7 @@ def _chosen(lines: Sequence[Line]) -> list[int]:
     return sorted(kept)
 
 
-def _piece(text: str, loss: bool, colour: bool) -> str:
+def _piece(text: str, *, loss: bool, colour: bool) -> str:
     """Write a piece: without what could steer a terminal, and a long one without its middle."""
     text = printable(text)
     if len(text) > HEAD + TAIL + 3:

@@ -61,7 +61,7 @@ def tokenize(
         encoded = iter(tokenizer.encode_batch(texts))
         for item, drawn in block:
             parts = [(run, next(encoded)) for run in item.runs]
-            tokens, mask = _assemble(parts, item.complete, tokenizer.info)
+            tokens, mask = _assemble(parts, complete=item.complete, info=tokenizer.info)
             tally.counts["truncated"] += len(tokens) > config.block_size
             tokens, mask = tokens[: config.block_size], mask[: config.block_size]
             if mask.any():
@@ -133,7 +133,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
 
 
 def _assemble(
-    parts: Sequence[tuple[Segments, Encoded]], complete: bool, info: TokenizerInfo
+    parts: Sequence[tuple[Segments, Encoded]], *, complete: bool, info: TokenizerInfo
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Join tokenized runs, each closed by the last token, into tokens and mask (T,)."""
     tokens = [] if complete else [np.array(info.opening)]

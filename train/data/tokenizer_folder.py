@@ -24,7 +24,7 @@ PROBES = (
 )
 
 
-def load_own(path: Path, trust_remote_code: bool) -> Any:
+def load_own(path: Path, *, trust_remote_code: bool) -> Any:
     """Load the tokenizer of a folder or of a bare tokenizer.json, as transformers wraps it.
 
     Raises:

@@ -32,7 +32,9 @@ class HuggingFaceTokenizer:
     date: datetime
 
     @classmethod
-    def load(cls, path: Path, date: str, trust_remote_code: bool = False) -> HuggingFaceTokenizer:
+    def load(
+        cls, path: Path, date: str, *, trust_remote_code: bool = False
+    ) -> HuggingFaceTokenizer:
         """Load a folder, or a bare tokenizer.json.
 
         Args:
@@ -42,7 +44,7 @@ class HuggingFaceTokenizer:
             DataError: it is not a fast tokenizer, or its files contradict each other.
             Exception: whatever transformers raises for files that it cannot read.
         """
-        inner = load_own(path, trust_remote_code)
+        inner = load_own(path, trust_remote_code=trust_remote_code)
         if not getattr(inner, "is_fast", False):
             raise DataError(
                 f"the tokenizer of '{path}' is a {type(inner).__name__}, which cannot tell where a "
@@ -177,6 +179,7 @@ class HuggingFaceTokenizer:
     def _render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        *,
         opened: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
         template: str | None = None,

@@ -32,9 +32,9 @@ def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
     name = tokenizer_name(model)
     path = Path(name).expanduser()
     if not path.exists():
-        path = _fetch(name, model.trust_remote_code)
+        path = _fetch(name, trust_remote_code=model.trust_remote_code)
     try:
-        found = _load(path, date or today(), model.trust_remote_code)
+        found = _load(path, date or today(), trust_remote_code=model.trust_remote_code)
         found.info.vocab_size  # noqa: B018  (what a file makes a library raise, it raises here)
         return found
     except DataError:
@@ -49,7 +49,7 @@ def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
         ) from None
 
 
-def _load(path: Path, date: str, trust_remote_code: bool) -> Tokenizer:
+def _load(path: Path, date: str, *, trust_remote_code: bool) -> Tokenizer:
     pieces = _sentencepiece_file(path)
     if pieces is not None:
         from train.data.tokenizer_sp import SentencePieceTokenizer
@@ -60,7 +60,7 @@ def _load(path: Path, date: str, trust_remote_code: bool) -> Tokenizer:
             return plain
     from train.data.tokenizer_hf import HuggingFaceTokenizer
 
-    return HuggingFaceTokenizer.load(path, date, trust_remote_code)
+    return HuggingFaceTokenizer.load(path, date, trust_remote_code=trust_remote_code)
 
 
 def today() -> str:
@@ -92,7 +92,7 @@ def tokenizer_key(model: ModelConfig) -> Key:
     return stamp(sorted(files))
 
 
-def _fetch(name: str, trust_remote_code: bool) -> Path:
+def _fetch(name: str, *, trust_remote_code: bool) -> Path:
     """Return the folder of a hub name, fetched once.
 
     Raises:

@@ -37,7 +37,7 @@ def measure() -> Calibration:
         device=_planners_name() if cuda else "cpu",
         achievable=product_rate(device),
         bandwidth=copy_rate(device),
-        link=collective_rate(torch.cuda.device_count() if cuda else 2, cuda),
+        link=collective_rate(torch.cuda.device_count() if cuda else 2, cuda=cuda),
     )
 
 
@@ -72,7 +72,7 @@ def copy_rate(device: torch.device) -> float:
     return best
 
 
-def collective_rate(ranks: int, cuda: bool) -> float:
+def collective_rate(ranks: int, *, cuda: bool) -> float:
     """Return the bytes per second that each of this host's ranks sends in an all-reduce."""
     if ranks < 2:
         return 0.0
@@ -82,7 +82,7 @@ def collective_rate(ranks: int, cuda: bool) -> float:
         return float(Path(folder, "rate").read_text())
 
 
-def _rank(rank: int, ranks: int, folder: str, cuda: bool) -> None:
+def _rank(rank: int, ranks: int, folder: str, *, cuda: bool) -> None:
     backend, place = "nccl" if cuda else "gloo", f"file://{folder}/store"
     dist.init_process_group(backend, init_method=place, rank=rank, world_size=ranks)
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")

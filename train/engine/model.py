@@ -50,6 +50,7 @@ def load(
     zero_config: dict[str, Any],
     device: torch.device,
     seed: int,
+    *,
     packed: bool = True,
     fused: bool = True,
     longest: int = 0,
@@ -248,7 +249,7 @@ def _check_ties(folder: Path, model: PreTrainedModel) -> None:
     if head is not None:
         pair = [f"{names[id(module)]}.weight" for module in (model.get_input_embeddings(), head)]
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        weights.check_tie(folder, tied, (pair[0], pair[1]))
+        weights.check_tie(folder, tied=tied, names=(pair[0], pair[1]))
 
 
 def _selective() -> Any:

@@ -32,6 +32,7 @@ def start(
     folder: Path,
     plan: Plan,
     zero: dict[str, Any],
+    *,
     packed: bool = True,
     fused: bool = True,
 ) -> Engine:
@@ -49,8 +50,8 @@ def start(
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(
-        folder, config.model, zero, gang.device, config.data.seed, packed, fused,
-        config.data.block_size,
+        folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
+        longest=config.data.block_size,
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)

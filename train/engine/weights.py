@@ -57,7 +57,7 @@ def check_shapes(folder: Path, model: PreTrainedModel) -> None:
             )
 
 
-def check_tie(folder: Path, tied: bool, names: tuple[str, str]) -> None:
+def check_tie(folder: Path, *, tied: bool, names: tuple[str, str]) -> None:
     """Refuse a folder that says its embeddings are tied but holds two that differ.
 
     Under ZeRO-3 they would be tied without a word, elsewhere untied: one model, two meanings.

@@ -71,7 +71,7 @@ def _flattened(named: Sequence[Named], optimizer: Any, rank: int) -> Iterator[Lo
     """Yield what ZeRO-1 and -2 give this rank: an interval of each group's parameters in a row."""
     holders = flat_partitions(optimizer)
     for name, parameter in named:
-        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # noqa: SLF001
         if mapping is None:
             continue
         here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
@@ -144,7 +144,7 @@ def refresh_low_precision(engine: Engine) -> None:
     elif stage == 3:
         optimizer.invalidate_secondary_tensor()  # hpZ's copy in each host, made of the old weights
         for number in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)  # noqa: SLF001
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
     else:

@@ -59,7 +59,7 @@ def variables(env: Mapping[str, str]) -> dict[str, str]:
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(local_rank),
         "LOCAL_SIZE": str(local_size),
         "CROSS_RANK": env.get("SLURM_NODEID") or str(rank // local_size),
-        "MASTER_ADDR": env.get("MASTER_ADDR") or _master(env, starter, local_size == size),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or _master(env, starter, one_host=local_size == size),
         "MASTER_PORT": env.get("MASTER_PORT") or str(_port(env, starter)),
     }  # fmt: skip
 
@@ -106,7 +106,7 @@ def _local_size(env: Mapping[str, str], starter: Starter) -> int:
     return sizes[int(env["SLURM_NODEID"])]
 
 
-def _master(env: Mapping[str, str], starter: Starter, one_host: bool) -> str:
+def _master(env: Mapping[str, str], starter: Starter, *, one_host: bool) -> str:
     if one_host:
         return "127.0.0.1"
     if starter.name == "srun" and env.get("SLURM_STEP_NODELIST"):

@@ -135,7 +135,7 @@ def _position() -> tuple[tuple[int, int], ...]:
     Other threads do not count: those that look at something now and then never stand quite still.
     """
     found = []
-    at = sys._current_frames().get(threading.main_thread().ident or 0)
+    at = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
     while at is not None:
         found.append((id(at.f_code), at.f_lasti))
         at = at.f_back

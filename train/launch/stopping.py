@@ -45,7 +45,7 @@ class StopRequests:
         self._deferred = False
         self._launchers: tuple[tuple[int, str | None], ...] = ()
 
-    def watch(self, launched: bool) -> None:
+    def watch(self, *, launched: bool) -> None:
         """Begin to watch for requests; call from the main thread, before anything that takes long.
 
         With `launched`, the process also stops when a launcher above it has ended.

@@ -120,8 +120,8 @@ def log_lines(choice: Choice) -> tuple[str, ...]:
         "Configuration for parallelism is selected.",
         f"{_degree('PP', plan.pp)}, {_degree('TP', plan.tp)}, "
         f"{f'SP : {_shared(plan)}, ' if plan.ranks > plan.dp else ''}"
-        f"recomputation : {plan.recompute}, distribute_param : {_word(plan.zero > 0)}, "
-        f"distribute_low_prec_param : {_word(plan.zero == 3)}",
+        f"recomputation : {plan.recompute}, distribute_param : {_word(value=plan.zero > 0)}, "
+        f"distribute_low_prec_param : {_word(value=plan.zero == 3)}",
         f"ZeRO stage : {plan.zero}, micro-batch : {plan.micro_tokens} tokens, "
         f"accumulation : {plan.accumulation}, offload : {plan.offload}"
         f"{f', hpZ : {plan.hpz}' if plan.hpz > 1 else ''}",
@@ -142,7 +142,7 @@ def _degree(name: str, value: int) -> str:
     return f"No {name}" if value == 1 else f"{name} : {value}"
 
 
-def _word(value: bool) -> str:
+def _word(*, value: bool) -> str:
     return "true" if value else "false"
 
 

@@ -38,9 +38,9 @@ def footprint(request: PlanRequest, plan: Plan, lengths: Lengths) -> Footprint:
     adapter = request.lora.r if request.lora else 0
     low = low_precision_sums(request)
     shards = shard_group(request, plan).size
-    states = states_of(request.shape, plan, size, adapter, low, shards)
+    states = states_of(request.shape, plan, size, adapter, low=low, shards=shards)
     layers, outer = _activations(request, plan, lengths)
-    layers, outer, buffers = _settle(states, layers, outer, plan.pp > 1)
+    layers, outer, buffers = _settle(states, layers, outer, pipeline=plan.pp > 1)
     mixed = plan.tp * plan.pp > 1
     reserve = 0.0
     if not request.cluster.gpu.is_cpu:
@@ -137,7 +137,7 @@ def _fetched_keys(request: PlanRequest, plan: Plan, lengths: Lengths) -> float:
 
 
 def _settle(
-    states: States, layers: float, outer: float, pipeline: bool
+    states: States, layers: float, outer: float, *, pipeline: bool
 ) -> tuple[float, float, float]:
     """Return layers, outer and buffers at whichever moment of the step needs most.
 

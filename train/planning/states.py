@@ -62,7 +62,7 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
 
 
 def states_of(
-    shape: Shape, plan: Plan, size: int, adapter: int, low: bool = False, shards: int = 0
+    shape: Shape, plan: Plan, size: int, adapter: int, *, low: bool = False, shards: int = 0
 ) -> States:
     """Return the bytes of a plan's states.
 

@@ -206,7 +206,7 @@ def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _finish(axis: Axes, label: str, legend: bool = True) -> None:
+def _finish(axis: Axes, label: str, *, legend: bool = True) -> None:
     axis.set_ylabel(label)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)

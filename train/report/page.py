@@ -55,6 +55,7 @@ PAGE = """<!DOCTYPE html>
 def render_page(
     title: str,
     verdict: str,
+    *,
     good: bool,
     tables: Mapping[str, Table],
     pictures: Mapping[str, Path],

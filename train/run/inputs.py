@@ -84,7 +84,9 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     preset = config.preset
     if preset:
         config = _with_preset(config, cache, console)
-    model = locate_model(str(config.model.name_or_path), config.model.trust_remote_code)
+    model = locate_model(
+        str(config.model.name_or_path), trust_remote_code=config.model.trust_remote_code
+    )
     config = replace(
         config,
         model=replace(config.model, name_or_path=str(model)),
@@ -123,7 +125,7 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:
     )
     marked = "in green" if console.colour else "between « and »"
     console.say(f"The first sample to train on, what carries loss {marked}:")
-    for line in preview(data.first, console.colour):
+    for line in preview(data.first, colour=console.colour):
         console.say(f"    {line}")
     return data
 
