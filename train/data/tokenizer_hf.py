@@ -179,8 +179,7 @@ class HuggingFaceTokenizer:
     def _render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        *,
-        opened: bool = False,
+        opened: bool = False,  # noqa: FBT001, FBT002  (a Render)
         tools: Sequence[Mapping[str, Any]] = (),
         template: str | None = None,
     ) -> str:
