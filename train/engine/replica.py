@@ -89,15 +89,21 @@ class _Route:
         if len(found.keys) == 0:  # a filler sees itself
             found = Route(found.sends, found.receives, np.zeros(1, np.int64), (0, 1))
         quiet = not any(map(len, found.sends)) and not any(found.receives)
-        bounds = torch.tensor(found.bounds, dtype=torch.int32)
+        bounds = np.array(found.bounds, dtype=np.int32)
         return _Route(
-            tuple(torch.from_numpy(places).to(device) for places in found.sends),
+            tuple(_on(device, places) for places in found.sends),
             found.receives,
-            torch.from_numpy(found.keys).to(device),
-            bounds.to(device),
-            int(bounds.diff().max()),
+            _on(device, found.keys),
+            _on(device, bounds),
+            int(np.diff(bounds).max()),
             quiet and bool((found.keys == np.arange(len(found.keys))).all()),
         )
+
+
+def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
+    """Copy to the device without waiting for what it is doing."""
+    found = torch.from_numpy(values)
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
 
 
 class _Exchange(torch.autograd.Function):
