@@ -148,3 +148,10 @@ def test_equal_loads_are_packed_as_ever():
     lengths = ragged(100, 512)
     assert pack_unequal(lengths, [Load(1024)] * 5) == pack(lengths, 1024, 5)
     assert pack_unequal(lengths, [Load(1024, 3.0)] * 5) == pack(lengths, 1024, 5)
+
+
+def test_equally_large_replicas_of_different_speeds_get_work_for_their_own():
+    lengths = ragged(256, 512)
+    slow, fast = totals(pack_unequal(lengths, [Load(2048), Load(2048, 2.0)]), lengths)
+    assert len(slow) > 5 and fast.max() <= 2048
+    assert fast.sum() / slow.sum() == pytest.approx(2, rel=0.03)

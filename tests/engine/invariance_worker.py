@@ -60,6 +60,8 @@ VARIANTS = {
         for sizes in ("2+1", "3+1", "3+2", "1+2+1")
         for z in range(4)
     },
+    # Ranks that are taken to be 1, 2, 3 … times as fast as the first.
+    "batch13-speeds-zero1": "recompute=none zero=1 --batch-size 13",
     **{
         f"shared{k}-{name}": f"{words.replace('zero', f'sp={k} zero')} --batch-size 5"
         for k in range(1, 5)
@@ -82,6 +84,10 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     source = inputs.locate(config, out, quiet)
     samples = inputs.open_data(source, out / "cache", quiet)
     planned = choose_plan(source, samples, gang, quiet)
+    if "speeds" in variant:
+        speeds = tuple(float(rank + 1) for rank in range(gang.world.size))
+        cluster = dataclasses.replace(planned.cluster, speeds=speeds)
+        planned = dataclasses.replace(planned, cluster=cluster)
     engine = engines.start(
         gang,
         config,

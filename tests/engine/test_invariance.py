@@ -25,8 +25,8 @@ RANKS = {
     2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2",
         "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
     3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0",
-        "batch2-sp3-zero0", "batch13-sp3-zero1", "batch13-2+1-zero2", "shared3-full",
-        "shared3-bf16"],
+        "batch2-sp3-zero0", "batch13-sp3-zero1", "batch13-2+1-zero2", "batch13-speeds-zero1",
+        "shared3-full", "shared3-bf16"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
         "batch2-1+2+1-zero1"],
     5: [*CORE, "batch31-3+2-zero3"],
@@ -38,7 +38,7 @@ def possible(ranks: int) -> list[str]:
     """The variants whose replicas these ranks can make."""
     return [
         name for name, words in VARIANTS.items()
-        if name in ALONE or any(
+        if name in ALONE or "speeds" in name or any(
             (key == "sp" and ranks % int(value) == 0)
             or (key == "replicas" and sum(map(int, value.split("+"))) == ranks)
             for key, _, value in (word.partition("=") for word in words.split())

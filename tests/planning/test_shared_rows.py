@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from train.config import parse_args
 from train.data.pack import pack
 from train.errors import PlanError
 from train.planning import Pins, Plan, choose, log_lines, merge_pins, read_ds_config
+from train.planning.cluster import Device, cluster_of_devices
+from train.planning.explain import describe_speeds
 from train.planning.lengths import busiest_tokens, lengths_of
 from train.planning.pins import read_pins
 
@@ -156,3 +159,25 @@ def test_a_second_copy_is_tried_on_several_hosts_and_pinned_only_where_it_can_be
     for pins in (Pins(hpz=3), Pins(hpz=2, zero=2), Pins(hpz=2, zero=3, offload="all")):
         with pytest.raises(PlanError, match="second copy of ZeRO-3's weights"):
             choose(request(pins=pins))
+
+
+def test_gpus_of_different_speeds_are_weighed_and_told():
+    fast, slow = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
+    devices = [Device(node, name, 80 * 2**30, 2**40) for node, name in ((0, fast), (1, slow))]
+    cluster = cluster_of_devices(devices)
+    assert cluster.speeds[1] == 1 and 1.5 < cluster.speeds[0] < 4
+    assert cluster.gpu.name.startswith("A100")
+    lines = list(describe_speeds(devices, cluster.speeds))
+    assert len(lines) == 1 and f"1 x {slow} at 1.00" in lines[0]
+    mixed = replace(request(batch_size=64), cluster=cluster)
+    slower = replace(mixed, cluster=cluster_of_devices([devices[1]] * 2))
+    assert slower.cluster.speeds == ()
+    pinned = Pins(zero=3, recompute="full", micro_tokens=1024, offload="none")
+    times = [choose(replace(q, pins=pinned)).candidates[0].time.compute for q in (mixed, slower)]
+    assert times[0] == pytest.approx(times[1] * 2 / cluster.power, rel=0.05)
+
+
+def test_a_gpu_that_is_not_known_is_given_no_weight():
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA Something 9000")
+    devices = [Device(0, name, 80 * 2**30, 2**40) for name in names]
+    assert cluster_of_devices(devices).speeds == ()

@@ -13,6 +13,7 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from numpy.typing import NDArray
@@ -73,8 +74,10 @@ def _fill(
         even = _spread(tokens, costs, kinds, [rounds * counts[0]])
         tight += [[] for _ in range(rounds * counts[0] - len(tight))]
         return even or [tight]
-    room = sum(kind.capacity * count for kind, count in zip(kinds, counts, strict=True))
-    rounds = -(-sum(tokens) // room)
+    # As long as it takes until the first bin is full, if all are filled at their speeds.
+    longest = min(kind.capacity / kind.speed for kind in kinds)
+    room = longest * sum(kind.speed * count for kind, count in zip(kinds, counts, strict=True))
+    rounds = max(1, ceil(sum(tokens) / room))
     while (even := _spread(tokens, costs, kinds, [rounds * n for n in counts])) is None:
         rounds += 1  # as many rounds as samples always do
     return even

@@ -12,20 +12,33 @@ from train.errors import HostfileError, PlanError, did_you_mean
 from train.planning.calibration import calibrated
 from train.planning.hardware import Gpu, find_gpu
 
+# GPUs whose rates are closer than this are taken to be equally fast.
+DIFFER = 1.05
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host."""
+    """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host.
+
+    `gpu` is the slowest, with the memory of the smallest; `speeds` are those of all GPUs against
+    it, where they differ.
+    """
 
     gpu: Gpu
     sizes: tuple[int, ...]
     nic: float
     host_memory: float
+    speeds: tuple[float, ...] = ()
 
     @property
     def gpus(self) -> int:
         """GPUs of the whole cluster."""
         return sum(self.sizes)
+
+    @property
+    def power(self) -> float:
+        """How many of the slowest GPU all together are worth."""
+        return sum(self.speeds) or float(self.gpus)
 
     @property
     def per_host(self) -> int:
@@ -55,18 +68,31 @@ class Device:
 def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:
     """Return what the planner knows of devices that were found, in the order of their ranks.
 
-    The smallest device and the smallest host stand for all.
+    The smallest memory and the smallest host stand for all, and so does the slowest device but for
+    the speeds.
 
     Args:
         calibrations: where the rates lie that were measured before, if any were.
     """
     hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
-    smallest = min(devices, key=lambda device: device.memory)
-    gpu = find_gpu(smallest.name, smallest.memory, smallest.architecture)
+    gpus = {device: _gpu_of(device, calibrations) for device in set(devices)}
+    slowest = min(gpus.values(), key=lambda gpu: (gpu.achievable_flops, gpu.memory, gpu.name))
+    least = min(gpu.memory for gpu in gpus.values())
+    found = cluster_of(hosts, {}, replace(slowest, memory=least))
+    speeds = tuple(gpus[d].achievable_flops / slowest.achievable_flops for d in devices)
+    known = all(gpu.known or gpu.is_cpu for gpu in gpus.values())
+    return replace(
+        found,
+        host_memory=float(min(device.host_memory for device in devices)),
+        speeds=speeds if known and max(speeds) > DIFFER else (),
+    )
+
+
+def _gpu_of(device: Device, calibrations: Path | None) -> Gpu:
+    gpu = find_gpu(device.name, device.memory, device.architecture)
     if calibrations is not None:
         gpu = calibrated(gpu, calibrations)
-    found = cluster_of(hosts, {}, gpu.scaled(min(device.share for device in devices)))
-    return replace(found, host_memory=float(min(device.host_memory for device in devices)))
+    return gpu.scaled(device.share)
 
 
 def require_bf16(devices: Sequence[Device], precision: str) -> None:

@@ -102,6 +102,7 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     micros = plan.accumulation
     # Where replicas differ, the larger get the longer samples.
     share = plan.sp * plan.dp / plan.ranks
+    share *= request.cluster.gpus / request.cluster.power  # the slowest gets least
     micro = busiest_tokens(lengths, request.batch_size, plan.dp) * share / micros
     pass_time = _micro(request, plan, lengths, micro, rates)
     tensor = _tensor(request, plan, lengths, micro, rates)

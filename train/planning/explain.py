@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from train.planning.advice import pin_cost, scaling_warning, with_advice
+from train.planning.cluster import Device
 from train.planning.plan import Plan
 from train.planning.request import Candidate, Choice, PlanRequest
 from train.text import GIB, align
@@ -144,6 +146,14 @@ def _degree(name: str, value: int) -> str:
 
 def _word(*, value: bool) -> str:
     return "true" if value else "false"
+
+
+def describe_speeds(devices: Sequence[Device], speeds: Sequence[float]) -> Iterator[str]:
+    """Say what work devices of different speeds get."""
+    kinds = Counter(zip((device.name for device in devices), speeds, strict=False))
+    if kinds:
+        words = [f"{count} x {name} at {speed:.2f}" for (name, speed), count in kinds.items()]
+        yield f"GPUs differ in speed ({', '.join(words)}): each replica gets work for its own"
 
 
 def compare(candidate: Candidate, seconds: float, peak: float | None, reserved: float = 0.0) -> str:

@@ -30,7 +30,7 @@ def predict(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = R
         host_memory=found.host,
         time=time,
         tokens_per_s=tokens / time.total,
-        mfu=useful * tokens / time.total / plan.gpus / request.cluster.gpu.peak,
+        mfu=useful * tokens / time.total / request.cluster.power / request.cluster.gpu.peak,
         fits=not reason,
         reason=reason,
     )

@@ -34,6 +34,7 @@ from train.planning import (
     with_advice,
 )
 from train.planning.cluster import Device, cluster_of_devices, require_bf16
+from train.planning.explain import describe_speeds
 from train.planning.pins import hpz_left_out
 from train.planning.plan import Plan
 from train.run.inputs import RunInputs
@@ -77,7 +78,7 @@ def choose_plan(
         console.say(left_out)
         request = replace(request, pins=replace(request.pins, hpz=None))
     names = {device.name for device in devices}
-    for line in describe_others(devices):
+    for line in (*describe_others(devices), *describe_speeds(devices, request.cluster.speeds)):
         console.say(line)
     choice, lines = gang.from_main(lambda: _choose(inputs, request, names))
     for line in lines:

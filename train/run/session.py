@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def training_job(
             padded=not engine.model.packed,
             rank=ranks.index(engine.gang.world.rank),
             ranks=len(ranks),
-            loads=_loads(chosen, capacity),
+            loads=_loads(chosen, capacity, planned.cluster.speeds),
         ),
         start=resumed.start,
         total=total_steps(inputs.config, data),
@@ -210,10 +211,19 @@ def _restarted(
     )
 
 
-def _loads(plan: Plan, capacity: int) -> tuple[Load, ...]:
-    """Return what each replica takes, where they differ: as much a rank as the smallest does."""
-    sizes = plan.sizes if plan.replicas else ()
-    return tuple(Load(capacity * size // plan.sp, size) for size in sizes)
+def _loads(plan: Plan, capacity: int, speeds: tuple[float, ...]) -> tuple[Load, ...]:
+    """Return what each replica takes, where they differ: as many tokens a rank as the smallest.
+
+    The ranks of a replica have equal parts, so its slowest decides.
+    """
+    if not (plan.replicas or speeds):
+        return ()
+    starts = [0, *accumulate(plan.sizes)]
+    return tuple(
+        Load(capacity * (end - start) // plan.sp,
+             (end - start) * (min(speeds[start:end]) if speeds else 1.0))
+        for start, end in pairwise(starts)
+    )  # fmt: skip
 
 
 def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
@@ -270,4 +280,4 @@ def _mfu(inputs: RunInputs, cluster: Cluster, batch: StepBatch, seconds: float) 
         return None
     lora = inputs.config.model.lora
     flops = step_flops(inputs.shape, batch.lengths.tolist(), lora.r if lora else None)
-    return flops / seconds / (cluster.gpu.peak * cluster.gpus)
+    return flops / seconds / (cluster.gpu.peak * cluster.power)
