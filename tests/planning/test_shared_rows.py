@@ -25,7 +25,7 @@ def ragged(count: int, block: int = 4096) -> list[int]:
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"pins": Pins(sp=3)}, "does not divide the 8 GPUs"),
+    ({"pins": Pins(sp=3)}, r"does not divide the 8 GPUs: .*, or replicas=4\+4"),
     ({"pins": Pins(sp=2), "packable": False}, "attention of mistral-7b cannot be packed"),
 ])  # fmt: skip
 def test_replicas_that_cannot_be_are_refused(changes, said):

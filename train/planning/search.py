@@ -177,8 +177,10 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
     gpus, pins = request.cluster.gpus, request.pins
     tp, pp, sp = pins.tp or 1, pins.pp or 1, pins.sp or 1
     if gpus % (tp * pp * sp):
+        others = "+".join(map(str, _parts(gpus, max(1, gpus // (tp * pp * sp)))))
         raise PlanError(
             f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
+            f"{f', or replicas={others}' if tp * pp == 1 and gpus <= LARGEST_PART else ''}"
         )
     found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp),)
     if pins.replicas:
@@ -222,13 +224,16 @@ def _shareable(hosts: tuple[int, ...]) -> Iterator[Replicas]:
         counts = [max(1, size // ranks) for size in hosts]
         if sum(counts) not in tried:
             tried.add(sum(counts))
-            yield Replicas.of([
-                size // count + (part < size % count)
-                for size, count in zip(hosts, counts, strict=True) for part in range(count)
-            ])  # fmt: skip
+            parts = (_parts(size, count) for size, count in zip(hosts, counts, strict=True))
+            yield Replicas.of([part for host in parts for part in host])
     if len(set(hosts)) == 1:
         whole = [n for n in range(2, len(hosts) + 1) if len(hosts) % n == 0]
         yield from (Replicas(len(hosts) // n, hosts[0] * n) for n in whole)
+
+
+def _parts(size: int, count: int) -> list[int]:
+    """Return so many parts of a host, as equal as can be, the larger first."""
+    return [size // count + (part < size % count) for part in range(count)]
 
 
 def _capacities(request: PlanRequest, lengths: Lengths, dp: int) -> tuple[int, ...]:
