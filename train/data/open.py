@@ -92,7 +92,7 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
     shutil.rmtree(partial, ignore_errors=True)
     date = config.date or today()
     tokenizer = load_tokenizer(model, date)
-    splits = source.splits()
+    splits, said = source.splits()
     if "train" not in splits:
         raise DataError(
             f"the dataset '{source.name}' has no train split, only {', '.join(sorted(splits))}: "
@@ -107,7 +107,7 @@ def _make(folder: Path, source: DataSource, config: DataConfig, model: ModelConf
             if "validation" in splits:
                 writer.extend(tokenize(splits["validation"], config, tokenizer, tally))
         dated = date if "strftime_now" in tokenizer.template else None
-        notices = (*source.notices, *_notices(tally, config, tokenizer, dated))
+        notices = (*said, *_notices(tally, config, tokenizer, dated))
         notices += _guessed(model, tokenizer)
         held = np.arange(len(writer)) >= train
         if not held.any():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.data.columns import listed
 from train.data.configurations import configured_files
 from train.data.read import file_format, read_files, read_table
 from train.data.rows import Row
@@ -20,6 +21,7 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
+PROSE = re.compile(r"(?i)(readme|licen[cs]e|notice|changelog|citation)\b|.*\.(md|py|rst|ipynb)$")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -73,19 +75,24 @@ class DataSource:
     configuration: str | None = None
     notices: tuple[str, ...] = ()
 
-    def splits(self) -> Mapping[str, Iterator[Row]]:
+    def splits(self) -> tuple[Mapping[str, Iterator[Row]], tuple[str, ...]]:
         """Open the splits, named as in `SPLITS`; rows are read as they are asked for.
+
+        Returns:
+            Them, and what is to be said of the source.
 
         Raises:
             DataError: `datasets` cannot load it.
         """
         if self.files is not None:
-            return {split: read_files(files) for split, files in self.files.items()}
+            return {split: read_files(files) for split, files in self.files.items()}, self.notices
         tables = _load_tables(self.name, self.folder, self.configuration)
-        return {
+        chosen = roles(self.name, list(tables))
+        opened = {
             role: read_table(tables[split], f"{self.name}, split {split}")
-            for role, split in roles(self.name, list(tables)).items()
+            for role, split in chosen.items()
         }
+        return opened, (*self.notices, *_left_out("splits", set(tables) - set(chosen.values())))
 
 
 def find_source(name: str | None) -> DataSource:
@@ -118,16 +125,22 @@ def find_source(name: str | None) -> DataSource:
         )
     configured = configured_files(path, chosen, SUFFIXES)
     if configured is None:
-        files = _files_by_split(path)
+        files, unread = _files_by_split(path)
         folders = sorted({str(p.parent.relative_to(path)) for p in files["train"]})
         told = f"files of several folders are read as one: {', '.join(folders)}"
-        said = [told] if len(folders) > 1 else []
+        said = [told] * (len(folders) > 1) + _left_out("files", unread)
     else:
         by_name, told = configured
-        files = {role: by_name[split] for role, split in roles(name, list(by_name)).items()}
-        said = [told]
-    key = stamp(p for split in sorted(files) for p in files[split])
-    return DataSource(name, key, files, notices=tuple(said))
+        by_role = roles(name, list(by_name))
+        files = {role: by_name[split] for role, split in by_role.items()}
+        said = [told, *_left_out("splits", by_name.keys() - set(by_role.values()))]
+    key = tuple((split, *one) for split in sorted(files) for one in stamp(files[split]))
+    return DataSource(name, (*key, tuple(said)), files, notices=tuple(said))
+
+
+def _left_out(noun: str, names: Collection[str]) -> list[str]:
+    """Say which of a dataset's splits or files are not used, if there are any."""
+    return [f"{noun} that are not used: {listed(sorted(names))}"] if names else []
 
 
 def _missing(name: str, path: Path) -> str:
@@ -138,10 +151,13 @@ def _missing(name: str, path: Path) -> str:
     )
 
 
-def _files_by_split(folder: Path) -> dict[str, tuple[Path, ...]]:
+def _files_by_split(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """Sort a folder's data files into splits by the words of their names.
 
     Files without such a word are training data, unless others say that they are.
+
+    Returns:
+        The files by split, and the names of those that are not used.
     """
     shown = [
         path
@@ -160,6 +176,8 @@ def _files_by_split(folder: Path) -> dict[str, tuple[Path, ...]]:
     for path in found:
         splits.setdefault(_split_of(str(path.relative_to(folder))) or "", []).append(path)
     unnamed = splits.pop("", [])
+    unread = [p for p in shown if p.is_file() and p not in found and not PROSE.match(p.name)]
+    unread += unnamed if "train" in splits else []
     splits.setdefault("train", unnamed)
     if not splits["train"]:
         others = ", ".join(sorted(set(splits) - {"train"}))
@@ -167,7 +185,8 @@ def _files_by_split(folder: Path) -> dict[str, tuple[Path, ...]]:
             f"the folder '{folder}' holds no training data, only {others}: add a file whose name "
             "holds the word train, or name one file"
         )
-    return {split: tuple(paths) for split, paths in splits.items()}
+    names = [str(p.relative_to(folder)) for p in unread]
+    return {split: tuple(paths) for split, paths in splits.items()}, names
 
 
 def _split_of(name: str) -> str | None:
