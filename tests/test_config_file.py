@@ -50,6 +50,10 @@ def test_an_earlier_runs_config_gives_the_same_run_in_a_folder_of_its_own(tmp_pa
         ("- lr", "must hold arguments by name"),
         ("learning_rate: 1", "unknown argument '--learning-rate': here it is --lr"),
         ("lr: fast", "--lr must be a number, but is 'fast'"),
+        ("lr: 1e-4\nlr: 1e-5", "'lr' stands twice"),
+        ("columns: {text: a, text: b}", "'text' stands twice"),
+        ("batch_size: 4\nbatch-size: 8", "--batch-size stands twice"),
+        ("config: other.yaml", "a file cannot name another by 'config'"),
         ("seed: 2026-01-31", "'seed' must be text, a number, true or false"),
     ],
 )
@@ -67,3 +71,22 @@ def test_a_file_that_is_not_there_and_two_files_are_refused(tmp_path):
     for words in (["--config"], ["--config", "a", "--config", "b"]):
         with pytest.raises(ConfigError, match="takes one YAML or JSON file, once"):
             expand(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "typed", "meant"),
+    [
+        ("max_steps: 100", "--epochs 5", "--epochs 5"),
+        ("warmup_ratio: 0.1", "--warmup-steps 5", "--warmup-steps 5"),
+        ("columns: prompt=q,completion=a", "--columns prompt=x,completion=y",
+         "--columns prompt=x,completion=y"),
+        ("pin: zero=2", "--pin zero=3", "--pin zero=3"),
+        ("pin: [zero=2, sp=2]", "--pin zero=3", "--pin sp=2 zero=3"),
+        ("ds_config: a.json", "--deepspeed_config=b.json", "--ds-config b.json"),
+    ],
+)  # fmt: skip
+def test_what_is_typed_takes_the_place_of_what_says_the_same(tmp_path, text, typed, meant):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    words = expand([*NAMED, "--config", str(path), *typed.split()])
+    assert parse_args(words) == parse_args([*NAMED, *meant.split()])

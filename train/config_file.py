@@ -7,11 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.arguments import ARGUMENTS
 from train.config import read_words
 from train.errors import ConfigError
 
 # What belongs to one run alone, and is not taken over from its config.json.
 OWN = ("run_dir", "save_dir", "resume", "dry_run", "date")
+# What is typed, and what a file or an earlier start says instead.
+INSTEAD = {
+    "--epochs": "--max-steps",
+    "--warmup-steps": "--warmup-ratio",
+    "--warmup-ratio": "--warmup-steps",
+}
 
 
 def expand(argv: Sequence[str]) -> tuple[str, ...]:
@@ -30,12 +37,47 @@ def expand(argv: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(f"--config {path} must hold arguments by name, such as 'lr: 2e-6'")
     try:
         words = words_of(content)
+        names = [flag for flag, _ in flags_of(words)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"{min(twice)} stands twice: keep one")
+        if "--config" in names:
+            raise ConfigError("a file cannot name another by 'config': write its lines here")
         read_words(words)
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from None
-    pinned = {word.partition("=")[0] for word in typed if not word.startswith("-")}
-    kept = [word for word in words if "=" not in word or word.partition("=")[0] not in pinned]
-    return (*kept, *typed)
+    return (*under(words, typed), *typed)
+
+
+def under(words: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
+    """Return what remains of the words of a file, or of an earlier start, under what is typed.
+
+    A flag that is typed, or of which another is typed that says the same, is left out; of pins
+    those of the same key.
+    """
+    given = dict(flags_of(typed))
+    pinned = {word.partition("=")[0] for word in given.pop("--pin", ())}
+    given |= {other: () for flag, other in INSTEAD.items() if flag in given}
+    kept: list[str] = []
+    for flag, values in flags_of(words):
+        if flag == "--pin":
+            values = tuple(word for word in values if word.partition("=")[0] not in pinned)
+        if flag not in given and (values or flag != "--pin"):
+            kept += (flag, *values)
+    return tuple(kept)
+
+
+def flags_of(words: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each flag under its own name, with the words that follow it."""
+    aliases = {row.alias: row.flag for row in ARGUMENTS if row.alias}
+    flag, values = "", list[str]()
+    for word in (*words, "--"):
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        if flag:
+            yield aliases.get(flag, flag), tuple(values)
+        name, equals, value = word.partition("=")
+        flag, values = name.replace("_", "-"), [value] if equals else []
 
 
 def words_of(content: Mapping[str, Any], leave_out: Sequence[str] = OWN) -> tuple[str, ...]:
@@ -114,12 +156,33 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"--config {path} cannot be read ({error})") from None
     if path.suffix == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
+        except ConfigError as error:
+            raise ConfigError(f"--config {path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--config {path} is not JSON ({error})") from None
     import yaml  # what most runs do without
 
     try:
+        _require_once(yaml.compose(text, yaml.SafeLoader))
         return yaml.safe_load(text)
+    except ConfigError as error:
+        raise ConfigError(f"--config {path}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())})") from None
+
+
+def _require_once(node: Any) -> None:
+    """Refuse a YAML mapping that has a key twice, of which the parser takes the last in silence."""
+    for part in node.value if node is not None and node.id in ("mapping", "sequence") else ():
+        for inner in part if isinstance(part, tuple) else (part,):
+            _require_once(inner)
+    if node is not None and node.id == "mapping":
+        _once([(key.value, None) for key, _ in node.value if isinstance(key.value, str)])
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"'{min(twice)}' stands twice: keep one")
+    return dict(pairs)

@@ -42,6 +42,8 @@ def test_splits_that_are_not_used_are_named(tmp_path):
     opened, said = find_source(str(tmp_path / "set")).splits()
     assert set(opened) == {"train", "test"}
     assert said == ("splits that are not used: unsupervised",)
+    with pytest.raises(DataError, match="has splits, but no configuration 'en'"):
+        find_source(f"{tmp_path}/set:en")
 
 
 def test_the_same_files_in_other_splits_are_another_dataset(tmp_path):

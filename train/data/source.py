@@ -120,6 +120,8 @@ def find_source(name: str | None) -> DataSource:
             )
         return DataSource(name, stamp([path]), {"train": (path,)})
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        if chosen is not None:
+            raise DataError(f"'{path}' has splits, but no configuration '{chosen}': name it alone")
         return DataSource(
             name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path
         )

@@ -7,13 +7,12 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.arguments import ARGUMENTS
 from train.config import RunConfig, parse_args
-from train.config_file import expand
+from train.config_file import expand, flags_of, under
 from train.errors import ConfigError, DataError, ModelError, UserError
 from train.paths import looks_local, shipped
 from train.planning.dsconfig import read_ds_config
@@ -115,38 +114,24 @@ def of_run(typed: Sequence[str]) -> tuple[tuple[str, ...], str]:
     They are those of the newest start that trained, as its folder has them, and what was typed over
     them.
     """
-    named = [value for flag, value in _flags(typed) if flag == "--run-dir" and value]
+    named = [value for flag, value in flags_of(typed) if flag == "--run-dir" and value]
     trained = Path(named[-1][0]).glob(f"attempts/*/{TOKENIZED}") if named else ()
     for folder in sorted((path.parent for path in trained), reverse=True):
         try:
             stored = json.loads((folder / "environment.json").read_text())["arguments"]
         except (OSError, ValueError, KeyError):
             continue
-        given = {flag for flag, _ in _flags(typed)}
-        dropped = given | _OF_A_START | ({"--max-steps"} if "--epochs" in given else set())
-        kept = [(flag, value) for flag, value in _flags(stored) if flag not in dropped]
-        if not kept:
+        # Another number of GPUs has pins of its own: they are taken over together or not at all.
+        dropped = _OF_A_START | ({"--pin"} & dict(flags_of(typed)).keys())
+        kept = [(flag, *value) for flag, value in flags_of(stored) if flag not in dropped]
+        words = under([word for part in kept for word in part], typed)
+        if not words:
             break
-        words = [word for flag, value in kept for word in (flag, *value)]
         said = (
             f"going on with {named[-1][0]} as it was started ({folder.name}): {shlex.join(words)}"
         )
         return (*words, *typed), said
     return tuple(typed), ""
-
-
-def _flags(words: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each flag under its own name, with the words that follow it."""
-    aliases = {row.alias: row.flag for row in ARGUMENTS if row.alias}
-    flag, values = "", list[str]()
-    for word in (*words, "--"):
-        if not word.startswith("--"):
-            values.append(word)
-            continue
-        if flag:
-            yield aliases.get(flag, flag), tuple(values)
-        name, equals, value = word.partition("=")
-        flag, values = name.replace("_", "-"), [value] if equals else []
 
 
 def ds_config_path(name: str) -> Path:
