@@ -44,6 +44,7 @@ def test_a_second_launcher_in_one_run_folder_is_refused_and_the_first_goes_on(
     assert second.returncode == 2
     told = f"[error] {run_dir} is being run by process {first.pid} on {socket.gethostname()}, since"
     assert err.startswith(told) and err.count("\n") == 1
+    assert f"'anyrank resize {run_dir} N' gives it other GPUs" in err
     first.send_signal(signal.SIGTERM)
     code, _, err = finish(first, run_dir)
     assert code == 75 and "starting again" not in err

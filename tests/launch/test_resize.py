@@ -1,14 +1,18 @@
 """Another size for a run that runs: real supervisor, agents and command, ranks that only count."""
 
+import json
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.launch.test_supervise import finish, ranks_of, start, steps, wait_for_step
+from train.hosts.hostfile import parse
+from train.launch import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "localhost slots=4\n"
@@ -18,6 +22,13 @@ def resize(run_dir: Path, *words: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "train.cli", "resize", str(run_dir), *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(line, cwd=ROOT, text=True, **pipes)
+
+
+def until(condition: Callable[[], object], patience: float = 40) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def said(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -94,13 +105,28 @@ def test_a_size_that_the_plan_does_not_fit_is_given_up_for_the_old_one(tmp_path:
     assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
 
 
+def test_what_stands_in_the_folder_can_be_no_option_of_ssh(tmp_path: Path) -> None:
+    hosts = parse("node1 slots=2\nme@node2 slots=4\n", "mine")
+    asked = requests.ask(tmp_path, 3, hosts)
+    found = requests.oldest(tmp_path)
+    assert found is not None and (found.ranks, found.hosts) == (3, hosts)
+    bad = {"ranks": 3, "hosts": "-oProxyCommand=touch slots=2\n", "path": "mine"}
+    for text in (json.dumps(bad), "{", "[]", '{"ranks": "x", "hosts": null, "path": ""}'):
+        asked.path.write_text(text)
+        assert requests.oldest(tmp_path) is None and not asked.path.exists()
+    asked.answer("nobody waits any more", 0)
+    assert requests.answers(asked) == (("nobody waits any more", 0),)
+    requests.forget(asked)
+    asked.answer("nor now", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_requests_at_once_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
     run_dir = tmp_path / "r"
     process = start(run_dir, 4, "--steps", "400", "--checkpoints", hosts=HERE, RANKS="2")
     wait_for_step(run_dir, 2)
     first = resize(run_dir, "3")
-    while not list(run_dir.glob("resize/*.json")):
-        time.sleep(0.01)
+    until(lambda: list(run_dir.glob("resize/*.json")))
     second = resize(run_dir, "1")
     assert said(first)[0] == said(second)[0] == 0
     code, _, err = finish(process, run_dir)
@@ -113,12 +139,11 @@ def test_a_stop_or_a_killed_supervisor_amid_a_resize_loses_nothing(
     tmp_path: Path, how: str
 ) -> None:
     run_dir = tmp_path / "r"
-    words = ("--steps", "60", "--checkpoints", "--opening", "2")
+    words = ("--steps", "300", "--checkpoints", "--opening", "2")
     process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
     wait_for_step(run_dir, 2)
     asking = resize(run_dir, "3")
-    while len(ranks_of(run_dir)) < 4:  # the next ones open the data
-        time.sleep(0.02)
+    until(lambda: len(ranks_of(run_dir)) > 3)  # the next ones open the data
     if how == "stop":
         (run_dir / "STOP").touch()
     else:
@@ -130,7 +155,7 @@ def test_a_stop_or_a_killed_supervisor_amid_a_resize_loses_nothing(
     again = start(run_dir, 4, *words, hosts=HERE, RANKS="3")
     code, _, err = finish(again, run_dir)
     assert code == 0, err
-    assert steps(run_dir) == list(range(1, 61))
+    assert steps(run_dir) == list(range(1, 301))
     assert sizes(run_dir) == [2, 3]
 
 
@@ -149,8 +174,7 @@ def test_resizes_at_any_moment_up_to_the_end_lose_and_repeat_no_step(tmp_path: P
     run_dir = tmp_path / "r"
     words = ("--steps", "160", "--checkpoints")
     process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
-    while not (run_dir / "OWNER").exists():
-        time.sleep(0.02)
+    until((run_dir / "OWNER").exists)
     told = []
     while process.poll() is None:
         told.append(said(resize(run_dir, str(1 + len(told) % 3))))

@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.hosts.hostfile import Host, Hostfile
+from train.errors import HostfileError
+from train.hosts import hostfile
+from train.hosts.hostfile import Hostfile
 from train.launch import heartbeat
 
 _FOLDER = "resize"
@@ -29,12 +31,14 @@ class ResizeRequest:
     hosts: Hostfile | None
 
     def answer(self, text: str, code: int | None = None) -> None:
-        """Tell whoever asked; with an exit code this is the last word."""
+        """Tell whoever asked, if they still wait; with an exit code this is the last word."""
+        answers = self.path.with_suffix(".answer")
         with suppress(OSError):
             if code is not None:
                 self.path.unlink(missing_ok=True)
-            with self.path.with_suffix(".answer").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"text": text, "code": code}) + "\n")
+            if answers.exists():
+                with answers.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"text": text, "code": code}) + "\n")
 
 
 def ask(run_dir: Path, ranks: int, hosts: Hostfile | None) -> ResizeRequest:
@@ -46,8 +50,11 @@ def ask(run_dir: Path, ranks: int, hosts: Hostfile | None) -> ResizeRequest:
     folder = run_dir / _FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{time.time_ns()}-{os.getpid()}.json"
-    names = None if hosts is None else [[host.name, host.slots] for host in hosts.hosts]
-    heartbeat.write(path, {"ranks": ranks, "hosts": names, "path": hosts.path if hosts else ""})
+    text = None
+    if hosts is not None:
+        text = "".join(f"{host.name} slots={host.slots}\n" for host in hosts.hosts)
+    path.with_suffix(".answer").touch()
+    heartbeat.write(path, {"ranks": ranks, "hosts": text, "path": hosts.path if hosts else ""})
     return ResizeRequest(path, ranks, hosts)
 
 
@@ -56,12 +63,10 @@ def oldest(run_dir: Path) -> ResizeRequest | None:
     for path in sorted((run_dir / _FOLDER).glob("*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            hosts = None
-            if found["hosts"] is not None:
-                lent = tuple(Host(str(name), int(slots)) for name, slots in found["hosts"])
-                hosts = Hostfile(lent, path=str(found["path"]))
+            text, name = found["hosts"], str(found["path"])
+            hosts = None if text is None else hostfile.parse(str(text), name)
             return ResizeRequest(path, int(found["ranks"]), hosts)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, HostfileError):
             path.unlink(missing_ok=True)
     return None
 
