@@ -79,8 +79,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _shared_inputs(gang: Gang, plan: Plan) -> Callable[[MicroBatch, torch.device], Inputs]:
+    """Return what lays out this rank's part of a row.
+
+    Where any ranks share rows, a rank alone makes a group, too: torch names such groups by how many
+    a process has made, and ranks that have made fewer would wait for each other at the next.
+    """
     _, ranks = plan.replica(gang.world.rank)
-    return partial(packed_inputs, replica=gang.replica(ranks) if len(ranks) > 1 else None)
+    return partial(packed_inputs, replica=gang.replica(ranks) if plan.ranks > plan.dp else None)
 
 
 def parameter_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
