@@ -1,0 +1,71 @@
+"""Which hosts another size takes, and when hosts that came back pay: pure functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.errors import ConfigError, HostfileError
+from train.hosts.hostfile import Host, Hostfile
+from train.launch.arguments import parse
+from train.launch.job import LaunchJob, by_srun
+from train.launch.output import Output
+from train.launch.regrow import Regrowth
+from train.launch.requests import ResizeRequest
+from train.launch.resize import over
+
+FOUR = Hostfile(tuple(Host(f"n{i}", 4) for i in range(1, 5)), path="four")
+
+
+def job(run_dir: Path, ranks: int = 16) -> LaunchJob:
+    return LaunchJob(FOUR, ranks, (), run_dir, False, {}, run_dir)
+
+
+def test_hosts_in_use_come_first_and_the_last_is_taken_partly(tmp_path: Path) -> None:
+    used = Hostfile((Host("n3", 4), Host("n2", 2)))
+    asked = ResizeRequest(tmp_path / "r.json", 10, None)
+    assert over(asked, job(tmp_path), used).hosts == (Host("n2", 4), Host("n3", 4), Host("n1", 2))
+    few = ResizeRequest(tmp_path / "r.json", 3, None)
+    assert over(few, job(tmp_path), used).hosts == (Host("n2", 3),)
+    with pytest.raises(HostfileError, match="17 GPUs were asked for, but four has 16"):
+        over(ResizeRequest(tmp_path / "r.json", 17, None), job(tmp_path), used)
+
+
+@pytest.mark.parametrize("asked", [(17, None), (2, FOUR)])
+def test_beyond_a_slurm_job_the_sentence_says_what_to_submit(
+    tmp_path: Path, asked: tuple[int, Hostfile | None]
+) -> None:
+    request = ResizeRequest(tmp_path / "r.json", *asked)
+    inside = by_srun(job(tmp_path))
+    assert over(ResizeRequest(tmp_path / "r.json", 16, None), inside, FOUR).slots == 16
+    with pytest.raises(HostfileError, match="has 16 GPUs and no other hosts.*submit 'sbatch "):
+        over(request, inside, FOUR)
+
+
+def test_two_bounds_are_read_and_a_wrong_order_is_one_sentence() -> None:
+    asked = parse(["8-32", "--lr", "1"])
+    assert (asked.least, asked.gpus, asked.args) == (8, 32, ("--lr", "1"))
+    assert parse(["--hostfile", "h", "2-2"]).least == 2
+    with pytest.raises(ConfigError, match="32-8 has its bounds in the wrong order: write 8-32"):
+        parse(["32-8"])
+    with pytest.raises(ConfigError, match="at least 1, but is 0"):
+        parse(["0-8"])
+
+
+def test_a_host_is_taken_back_where_the_steps_that_remain_gain_more_than_a_pause(
+    tmp_path: Path,
+) -> None:
+    """8 of 16 GPUs: with all of them the steps that remain would take half as long."""
+    log = tmp_path / "attempts" / "0001" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("[info] [6/8] Training 1000 steps...\n")
+    half = Hostfile((Host("n1", 4), Host("n2", 4)))
+    looking = Regrowth(job(tmp_path), half, Output(None))
+    assert looking.wanted == 16 and [host.name for host in looking.lacking.hosts] == ["n3", "n4"]
+    assert looking._pays(16), "nothing is known yet"
+    for last, pays in ((700, True), (980, False)):
+        line = {"step": last, "seconds": 1.0, "time": 1000.0}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        assert looking._pays(16) is pays
