@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         pytest.skip(f"network namespaces cannot be made here: {probe.stderr.strip()}")
     subprocess.run(["ip", "netns", "del", "anyrank-probe"], check=True)
     folder = tmp_path_factory.mktemp("lab")
+    lock = (Path(tempfile.gettempdir()) / "anyrank-lab.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # the hosts' names are the machine's: one lab at a time
     found = Lab(
         folder, {**os.environ, "LAB": str(folder), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
     )
@@ -71,6 +75,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     assert Path("/etc/hosts").read_bytes() == etc_hosts
     shown = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True)
     assert "node" not in shown.stdout
+    lock.close()
     assert left_of(folder) == []
 
 
