@@ -206,7 +206,7 @@ GROUPS = {
 
 # With neither a model nor a dataset named, the embedded preset is trained with these.
 PRESET = {
-    "batch_size": 16, "block_size": 512, "max_steps": 100, "lr": 5e-3,
-    "lr_schedule": "cosine", "warmup_steps": 10, "precision": "fp32",
+    "batch_size": 16, "block_size": 512, "max_steps": 100, "lr": 2e-3,
+    "lr_schedule": "cosine", "warmup_steps": 30, "precision": "fp32",
     "ds_config": "ds_configs/auto.json",
 }  # fmt: skip
