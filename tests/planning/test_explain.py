@@ -55,6 +55,19 @@ def test_an_explanation_shows_the_chosen_plan_and_every_plan_on_demand():
     assert len(explain(question, choice, everything=True).splitlines()) > len(choice.candidates)
 
 
+def test_a_narrow_terminal_gets_the_totals_and_a_word_about_the_rest():
+    question = request()
+    choice = choose(question)
+    whole, narrow = explain(question, choice), explain(question, choice, width=80)
+    table = narrow.split("\n\n")[2]
+    assert max(map(len, table.splitlines())) <= 80
+    assert f"{choice.chosen.memory.total / GIB:.1f}" in table and "tokens/s" in table
+    needed = max(map(len, whole.split("\n\n")[2].splitlines()))
+    assert "| weights" in whole and "| weights" not in table
+    assert f"they need {needed} columns" in table
+    assert explain(question, choice, width=needed) == whole
+
+
 def test_what_does_not_fit_is_told_by_how_much_and_what_would():
     question = request(gpus=1, gpu="L4", model="llama-3-8b")
     advised = with_advice(question, choose(question))

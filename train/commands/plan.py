@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,8 @@ def command(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(to_json(with_advice(request, choice), seconds), indent=1))
     else:
-        print(explain(request, choice, everything=given.all))
+        width = shutil.get_terminal_size((0, 0)).columns or None  # 0: no terminal
+        print(explain(request, choice, everything=given.all, width=width))
         print(f"\n{len(choice.candidates)} plans in {seconds:.2f} s.")
     return ExitCode.DONE if choice.chosen else ExitCode.USER
 

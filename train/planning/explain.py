@@ -14,8 +14,15 @@ from train.text import GIB, align
 SHOWN = 8
 
 
-def explain(request: PlanRequest, choice: Choice, *, everything: bool = False) -> str:
-    """Return the explanation that `anyrank plan` prints; `everything` lists every legal plan."""
+def explain(
+    request: PlanRequest, choice: Choice, *, everything: bool = False, width: int | None = None
+) -> str:
+    """Return the explanation that `anyrank plan` prints.
+
+    Args:
+        everything: list every legal plan.
+        width: of the terminal, in characters; what a wider table would hold is left out, and said.
+    """
     blocks = [_header(request)]
     choice = with_advice(request, choice)
     if choice.chosen is None:
@@ -26,7 +33,7 @@ def explain(request: PlanRequest, choice: Choice, *, everything: bool = False) -
         blocks.append("\n".join(log_lines(choice)))
         shown = choice.possible
     shown = choice.candidates if everything else _best_of_each(shown)[:SHOWN]
-    blocks += [_table(shown, choice.chosen), *_remarks(request, choice)]
+    blocks += [_table(shown, choice.chosen, width), *_remarks(request, choice)]
     return "\n\n".join(blocks)
 
 
@@ -58,11 +65,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
+# Of these columns a narrow terminal shows the totals only.
+PARTS = frozenset((*range(5, 12), *range(13, 17)))
+
+
+def _table(candidates: Sequence[Candidate], chosen: Candidate | None, width: int | None) -> str:
     rows = [COLUMNS, *(_cells(candidate) for candidate in candidates)]
     marks = [" ", *("*" if c is chosen else " " if c.fits else "-" for c in candidates)]
-    lines = align(rows, [False] * len(COLUMNS))
-    return "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
+    lines, note = align(rows, [False] * len(COLUMNS)), ""
+    needed = 2 + max(map(len, lines))
+    if width is not None and needed > width:
+        rows = [tuple(cell for i, cell in enumerate(row) if i not in PARTS) for row in rows]
+        lines = align(rows, [False] * len(rows[0]))
+        note = f"\nThe parts of memory and time are left out here: they need {needed} columns."
+    table = "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
+    return table + note
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
