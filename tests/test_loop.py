@@ -1,3 +1,4 @@
+import math
 import sys
 from dataclasses import replace
 
@@ -80,6 +81,16 @@ def test_a_step_that_is_not_finite_ends_the_run_before_it_is_recorded(tmp_path):
     with pytest.raises(NonFiniteError, match="not finite in samples"):
         fit(FakeEngine(bad_samples=frozenset({5})), job(), outputs(tmp_path))
     assert len(read_metrics(tmp_path / "metrics.jsonl").steps) < 10
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run_before_that_step_is_saved(tmp_path):
+    class Diverged(FakeEngine):
+        def evaluate(self, batches):
+            return math.nan, super().evaluate(batches)[1]
+
+    with pytest.raises(NonFiniteError, match="evaluation after step 10 is not finite"):
+        fit(Diverged(), job(), outputs(tmp_path))
+    assert not read_metrics(tmp_path / "metrics.jsonl").evals
 
 
 def test_a_second_start_gets_its_own_attempt_and_no_step_stands_twice(tmp_path):

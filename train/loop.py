@@ -129,6 +129,9 @@ def evaluate(
 
     Returns:
         None when a rank was asked to stop meanwhile: nothing is recorded then.
+
+    Raises:
+        NonFiniteError: the loss is not finite, on every rank alike.
     """
     stopped = False
 
@@ -144,6 +147,11 @@ def evaluate(
     if stopped:
         return None
     record = EvalRecord(step, loss / max(1, tokens), tokens)
+    if not math.isfinite(record.eval_loss):
+        raise NonFiniteError(
+            f"the evaluation after step {step} is not finite (loss {record.eval_loss:g}), so this "
+            "step is not saved: lower --lr, or look at the held-out samples"
+        )
     if out.folder is not None:
         out.folder.write(record)
         out.tracker.write(step, {"eval/loss": record.eval_loss})

@@ -218,8 +218,15 @@ def test_empty_answers_carry_no_loss_and_are_counted(sample):
     for template in (None, ""):
         _, carried, told = sample(rows, template)
         assert ("world" in carried or "dog" in carried) and "<|im_end|>" in carried
-        assert "2 answers are empty and carry no loss; the first: " in told and "line 1" in told
+        assert "2 answers or texts are empty and carry no loss; the first: " in told
+        assert "line 1" in told
         assert "2 samples without a loss token were left out" in told
+
+
+def test_an_empty_text_is_no_sample_that_teaches_to_say_nothing(opened, write, chatml):
+    data = opened(write([{"text": text} for text in ("", "hello", "world", " ")]), chatml)
+    assert len(data.train) + len(data.validation) == 2
+    assert "2 answers or texts are empty and carry no loss" in "\n".join(data.notices)
 
 
 def test_a_turn_that_is_marked_carries_no_loss(sample):

@@ -9,6 +9,7 @@ from train.checkpoint.identity import (
     RESUME_INVARIANTS,
     RunFingerprint,
     changes,
+    meaning,
     refuse_beyond_end,
     refuse_other_run,
 )
@@ -17,8 +18,9 @@ from train.hosts.shared_folder import sees
 
 FOLDER = Path("run/checkpoints/step_00000020")
 IDENTITY = {
-    "model": {"layers": 2, "hidden": 48}, "adapter": None, "base": None, "block_size": 96,
-    "loss_on": None, "tokenizer": "t1", "dataset": "d1", "batch_size": 12, "seed": 0,
+    "model": {"layers": 2, "hidden": 48}, "config": {"rope_theta": 1e4},
+    "adapter": None, "base": None, "block_size": 96, "loss_on": None,
+    "tokenizer": "t1", "dataset": "d1", "batch_size": 12, "seed": 0,
 }  # fmt: skip
 TERMS = {"ranks": 2, "plan": {"zero": 3}, "precision": "fp32", "lr": 1e-3, "max_steps": None}
 THERE = RunFingerprint(IDENTITY, TERMS)
@@ -45,6 +47,7 @@ def test_everything_that_must_be_equal_is_known_by_name():
         ({"batch_size": 16}, "another batch size (12, now 16): give the same --batch-size"),
         ({"seed": 1}, "another seed (0, now 1): give the same --seed"),
         ({"model": {"layers": 3, "hidden": 48}}, "another model shape (layers 2, now 3): "),
+        ({"config": {"rope_theta": 5}}, "model configuration (rope_theta 10000.0, now 5): "),
         ({"adapter": {"r": 8, "alpha": 16}}, "another LoRA shape (none, now r 8 alpha 16): "),
         ({"base": "b2"}, "another frozen base model (none, now b2): "),
         ({"loss_on": "all"}, "another loss mask (none, now all): give the same --loss-on"),
@@ -69,6 +72,20 @@ def test_an_index_that_lacks_a_fact_is_refused():
     bare = replace(THERE, must_match={k: v for k, v in IDENTITY.items() if k != "dataset"})
     with pytest.raises(CheckpointError, match=r"dataset \(none, now d1\)"):
         refuse_other_run(bare, own(), FOLDER)
+
+
+def test_what_older_checkpoints_do_not_say_is_not_compared():
+    bare = replace(THERE, must_match={k: v for k, v in IDENTITY.items() if k != "config"})
+    refuse_other_run(bare, own(), FOLDER)
+    assert list(changes(TERMS, {**TERMS, "evaluation_data": "e2"})) == []
+    assert list(changes({"evaluation_data": "e1"}, {"evaluation_data": "e2"})) == [
+        "evaluation data was e1, is e2"
+    ]
+
+
+def test_what_a_config_says_of_generation_is_no_part_of_a_step():
+    said = {"rope_theta": 1e4, "eos_token_id": 2, "transformers_version": "5", "dtype": "float32"}
+    assert meaning(said) == {"rope_theta": 1e4}
 
 
 def test_a_checkpoint_beyond_the_end_is_refused_and_one_at_the_end_is_not():

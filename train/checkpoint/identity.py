@@ -16,6 +16,7 @@ from train.errors import CheckpointError
 # What must be equal, with the words for it and what to do about a difference.
 RESUME_INVARIANTS = {
     "model": ("model shape", "give the same --model-name-or-path"),
+    "config": ("model configuration", "give the same --model-name-or-path"),
     "adapter": ("LoRA shape", "give the same --use-lora, --lora-r and --lora-alpha"),
     "base": ("frozen base model", "give the same --model-name-or-path"),
     "block_size": ("block size", "give the same --block-size"),
@@ -25,8 +26,14 @@ RESUME_INVARIANTS = {
     "batch_size": ("batch size", "give the same --batch-size"),
     "seed": ("seed", "give the same --seed"),
 }
-# A dataset's fingerprint changes with these, too: then they are named, and it is not.
-IMPLIED_BY = {"dataset": ("block_size", "loss_on", "tokenizer")}
+# What changes with others, too: then they are named, and it is not.
+IMPLIED_BY = {"dataset": ("block_size", "loss_on", "tokenizer"), "config": ("model",)}
+NEW = ("config", "evaluation_data")  # what older checkpoints do not say: it is not compared
+# What a config.json says of its file, or of generation, and not of a training step.
+NO_MEANING = (
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id", "attn_implementation", "_attn_implementation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,29 @@ def refuse_other_run(there: RunFingerprint, own: RunFingerprint, folder: Path) -
     Raises:
         CheckpointError: something that must be equal is not; every difference is named.
     """
-    old, new = there.must_match, own.must_match
-    differ = {name for name in RESUME_INVARIANTS if old.get(name) != new[name]}
-    differ -= {name for name, causes in IMPLIED_BY.items() if differ & set(causes)}
-    if not differ:
-        return
-    named = [(name, *RESUME_INVARIANTS[name]) for name in RESUME_INVARIANTS if name in differ]
-    texts = [f"{noun} ({_difference(old.get(name), new[name])})" for name, noun, _ in named]
-    raise CheckpointError(
-        f"{folder} belongs to a run with another {' and another '.join(texts)}: "
-        f"{', '.join(remedy for _, _, remedy in named)}, or another --run-dir"
-    )
+    differ = differences(there.must_match, own.must_match)
+    if differ:
+        remedies = [RESUME_INVARIANTS[name][1] for name in differ]
+        raise CheckpointError(
+            f"{folder} belongs to a run with another {' and another '.join(differ.values())}: "
+            f"{', '.join(remedies)}, or another --run-dir"
+        )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return what differs of that which must be equal, in words with both values."""
+    names = [name for name in RESUME_INVARIANTS if name in old or name not in NEW]
+    differ = [name for name in names if old.get(name) != new.get(name)]
+    return {
+        name: f"{RESUME_INVARIANTS[name][0]} ({_difference(old.get(name), new.get(name))})"
+        for name in differ
+        if not set(differ) & set(IMPLIED_BY.get(name, ()))
+    }
+
+
+def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's config.json says of a training step."""
+    return {key: value for key, value in config.items() if key not in NO_MEANING}
 
 
 def refuse_beyond_end(step: int, total: int, folder: Path) -> None:
@@ -75,7 +94,8 @@ def refuse_beyond_end(step: int, total: int, folder: Path) -> None:
 def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between a checkpoint's settings and the run's, the plan left out."""
     for name, value in here.items():
-        if name not in ("ranks", "plan") and there.get(name) != value:
+        known = name in there or name not in NEW
+        if known and name not in ("ranks", "plan") and there.get(name) != value:
             yield f"{name.replace('_', ' ')} was {_word(there.get(name))}, is {_word(value)}"
 
 

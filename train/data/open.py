@@ -37,7 +37,7 @@ TOLD = {
     "{first}",
     "shortened": "the chat template leaves out or rewrites a part of {count} turns; the first: "
     "{first}",
-    "empty": "{count} answers are empty and carry no loss; the first: {first}",
+    "empty": "{count} answers or texts are empty and carry no loss; the first: {first}",
     "truncated": "{count} of {rows} samples are longer than --block-size {config.block_size} "
     "tokens and were truncated",
     "without loss": "{count} samples without a loss token were left out",

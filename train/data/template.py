@@ -97,7 +97,8 @@ def render(
     if form.kind in ("text", "prompt"):
         column = form.roles[form.kind]
         text = checked(row[column], f"column '{column}'")
-        return Rendered((((text, True),),), said=text)
+        empty = not text.strip()
+        return Rendered((((text, not empty),),), empty=int(empty), said=text)
     if form.kind == "messages":
         rendered = _chat(_conversation(form, row, tokenizer.template), tokenizer, loss_on)
     elif _is_chat(form, row) or (tokenizer.template and not _written(form, row, tokenizer)):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from train.checkpoint.identity import differences, meaning
 from train.config import ModelConfig
+from train.data.model_folder import read_model_config
 from train.data.stops import settle_stops
 from train.data.tokenizers import load_tokenizer
 from train.engine.gang import Gang
-from train.engine.huggingface import export_adapter, export_model, open_exporter
+from train.engine.huggingface import Exporter, export_adapter, export_model, open_exporter
+from train.engine.weights import weights_fingerprint
 from train.errors import AnyrankError, CheckpointError, FaultError
 
 
@@ -82,6 +86,7 @@ def _write(
         )
     exporter = open_exporter(checkpoint, base, config)
     with closing(exporter.reader):
+        _require_same_base(exporter, merged=config.lora is not None and merge)
         if config.lora is None or merge:
             export_model(exporter, folder, *part)
         elif part[0] == 0:
@@ -90,7 +95,22 @@ def _write(
         return ""
     tokenizer = load_tokenizer(config)
     tokenizer.save(folder)
-    return settle_stops(base, folder, tokenizer)
+    told = settle_stops(base, folder, tokenizer)
+    if tokenizer.info.fingerprint == exporter.index.run.must_match.get("tokenizer"):
+        return told
+    return "; ".join(filter(None, (told, "the tokenizer is not as it was when samples were made")))
+
+
+def _require_same_base(exporter: Exporter, *, merged: bool) -> None:
+    """Refuse to write a model whose configuration, or frozen weights, are not those of the run."""
+    saved = exporter.index.run.must_match
+    here: dict[str, Any] = {"config": meaning(read_model_config(exporter.base))}
+    here |= {"base": weights_fingerprint(exporter.base)} if merged else {}
+    if differ := differences(saved, {**saved, **here}):
+        raise CheckpointError(
+            f"{exporter.base} has another {' and another '.join(differ.values())} since the run "
+            "was trained: put back what was there, then write the model by anyrank export"
+        )
 
 
 def _make(partial: Path) -> None:

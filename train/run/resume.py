@@ -15,10 +15,12 @@ from train.checkpoint.folder import Index
 from train.checkpoint.identity import (
     RunFingerprint,
     changes,
+    meaning,
     refuse_beyond_end,
     refuse_other_run,
 )
 from train.config import RunConfig
+from train.data.model_folder import read_model_config
 from train.data.order import steps_per_epoch
 from train.data.store import Dataset
 from train.engine.checkpoint import Saver, load
@@ -127,6 +129,7 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
     lora, sizes, optimizer = config.model.lora, config.data, config.optimizer
     must_match = {
         "model": asdict(inputs.shape),
+        "config": meaning(read_model_config(inputs.model)),
         "adapter": {"r": lora.r, "alpha": lora.alpha} if lora else None,
         "base": weights_fingerprint(inputs.model) if lora else None,
         "block_size": sizes.block_size,
@@ -138,6 +141,7 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
     }
     may_differ = {
         "ranks": world_size,
+        "evaluation_data": data.validation.fingerprint,
         "plan": plan.to_json(),
         "precision": config.model.precision,
         "lora_dropout": lora.dropout if lora else None,
@@ -186,6 +190,8 @@ def load_newest(
                 found = error
             else:
                 _tell(found, own, read, folder, console)
+                if found.step == total:
+                    console.say(f"All {total} steps are made already: there is nothing to train")
                 return found.step
         faults.append(f"{folder.name} ({found})")
         console.say(f"The checkpoint {folder.name} is damaged, so it is passed over: {found}")

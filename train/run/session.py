@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from train.checkpoint import folder as checkpoints
+from train.checkpoint.identity import meaning
 from train.config import World
 from train.data.feed import Placement, StepBatch
+from train.data.model_folder import read_model_config
 from train.data.pack import Load
 from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer
@@ -96,7 +98,7 @@ def _opened_by_rank(inputs: RunInputs, data: Dataset) -> dict[str, object]:
 def _opened_by_host(inputs: RunInputs) -> dict[str, object]:
     """Return what all ranks of a host have opened, by what it is called."""
     return {
-        "model": (asdict(inputs.shape), weights_fingerprint(inputs.model)),
+        "model": (meaning(read_model_config(inputs.model)), weights_fingerprint(inputs.model)),
         "code of anyrank": code_digest(PACKAGE),
         "set of packages": {name: version(name) for name in PACKAGES},
     }

@@ -1,0 +1,21 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from train.checkpoint.folder import Index
+from train.checkpoint.identity import RunFingerprint, meaning
+from train.engine.export import _require_same_base
+from train.errors import CheckpointError
+
+
+def test_a_model_whose_configuration_has_changed_since_the_run_is_not_written(tmp_path):
+    config = {"rope_theta": 1e4, "transformers_version": "5"}
+    index = Index(3, 1, RunFingerprint({"config": meaning(config)}, {}), {}, {})
+    opened = SimpleNamespace(index=index, base=tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, "transformers_version": "6"}))
+    _require_same_base(opened, merged=False)
+    path.write_text(json.dumps({**config, "rope_theta": 500}))
+    with pytest.raises(CheckpointError, match=r"\(rope_theta 10000.0, now 500\) since the run"):
+        _require_same_base(opened, merged=False)
