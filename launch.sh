@@ -27,7 +27,9 @@ find_python() {
 # `|| exit` itself: errexit does not hold in a function that is called in a condition.)
 make_environment() (
   extra=$1 mark=$root/.venv/anyrank-installed${1:+-$1} want=$(cksum < "$root/pyproject.toml")
-  quiet=yes; [ ! -t 1 ] || quiet=  # on a terminal pip shows what it fetches
+  # Of pip's words: what takes long, a line each.
+  big='s/^ *\(Downloading [^ ]* ([0-9.]* [MG]B)\)$/launch.sh: \1/p; s/^Installing collected .*/launch.sh: unpacking/p'
+  set -o pipefail
   exec 9<> "$root/pyproject.toml" || exit  # for writing as well: NFS locks nothing else exclusively
   flock -n 9 || { echo "launch.sh: waiting for another process that is making .venv"
     flock 9 || exit; }
@@ -55,13 +57,13 @@ from train.hosts import devices; print(devices.find(os.environ).kind)' 2> /dev/n
     [ -z "${ANYRANK_TORCH_INDEX:-}" ] || {
       torch=$(sed -n 's/^ *"\(torch[<>=].*\)",$/\1/p' "$root/pyproject.toml")
       echo "launch.sh: installing ${torch:=torch} from $ANYRANK_TORCH_INDEX into .venv"
-      "$root/.venv/bin/python" -P -m pip install ${quiet:+-qq} --disable-pip-version-check \
-        --index-url "$ANYRANK_TORCH_INDEX" "$torch" || exit
+      "$root/.venv/bin/python" -P -m pip install --disable-pip-version-check \
+        --index-url "$ANYRANK_TORCH_INDEX" "$torch" | sed -un "$big" || exit
     }
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
-  "$root/.venv/bin/python" -P -m pip install ${quiet:+-qq} --disable-pip-version-check \
-    --editable "$root${extra:+[$extra]}" || exit
+  "$root/.venv/bin/python" -P -m pip install --disable-pip-version-check \
+    --editable "$root${extra:+[$extra]}" | sed -un "$big" || exit
   echo "$want" > "$mark"
 )
 

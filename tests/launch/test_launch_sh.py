@@ -18,7 +18,8 @@ case "$*" in
   --version) echo Python 3.12.0 ;;
   "-P -m venv --clear "*) bin="${@: -1}/bin"; rm -rf "$bin"; mkdir -p "$bin"
     cp "$0" "$bin/python"; echo venv >> $CALLS ;;
-  "-P -m pip "*) echo pip >> $CALLS; [ ! -e $BROKEN ] ;;
+  "-P -m pip "*) echo pip >> $CALLS; echo "  Downloading torch-9-any.whl (900.1 MB)"
+    echo "  Downloading tiny-9-any.whl (9.1 kB)"; [ ! -e $BROKEN ] ;;
   *) echo "ran $*" ;;
 esac
 """
@@ -57,6 +58,8 @@ def test_the_environment_is_made_once_and_then_used(checkout: Path) -> None:
     shown, calls = run(checkout, "2", "--seed", "1")
     assert shown.stdout == "ran -P -m train.launch 2 --seed 1\n", shown.stderr
     assert "making .venv with Python 3.12.0" in shown.stderr
+    assert "launch.sh: Downloading torch-9-any.whl (900.1 MB)\n" in shown.stderr
+    assert "tiny" not in shown.stderr
     assert calls == ["venv", "pip"]
     shown, calls = run(checkout, "3")
     assert (shown.stdout, shown.stderr) == ("ran -P -m train.launch 3\n", "")
