@@ -105,6 +105,20 @@ def test_the_history_tells_a_resize_and_what_its_pause_was_made_of(tmp_path):
     assert rows[3]["more"] == "before step 3: save 1.0, first step 0.5"
 
 
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        ("There is no checkpoint in run/checkpoints: starting from step 0", 1),
+        ("Resuming from step_00000002, saved on 4 ranks with ZeRO 0; now 3", 3),
+    ],
+)
+def test_a_start_begins_where_it_says_and_not_at_the_first_step_logged(tmp_path, said, first):
+    run = make_run(tmp_path / "run", LOSSES, (4, 3), begins=(1, 3))
+    (run / "attempts/0002/log.txt").write_text(f"[info] {said}\n| INFO | [Step 4/9] | Loss: 1 |\n")
+    (read,) = read_runs([run])
+    assert [start.steps for start in read.starts] == [(1, 2), (first, 4)]
+
+
 def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
     bad = "<script>alert(1)</script>"
     first = make_run(tmp_path / "<b>x", LOSSES, (1,), done=False, lines=[bad])

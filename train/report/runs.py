@@ -21,12 +21,13 @@ from train.output.metrics import read_metrics
 
 TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}  # promised largest relative difference of two runs' losses
 STEP = re.compile(r"\[Step (\d+)/\d+\]")
+BEGIN = re.compile(r"(?:: starting from step |Resuming from step_)(\d+)")
 SAME = ("sample_hash", "lr", "tokens", "loss_tokens")
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a run; times are seconds since the epoch, `steps` first and last as logged."""
+    """One start of a run; times are seconds since the epoch, `steps` first and last."""
 
     number: int
     began: float
@@ -123,7 +124,7 @@ def read_run(path: Path, name: str) -> Run:
     if not metrics.steps:
         raise ConfigError(
             f"{path} has no metrics.jsonl with a finished step: name a run's folder (--run-dir), "
-            "such as runs/2026-01-31-1200-mistral"
+            "such as runs/20260131-120000-mistral"
         )
     starts = _starts(path / "attempts", [float(step["time"]) for step in metrics.steps])
     configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
@@ -207,6 +208,7 @@ def _start(folder: Path, began: float, following: float, times: Sequence[float])
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     steps = [int(match[1]) for line in lines if (match := STEP.search(line))]
+    begins = [int(match[1]) + 1 for line in lines if (match := BEGIN.search(line))]
     written = [*times, log.stat().st_mtime] if log.exists() else times
     return Start(
         number=int(folder.name),
@@ -216,7 +218,7 @@ def _start(folder: Path, began: float, following: float, times: Sequence[float])
         or math.prod(int(degrees.get(key, 1)) for key in ("dp", "tp", "pp", "sp")),
         devices=tuple(_json(folder / "environment.json").get("hosts", ())),
         plan=plan,
-        steps=(steps[0], steps[-1]) if steps else None,
+        steps=((begins or steps)[0], steps[-1]) if steps else None,
         last_line=lines[-1] if lines else "",
     )
 
