@@ -251,7 +251,8 @@ def describe(
     kind = reports[0].device
     unfit = ", ".join(sorted({name for report in reports for name in report.unfit}))
     why = f"torch is not built for {unfit} graphics" if unfit else "no GPU was found"
-    noun = f"CPU ranks ({why})" if kind == "cpu" else f"{kind} GPUs"
+    many = "" if hosts.slots == 1 else "s"
+    noun = f"CPU rank{many} ({why})" if kind == "cpu" else f"{kind} GPU{many}"
     if len(links) == 1 and network.is_here(links[0].name):
         output.say(f"{hosts.slots} {noun} on this machine")
         return
