@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from train.config import OptimizerConfig
-from train.loop import learning_rate
+from train.loop import learning_rate, short_of_rate
 
 FLAT = OptimizerConfig(
     lr=2.0, lr_schedule="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0
@@ -32,3 +32,9 @@ def test_a_schedule_falls_from_the_full_rate_through_half_of_it(kind, middle):
     assert rates[5] == pytest.approx(middle)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 0
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_told():
+    config = replace(FLAT, warmup_steps=11)
+    assert "its warm-up of 11 steps is longer than the run of 10" in short_of_rate(config, 10)
+    assert not short_of_rate(config, 11)

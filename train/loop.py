@@ -209,14 +209,30 @@ def _report(record: StepRecord, job: TrainingJob, out: Outputs, *, first: bool) 
         out.console.step(record, job.total)
 
 
+def warmup_steps(config: OptimizerConfig, total: int) -> int:
+    """Return over how many of a run's `total` steps the learning rate rises."""
+    ratio = config.warmup_ratio
+    return config.warmup_steps if ratio is None else round(ratio * total)
+
+
+def short_of_rate(config: OptimizerConfig, total: int) -> str:
+    """Say that the learning rate of a run of `total` steps stays below --lr; empty: it does not."""
+    rising = warmup_steps(config, total)
+    if rising <= total:
+        return ""
+    return (
+        f"the learning rate does not reach --lr: its warm-up of {rising} steps is longer than the "
+        f"run of {total}"
+    )
+
+
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     """Return the rate of step `step` (from 0) of a run of `total` steps.
 
     A linear rise over the warm-up reaches the full rate at its last step; after it the rate stays,
     or falls to nothing at the end along a line or half a cosine.
     """
-    ratio = config.warmup_ratio
-    warmup = config.warmup_steps if ratio is None else round(ratio * total)
+    warmup = warmup_steps(config, total)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)

@@ -5,7 +5,7 @@ import pytest
 
 from train.checkpoint.folder import Index
 from train.checkpoint.identity import RunFingerprint, meaning
-from train.engine.export import _require_same_base
+from train.engine.export import _places, _require_same_base
 from train.errors import CheckpointError
 
 
@@ -19,3 +19,9 @@ def test_a_model_whose_configuration_has_changed_since_the_run_is_not_written(tm
     path.write_text(json.dumps({**config, "rope_theta": 500}))
     with pytest.raises(CheckpointError, match=r"\(rope_theta 10000.0, now 500\) since the run"):
         _require_same_base(opened, merged=False)
+
+
+def test_a_link_stays_and_the_model_goes_where_it_points(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert _places(tmp_path / "out") == (tmp_path / "disk", tmp_path / "disk.incomplete")

@@ -30,7 +30,7 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
     Raises:
         CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
     """
-    partial = folder.with_name(folder.name + ".incomplete")
+    folder, partial = _places(folder)
     gang.on_main(lambda: _make(partial))
     world = gang.world
     failure: Exception | None = None
@@ -60,7 +60,7 @@ def save_alone(
     Raises:
         CheckpointError: the checkpoint is damaged; FaultError: the folder cannot be written.
     """
-    partial = folder.with_name(folder.name + ".incomplete")
+    folder, partial = _places(folder)
     try:
         _make(partial)
         told = _write(checkpoint, config, seed, partial, (0, 1), merge=merge)
@@ -111,6 +111,12 @@ def _require_same_base(exporter: Exporter, *, merged: bool) -> None:
             f"{exporter.base} has another {' and another '.join(differ.values())} since the run "
             "was trained: put back what was there, then write the model by anyrank export"
         )
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Return where a model goes, a link to another disk followed, and where it is written first."""
+    there = folder.resolve()
+    return there, there.with_name(there.name + ".incomplete")
 
 
 def _make(partial: Path) -> None:

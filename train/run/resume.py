@@ -32,7 +32,7 @@ from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
 from train.launch.arguments import TOKENIZED
-from train.loop import Outputs, is_due
+from train.loop import Outputs, is_due, short_of_rate
 from train.output.console import Console
 from train.output.record import RunFolder
 from train.planning.plan import Plan
@@ -63,6 +63,8 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     own = gang.from_main(lambda: fingerprint_of(inputs, data, plan, gang.world.size))
     saver = Saver(engine, out.path, folder.attempt if folder else None, own, output.keep)
     total = total_steps(inputs.config, data)
+    if told := short_of_rate(inputs.config.optimizer, total):
+        out.console.say(told)
     if output.resume == "never":
         start = 0
     else:
