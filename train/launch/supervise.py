@@ -92,6 +92,7 @@ class Attempts:
         self.output = output
         self.without_progress, self.best = 0, progress.newest_checkpoint(job.run_dir)
         self.place: tuple[str, int] | None = None
+        self.last: tuple[int, float] | None = None  # the last start's code, and when it ended
 
     def ends(
         self, job: LaunchJob, outcome: Outcome, signals: list[int], *, again: bool
@@ -101,6 +102,8 @@ class Attempts:
         Args:
             again: another follows whatever became of this one.
         """
+        doubted = self._doubts(job)
+        self.last = outcome.code, time.time()
         reached = progress.newest_checkpoint(job.run_dir)
         if reached > self.best:
             self.without_progress, self.best = 0, reached
@@ -123,17 +126,33 @@ class Attempts:
             return outcome.code
         self.without_progress += 1
         if not again:
-            lower_memory_cap(job, outcome, self.output)
+            lower_memory_cap(job, outcome, self.output, doubted=doubted)
         where = f"step {self.best}" if self.best else "the beginning: there is no checkpoint yet"
         count = f"restart {self.without_progress} of {RESTARTS}"
         self.output.say(f"starting again from {where} ({count})")
         return None
 
+    def _doubts(self, job: LaunchJob) -> bool:
+        """Whether ranks before this start's may have held memory that it then lacked.
 
-def lower_memory_cap(job: LaunchJob, outcome: Outcome, output: Output) -> None:
-    """After a start that ran out of memory, see to it that the next plan is a smaller one."""
+        They ended for another reason, and no step has shown since that what they held is free.
+        """
+        if self.last is None or self.last[0] == ExitCode.OUT_OF_MEMORY:
+            return False
+        return progress.steps(job.run_dir, self.last[1]).last == 0
+
+
+def lower_memory_cap(job: LaunchJob, outcome: Outcome, output: Output, *, doubted: bool) -> None:
+    """After a start that ran out of memory, see to it that the next plan is a smaller one.
+
+    Args:
+        doubted: others may have held the memory: the same plan is tried once more.
+    """
     death = first_death(outcome.deaths)
     if outcome.code != ExitCode.OUT_OF_MEMORY or death is None:
+        return
+    if doubted:
+        output.say("memory ran out right after other ranks had ended: the same plan goes once more")
         return
     predicted = note(job.run_dir, death.rank, death.host)
     size = "" if predicted is None else f", predicted at {predicted / GIB:.2f} GiB a device,"
