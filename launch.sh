@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # ./launch.sh [N] [--hostfile F] [arguments of train/main.py]      ./launch.sh --help
 # Finds Python (the active environment if it has deepspeed, else .venv, made once, with torch from
-# ANYRANK_TORCH_INDEX if that is set) and starts train.launch with it. Sourced, it only defines find_python and make_environment.
+# ANYRANK_TORCH_INDEX if that is set, and Liger's kernels where a GPU is) and starts train.launch with
+# it. Sourced, it only defines find_python and make_environment.
 
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
@@ -52,6 +53,7 @@ from train.hosts import devices; print(devices.find(os.environ).kind)' 2> /dev/n
         "activate an environment that has such a torch and deepspeed, and run this again" >&2
       exit 2
     }
+    [ -n "$extra" ] || case $kind in nvidia | amd) extra=kernels ;; esac
     echo "launch.sh: making .venv with $("$python" --version) (once; some minutes)"
     "$python" -P -m venv --clear "$root/.venv" || exit
     [ -z "${ANYRANK_TORCH_INDEX:-}" ] || {

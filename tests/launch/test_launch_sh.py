@@ -18,7 +18,8 @@ case "$*" in
   --version) echo Python 3.12.0 ;;
   "-P -m venv --clear "*) bin="${@: -1}/bin"; rm -rf "$bin"; mkdir -p "$bin"
     cp "$0" "$bin/python"; echo venv >> $CALLS ;;
-  "-P -m pip "*) echo pip >> $CALLS; echo "  Downloading torch-9-any.whl (900.1 MB)"
+  "-P -m pip "*) echo pip >> $CALLS; echo "$*" >> $CALLS.words
+    echo "  Downloading torch-9-any.whl (900.1 MB)"
     echo "  Downloading tiny-9-any.whl (9.1 kB)"; [ ! -e $BROKEN ] ;;
   *) echo "ran $*" ;;
 esac
@@ -74,6 +75,15 @@ def test_on_amds_gpus_no_torch_for_nvidia_is_installed(checkout: Path) -> None:
     assert shown.stdout == "ran -P -m train.launch 2\n"
     assert "installing torch from http://rocm" in shown.stderr
     assert calls == ["venv", "pip", "pip"]
+
+
+@pytest.mark.parametrize(("kind", "end"), [("nvidia", "[kernels]"), ("cpu", ""), ("", "")])
+def test_kernels_are_installed_where_a_gpu_is(checkout: Path, kind: str, end: str) -> None:
+    shown, _ = run(checkout, "2", KIND=kind)
+    assert shown.stdout == "ran -P -m train.launch 2\n", shown.stderr
+    told = (checkout.parent / "calls.words").read_text().splitlines()[-1]
+    assert told.endswith(f"--editable {checkout}{end}")
+    assert run(checkout, "2")[0].stderr == ""
 
 
 def test_a_half_made_environment_is_made_anew(checkout: Path) -> None:
