@@ -52,6 +52,11 @@ def test_hosts_without_gpus_and_cards_that_no_table_has_are_planned_for(tmp_path
     assert "for 8 x GPU of Tomorrow" in other.words
 
 
+def test_a_card_without_a_name_is_planned_for_by_its_architecture(tmp_path: Path) -> None:
+    card = {"name": "AMD Radeon Graphics", "total": 206e9, "architecture": "gfx942"}
+    assert "for 8 x MI300X" in need_of(asked(), reports(1, 8, **card), tmp_path).words
+
+
 def test_a_run_that_fits_nowhere_is_told_what_would_help(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"nothing fits: .* use \d+ GPUs"):
         need_of(asked(), reports(1, 1, memory=64 * 10**9), tmp_path)

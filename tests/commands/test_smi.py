@@ -82,3 +82,18 @@ def test_a_host_without_a_gpu_shows_its_processors_and_its_jobs(tmp_path: Path) 
     (tmp_path / "proc/7").mkdir(parents=True)
     (tmp_path / "proc/7/cmdline").write_text("\0".join(words))
     assert usage.jobs(tmp_path) == ("r9",)
+
+
+def test_a_mig_slice_is_shown_as_itself(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\nif [ \"$1\" = -L ]; then echo 'GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-1)'\n"
+        "echo '  MIG 2g.20gb     Device  0: (UUID: MIG-7)'\n"
+        "else echo 'NVIDIA A100-SXM4-80GB, 100, 81920, 10, 72.0, 580.95.05'; fi\n"
+    )
+    tool.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin", "CUDA_VISIBLE_DEVICES": "MIG-7"}
+    (own,) = usage.read(env, tmp_path)
+    assert (own.name, own.total, own.power) == ("NVIDIA A100-SXM4-80GB MIG 2g.20gb", 20e9, None)
+    (whole,) = usage.read({**env, "CUDA_VISIBLE_DEVICES": "MIG-8"}, tmp_path)
+    assert whole.total == 81920 * 2**20

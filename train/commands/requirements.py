@@ -107,7 +107,10 @@ def _devices(reports: Sequence[tuple[Host, HostReport]]) -> Iterator[Device]:
     for node, (host, report) in enumerate(reports):
         if report.usage:
             for device in report.usage[: host.slots]:
-                yield Device(node, device.name, int(device.total), report.memory)
+                yield Device(
+                    node, device.name, int(device.total), report.memory,
+                    architecture=device.architecture,
+                )  # fmt: skip
             continue
         share = min(1.0, report.cores / host.slots)
         for _ in range(host.slots):

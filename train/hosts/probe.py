@@ -32,7 +32,7 @@ from train.errors import ConfigError
 from train.hosts import devices, network, torch_build
 from train.hosts.memory import memory
 from train.hosts.shared_folder import sees
-from train.hosts.usage import DeviceUsage
+from train.hosts.usage import DeviceUsage, sliced
 from train.hosts.usage import gpus as gpu_usage
 from train.paths import PACKAGE, ROOT
 
@@ -124,18 +124,13 @@ def _gpus(env: Mapping[str, str]) -> tuple[devices.Devices, tuple[DeviceUsage, .
         found = devices.find(env)
         usage = gpu_usage(env) if found.ids else ()
         if found.slice:
-            usage = tuple(_sliced(device, found.slice) for device in usage)
+            usage = tuple(sliced(device, found.slice) for device in usage)
+        if found.kind == "amd":
+            known = zip(usage, devices.find_amd(), strict=False)
+            usage = tuple(replace(device, architecture=name) for device, name in known)
         return found, usage, _unusable(found, usage)
     except ConfigError as error:
         return devices.Devices("cpu"), (), str(error)
-
-
-def _sliced(device: DeviceUsage, profile: str) -> DeviceUsage:
-    """Return a GPU as its MIG slice: what the slice uses and draws is not told."""
-    size = re.search(r"(\d+)gb", profile)
-    total = float(size[1]) * 1e9 if size else device.total
-    name = f"{device.name} MIG {profile}"
-    return DeviceUsage(name, 0.0, total, None, None, device.driver)
 
 
 def _unusable(found: devices.Devices, usage: Sequence[DeviceUsage]) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from train.errors import ConfigError
+from train.hosts import devices
 from train.hosts.memory import memory
 
 _QUERY = "name,memory.used,memory.total,utilization.gpu,power.draw,driver_version"
@@ -29,7 +33,8 @@ _MIB = 2**20
 class DeviceUsage:
     """One device: bytes used and there in all, the share of time it is busy, watts.
 
-    A number that its driver does not tell is None; so is an empty `driver`, its version.
+    A number that its driver does not tell is None; an empty `driver`, its version, or
+    `architecture`, the compiler's name of an AMD GPU, is not known.
     """
 
     name: str
@@ -38,11 +43,28 @@ class DeviceUsage:
     busy: float | None
     power: float | None
     driver: str = ""
+    architecture: str = ""
 
 
 def read(env: Mapping[str, str], root: Path = Path("/")) -> tuple[DeviceUsage, ...]:
-    """Return the usage of every GPU of this host, or of its processors as one device."""
-    return gpus(env, root) or (processors(),)
+    """Return the usage of every GPU of this host, or of its processors as one device.
+
+    Where one MIG slice is chosen it is the device.
+    """
+    found = gpus(env, root)
+    if env.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+        with suppress(ConfigError):  # no such slice: a run says so
+            chosen = devices.find(env, root)
+            found = tuple(sliced(found[n], chosen.slice) for n in chosen.ids if n < len(found))
+    return found or (processors(),)
+
+
+def sliced(device: DeviceUsage, profile: str) -> DeviceUsage:
+    """Return a GPU as its MIG slice: what the slice uses and draws is not told."""
+    size = re.search(r"(\d+)gb", profile)
+    total = float(size[1]) * 1e9 if size else device.total
+    name = f"{device.name} MIG {profile}"
+    return DeviceUsage(name, 0.0, total, None, None, device.driver)
 
 
 def gpus(env: Mapping[str, str], root: Path = Path("/")) -> tuple[DeviceUsage, ...]:
@@ -114,8 +136,8 @@ def jobs(root: Path = Path("/")) -> tuple[str, ...]:
 
 def main(_argv: Sequence[str] = ()) -> int:
     """Print this host's devices and jobs as one line of JSON."""
-    devices = [asdict(device) for device in read(os.environ)]
-    print(json.dumps({"host": socket.gethostname(), "devices": devices, "jobs": jobs()}))
+    used = [asdict(device) for device in read(os.environ)]
+    print(json.dumps({"host": socket.gethostname(), "devices": used, "jobs": jobs()}))
     return 0
 
 
