@@ -30,7 +30,7 @@ there is none behind the stand-ins.
 
 NVIDIA: torch for CUDA 13 needs driver 580 or newer and a card from Turing (sm_75) on, torch for
 CUDA 12 driver 525. Training in bf16 needs Ampere (sm_80) or newer; older cards train with
-`--precision fp32`. AMD: a torch that is built for ROCm; `./launch.sh` installs one from
+`--precision fp16`, or fp32. AMD: a torch that is built for ROCm; `./launch.sh` installs one from
 `ANYRANK_TORCH_INDEX`.
 """
 
@@ -70,7 +70,7 @@ MACHINES = (
             listing="Unable to determine the device handle for gpu 0000:DB:00.0: Unknown Error"),
     Machine("One GPU, two asked for", (("./launch.sh", "2"), SMI),
             (("NVIDIA GeForce RTX 4090", 1204, 24564),)),
-    Machine("A T4", (CHECK, ("anyrank", "check", *RUN, "--precision", "fp32", "--use-lora"), SMI),
+    Machine("A T4", (CHECK, ("anyrank", "check", *RUN, "--precision", "fp16", "--use-lora"), SMI),
             (("Tesla T4", 2, 15360),) * 2),
     Machine("A MIG slice", (("anyrank", "check", "1", *RUN[1:], "--use-lora"), SMI),
             (("NVIDIA A100-SXM4-80GB", 87, 81920),),

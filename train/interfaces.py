@@ -26,6 +26,11 @@ class StepOutcome(Protocol):
         """Whether any rank asked to stop."""
         ...
 
+    @property
+    def skipped(self) -> int:
+        """How often the gradient overflowed fp16 before the step was applied."""
+        ...
+
 
 class Trainer(Protocol):
     """What takes optimizer steps."""

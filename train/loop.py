@@ -193,6 +193,7 @@ def _record(
         plan=job.plan_digest,
         sample_hash=batch.sample_hash,
         peak_bytes=peak,
+        skipped=found.skipped,
         time=time.time(),
     )
 
@@ -203,6 +204,11 @@ def _report(record: StepRecord, job: TrainingJob, out: Outputs, *, first: bool) 
     if first and job.restarted is not None:
         out.folder.write(job.restarted(job, int(out.folder.attempt.name), record.time))
     out.folder.write(record)
+    if record.skipped:
+        out.console.say(
+            f"Step {record.step}: the gradient overflowed fp16 {record.skipped} times; nothing was "
+            "applied then, and the same samples went again at half the loss scale"
+        )
     names = ("loss", "lr", "grad_norm", "tokens_per_s", "seconds")
     out.tracker.write(record.step, {f"train/{name}": getattr(record, name) for name in names})
     if record.step % job.config.output.log_interval == 0 or record.step == job.total:

@@ -39,6 +39,7 @@ VARIANTS = {
     **{f"zero{z}": f"zero={z} offload=none" for z in range(4)},
     **{f"lora{z}": f"zero={z} offload=none --use-lora --lora-dropout 0.1" for z in range(4)},
     **{f"bf16-zero{z}": f"zero={z} offload=none --precision bf16" for z in (1, 2, 3)},
+    **{f"fp16-zero{z}": f"zero={z} offload=none --precision fp16" for z in (1, 2, 3)},
     **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
     **{f"sp2-zero{z}": f"zero={z} offload=none sp=2" for z in (1, 3)},
     "offload-all": "zero=3 offload=all",

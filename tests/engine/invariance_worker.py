@@ -74,12 +74,26 @@ VARIANTS = {
     },
     **{f"large{z}": f"recompute=none zero={z} {LARGE}" for z in range(4)},
 }
+# Not every processor has fp16. The huge ones begin with a loss scale at which gradients overflow.
+FP16 = {
+    name: f"recompute=none {words} --max-steps 6"
+    for name, words in {
+        "fp16-usual-zero1": "zero=1 --precision fp16",
+        "fp16-usual-zero3": "zero=3 --precision fp16",
+        **{f"fp16-huge-zero{z}": f"zero={z} --precision fp16" for z in (1, 2, 3)},
+        **{f"fp16-huge-zero{z}-offload": f"zero={z} --precision fp16" for z in (2, 3)},
+        "short-bf16": "zero=3 --precision bf16",
+        "short-fp32": "zero=0",
+    }.items()
+}
+HUGE = 2.0**27
 
 
 def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[dict[str, object]]:
     words = ["--model-name-or-path", model, "--dataset-name-or-path", data]
-    own = VARIANTS[variant].format(beside=Path(model).parent).split()
-    config = parse_args([*words, *BASE.split(), *PINS.split(), *own])
+    own = (VARIANTS | FP16)[variant].format(beside=Path(model).parent).split()
+    pins = PINS.replace("none", "optimizer") if variant.endswith("-offload") else PINS
+    config = parse_args([*words, *BASE.split(), *pins.split(), *own])
     quiet = Console(False)
     source = inputs.locate(config, out, quiet)
     samples = inputs.open_data(source, out / "cache", quiet)
@@ -96,6 +110,8 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
         dict(planned.zero),
         packed=variant != "padded",
     )
+    if "-huge-" in variant:
+        engine.scale.value = HUGE
     job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))
     records = fit(engine, job, Outputs(quiet, None, NoTracker(), out), NoSaver(), UNASKED)
     engine.deepspeed.destroy()

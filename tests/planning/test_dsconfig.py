@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -189,3 +190,15 @@ def test_what_is_off_auto_or_a_comment_says_nothing(tmp_path, content):
         {},
         {},
     )
+
+
+def test_the_section_of_fp16_follows_the_precision(tmp_path):
+    usual = {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "hysteresis": 2}
+    half = replace(RUN, model=replace(RUN.model, precision="fp16"))
+    for run in (RUN, half):
+        assert "fp16" not in read_ds_config(write(tmp_path, {"fp16": usual}), run).extra
+    read_ds_config(write(tmp_path, {"fp16": {"enabled": True}}), half)
+    static = write(tmp_path, {"fp16": usual | {"loss_scale": 128}})
+    read_ds_config(static, RUN)
+    with pytest.raises(ConfigError, match="'fp16.loss_scale' to 128: it is 0 in every run"):
+        read_ds_config(static, half)

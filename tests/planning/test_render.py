@@ -66,6 +66,7 @@ def test_stage_0_is_refused_in_bf16_and_rendered_in_fp32():
     config = rendered(Plan(0, 4096, dp=2), "fp32")
     assert config["zero_optimization"] == {"stage": 0}
     assert config["bf16"]["enabled"] is False
+    assert config["fp16"]["enabled"] is False
 
 
 def test_a_second_copy_of_the_weights_is_rendered():

@@ -55,9 +55,12 @@ def test_what_was_measured_on_this_machine_replaces_the_table(tmp_path: Path) ->
 def test_bf16_is_refused_on_a_card_that_has_none() -> None:
     old = Device(0, "Tesla T4", 14 << 30, 64 << 30, architecture="sm_75")
     require_bf16([old], "fp32")
+    require_bf16([old], "fp16")
     require_bf16([Device(0, "cpu", 1 << 30, 1 << 30)], "bf16")
     require_bf16([Device(0, "NVIDIA L4", 22 << 30, 64 << 30)], "bf16")
-    with pytest.raises(PlanError, match=r"Tesla T4 \(sm_75\) has no bf16.*--precision fp32"):
+    with pytest.raises(
+        PlanError, match=r"Tesla T4 \(sm_75\) has no bf16.*--precision fp16, or fp32"
+    ):
         require_bf16([old], "bf16")
 
 

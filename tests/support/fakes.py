@@ -38,6 +38,7 @@ class FakeResult:
     loss: float
     grad_norm: float
     stop: bool = False
+    skipped: int = 0
 
 
 @dataclass

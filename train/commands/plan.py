@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a folder, a built-in name, or layers=32,hidden=4096,heads=32,…")  # fmt: skip
     add("--batch-size", type=_whole, default=256, metavar="B", help="samples a step")
     add("--block-size", type=_whole, default=1024, metavar="L", help="tokens of a sample")
-    add("--precision", default="bf16", choices=("bf16", "fp32"))
+    add("--precision", default="bf16", choices=("bf16", "fp16", "fp32"))
     add("--use-lora", action="store_true", help="train an adapter, the model frozen")
     add("--lora-r", type=_whole, default=16, metavar="R", help="its rank")
     add("--pin", nargs="+", action="extend", default=[], metavar="KEY=VALUE",

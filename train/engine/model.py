@@ -25,7 +25,7 @@ from train.engine.attention_probe import kernel_works
 from train.engine.packing import can_pack
 from train.errors import ModelError
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)

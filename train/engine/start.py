@@ -12,12 +12,14 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from train.config import RunConfig
 from train.data.batch import MicroBatch
 from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs, packed_inputs, padded_inputs
+from train.engine.scale import LossScale
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
 from train.locking import locked
@@ -46,7 +48,9 @@ def start(
 
     Raises:
         ModelError: the folder does not hold a model that can be trained here.
+        ConfigError: the device has no fp16, which was asked for.
     """
+    require_device(config.model.precision)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(
@@ -63,7 +67,21 @@ def start(
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
     inputs = _shared_inputs(gang, plan) if loaded.packed else padded_inputs
-    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before)
+    scale = LossScale.of(config.model.precision)
+    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before, scale)
+
+
+def require_device(precision: str) -> None:
+    """Refuse fp16 where the device has none, before anything is loaded.
+
+    Raises:
+        ConfigError: it says which devices have it.
+    """
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise ConfigError(
+            "--precision fp16 needs a GPU, from sm_70 on if it is NVIDIA's, or a processor with "
+            "AVX512-FP16, but this device has neither: use --precision fp32"
+        )
 
 
 @contextmanager

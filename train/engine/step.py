@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from train.engine.gang import Gang
 from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
 from train.engine.model import LoadedModel
+from train.engine.scale import LossScale
 from train.errors import NonFiniteError
 
 
@@ -26,12 +27,14 @@ from train.errors import NonFiniteError
 class StepResult:
     """What one optimizer step found: loss in nats per token, the gradient norm before clipping.
 
-    `stop`: whether any rank asked to stop; equal on all ranks.
+    `stop`: whether any rank asked to stop; `skipped`: how often the gradient overflowed fp16 before
+    the step was applied. Equal on all ranks.
     """
 
     loss: float
     grad_norm: float
     stop: bool = False
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Engine:
     max_grad_norm: float
     inputs: Callable[[MicroBatch, torch.device], Inputs]
     before: int = 0
+    scale: LossScale = field(default_factory=LossScale)
 
     def step(
         self,
@@ -59,6 +63,9 @@ class Engine:
     ) -> StepResult:
         """Take one optimizer step; every rank brings the same number of micro-batches.
 
+        Where the gradient overflows fp16, nothing is applied, and the same is done again with a
+        smaller loss scale.
+
         Args:
             step: from 0; names the dropout's draw.
             micros: this replica's; an empty one takes part with zero weight.
@@ -70,20 +77,33 @@ class Engine:
             NonFiniteError: on every rank, before anything was applied.
         """
         self.deepspeed.train()
-        sums = torch.zeros((len(micros),), dtype=torch.float64, device=self.gang.device)
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
+        skipped = 0
+        while True:
+            found, sums = self._attempt(step, micros, loss_tokens, stop=stop)
+            if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
+                self.scale.count()
+                return replace(found, skipped=skipped)
+            if not (math.isfinite(found.loss) and self.scale.halved()):
+                self._refuse(step, micros, sums, found)
+            self._forget_sums()
+            skipped += 1
+
+    def _attempt(
+        self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, *, stop: bool
+    ) -> tuple[StepResult, torch.Tensor]:
+        """Return what was found, and each micro-batch's loss; applied if all of it is finite."""
+        sums = torch.zeros((len(micros),), dtype=torch.float64, device=self.gang.device)
+        scale = self.scale.value * self.gang.world.size / loss_tokens
         for number, micro in enumerate(micros):
             self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
-            loss, sums[number] = self._forward(step, micro, self.gang.world.size / loss_tokens)
+            loss, sums[number] = self._forward(step, micro, scale)
             self.deepspeed.backward(loss, scale_wrt_gas=False)
         totals = self.gang.sum(torch.stack([sums.sum(), sums.new_tensor(float(stop))]))
         norm = self._update()
         total, stops = totals.tolist()
-        found = StepResult(total / loss_tokens, norm, stops > 0)
-        if not (math.isfinite(found.loss) and math.isfinite(norm)):
-            self._refuse(step, micros, sums, found)
-        return found
+        return StepResult(total / loss_tokens, norm, stops > 0), sums
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
         """Return the summed loss in nats and the number of tokens over all ranks' micro-batches."""
@@ -145,7 +165,12 @@ class Engine:
         without ZeRO nothing does, so the norm is taken here, on gradients equal on every rank.
         """
         if self.deepspeed.zero_optimization():
+            if self.scale.dynamic:
+                # The losses were scaled before DeepSpeed saw them; it has only to divide.
+                self.deepspeed.optimizer.loss_scale = self.scale.value
             self.deepspeed.step()
+            if self.scale.dynamic:
+                self.deepspeed.optimizer.loss_scale = 1.0
             return float(self.deepspeed.get_global_grad_norm())
         parameters = [p for p in self.model.module.parameters() if p.grad is not None]
         # In fp64, as ZeRO does: summed in fp32 the norm of 10 million elements is off by 4e-4.
@@ -157,6 +182,12 @@ class Engine:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)
             self.deepspeed.step()
         return norm
+
+    def _forget_sums(self) -> None:
+        """Drop the gradients of an update that was skipped: ZeRO-1 and -2 keep offloaded ones."""
+        sums = self.deepspeed.optimizer.averaged_gradients
+        for group in sums:
+            sums[group] = None
 
     def _refuse(
         self, step: int, micros: Sequence[MicroBatch], sums: torch.Tensor, found: StepResult

@@ -43,6 +43,7 @@ class StepRecord:
     plan: str
     sample_hash: str
     peak_bytes: int
+    skipped: int
     time: float
 
 

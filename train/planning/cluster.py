@@ -106,7 +106,7 @@ def require_bf16(devices: Sequence[Device], precision: str) -> None:
         if precision == "bf16" and not gpu.has_bf16:
             raise PlanError(
                 f"the {device.name} ({gpu.architecture}) has no bf16, which came with sm_80: "
-                "use --precision fp32"
+                "use --precision fp16, or fp32"
             )
 
 

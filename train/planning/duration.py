@@ -182,7 +182,7 @@ def _unaligned(rows: int, columns: int, plan: Plan, rates: Rates) -> float:
 def _rate(request: PlanRequest) -> float:
     """Return the FLOP per second of large products: in fp32 they do without tensor cores."""
     gpu = request.cluster.gpu
-    if request.precision == "bf16" or gpu.is_cpu:
+    if request.precision != "fp32" or gpu.is_cpu:
         return gpu.achievable_flops
     return gpu.achievable_flops * gpu.fp32_ratio
 

@@ -119,7 +119,9 @@ def _remarks(request: PlanRequest, choice: Choice) -> list[str]:
             remarks.append(f"Note: {text}.")
     gpu, other = request.cluster.gpu, request.implementation
     if request.precision == "bf16" and not gpu.has_bf16:
-        remarks.append(f"Note: a {gpu.name} has no bf16: a run there needs --precision fp32.")
+        remarks.append(
+            f"Note: a {gpu.name} has no bf16: a run there needs --precision fp16 or fp32."
+        )
     if choice.chosen is not None and other is not None and other.kernels == "fused":
         remarks.append("Note: predicted for fused kernels.")
     return remarks

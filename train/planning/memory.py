@@ -62,7 +62,7 @@ def shard_group(request: PlanRequest, plan: Plan) -> Group:
 
 def element_size(request: PlanRequest) -> int:
     """Bytes of a weight's element."""
-    return 2 if request.precision == "bf16" else 4
+    return 4 if request.precision == "fp32" else 2
 
 
 def setting_of(request: PlanRequest, plan: Plan, lengths: Lengths) -> Setting:
@@ -100,10 +100,10 @@ def _dense(request: PlanRequest) -> bool:
 
 
 def _repeats(request: PlanRequest) -> bool:
-    """Whether attention repeats grouped keys: where scores are capped, and on GPUs in fp32."""
-    gpu_fp32 = request.precision == "fp32" and not request.cluster.gpu.is_cpu
+    """Whether attention repeats grouped keys: where scores are capped, and on GPUs but in bf16."""
+    other_kernel = request.precision != "bf16" and not request.cluster.gpu.is_cpu
     ours = request.implementation is None
-    return ours and (request.repeats_keys or request.shape.softcap or gpu_fp32)
+    return ours and (request.repeats_keys or request.shape.softcap or other_kernel)
 
 
 def _activations(request: PlanRequest, plan: Plan, lengths: Lengths) -> tuple[float, float]:

@@ -115,18 +115,18 @@ def require_hpz(hpz: int, zero: int, offload: str, ranks: int) -> None:
 
 
 def sums_in_fp32(zero: int, precision: str) -> bool:
-    """Whether DeepSpeed adds gradients up in fp32: its stage 0 has no fp32 sums in bf16."""
+    """Whether DeepSpeed adds gradients up in fp32: its stage 0 has no fp32 sums in bf16 or fp16."""
     return zero > 0 or precision == "fp32"
 
 
 def require_fp32_sums(zero: int, precision: str) -> None:
-    """Refuse a stage that would add gradients up in bf16.
+    """Refuse a stage that would add gradients up in 16 bits.
 
     Raises:
-        PlanError: ZeRO-0 in bf16.
+        PlanError: ZeRO-0 in bf16 or fp16.
     """
     if not sums_in_fp32(zero, precision):
         raise PlanError(
-            "ZeRO stage 0 is not offered in bf16, where it would accumulate in bf16: "
+            f"ZeRO stage 0 is not offered in {precision}, in which it would accumulate gradients: "
             "pin zero to 1, 2 or 3, or use --precision fp32"
         )

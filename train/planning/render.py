@@ -21,7 +21,7 @@ def render(
     where a step ends and scales the loss itself. What `ds` sets wins over what is computed here.
 
     Raises:
-        PlanError: ZeRO-0 in bf16.
+        PlanError: ZeRO-0 in bf16 or fp16.
     """
     require_fp32_sums(plan.zero, model.precision)
     made: dict[str, Any] = {
@@ -32,6 +32,8 @@ def render(
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {"enabled": model.precision == "bf16"},
+        # The step scales the losses itself: to DeepSpeed that is no scale, and none that changes.
+        "fp16": {"enabled": model.precision == "fp16", "loss_scale": 1.0},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": _zero(plan, shape),

@@ -34,6 +34,15 @@ _FIXED: Mapping[str, Any] = {
     "scheduler.params.cos_min_ratio": 0,
     "scheduler.params.last_batch_iteration": -1,
 }
+# In a run of that precision; hysteresis is left out, since it only puts off what is done anyway.
+_FP16: Mapping[str, Any] = {
+    "fp16.loss_scale": 0,  # dynamic
+    "fp16.initial_scale_power": 16,
+    "fp16.loss_scale_window": 1000,
+    "fp16.min_loss_scale": 1,
+    "fp16.auto_cast": False,
+    "fp16.fp16_master_weights_and_grads": False,
+}
 _SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 _ADAM_W = ("AdamW", "Adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
 
@@ -71,8 +80,9 @@ def _difference(name: str, value: Any, run: RunConfig) -> str:
         )
     if name == "optimizer.type":
         return "" if value in _ADAM_W else f"sets '{name}' to {shown}: the optimizer is AdamW"
-    if name in _FIXED and value != _FIXED[name]:
-        return f"sets '{name}' to {shown}: it is {json.dumps(_FIXED[name])} in every run"
+    fixed = {**_FIXED, **(_FP16 if run.model.precision == "fp16" else {})}
+    if name in fixed and value != fixed[name]:
+        return f"sets '{name}' to {shown}: it is {json.dumps(fixed[name])} in every run"
     return ""
 
 

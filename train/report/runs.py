@@ -19,7 +19,11 @@ from typing import Any
 from train.errors import ConfigError
 from train.output.metrics import read_metrics
 
-TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}  # promised largest relative difference of two runs' losses
+TOLERANCE = {
+    "fp32": 1e-6,
+    "bf16": 2e-3,
+    "fp16": 2e-3,
+}  # promised largest relative difference of two runs' losses
 STEP = re.compile(r"\[Step (\d+)/\d+\]")
 BEGIN = re.compile(r"(?:: starting from step |Resuming from step_)(\d+)")
 SAME = ("sample_hash", "lr", "tokens", "loss_tokens")
