@@ -1,7 +1,4 @@
-"""`anyrank runs`: what runs and what ran, a line for each run folder.
-
-anyrank runs [FOLDER] [--watch]      the runs in FOLDER (default: runs); --watch shows them anew
-"""
+"""`anyrank runs`: what runs and what ran, a line for each run folder."""
 
 from __future__ import annotations
 

@@ -135,7 +135,8 @@ def _with_preset(config: RunConfig, cache: Path, console: Console) -> RunConfig:
     console.say(
         f"The embedded preset: a small Mistral on the standard library's functions; batch size "
         f"{config.data.batch_size}, block size {config.data.block_size}, "
-        f"{config.max_steps or 'all'} steps, lr {config.optimizer.lr:g}, {config.model.precision}"
+        f"{config.max_steps or 'all'} steps, lr {config.optimizer.lr:g} "
+        f"({config.optimizer.lr_schedule}), {config.model.precision}, {config.ds_config}"
     )
     return replace(
         config,
