@@ -42,7 +42,7 @@ def installed(tmp_path_factory) -> Path:
 def test_an_installed_anyrank_trains_in_an_empty_folder(installed, tmp_path):
     done = run([installed / "v/bin/anyrank", "launch", "2", "--max-steps", "3", "--run-dir", "r"],
                tmp_path, HF_HUB_OFFLINE="1")  # fmt: skip
-    assert "3 steps, lr 0.002 (cosine), fp32, ds_configs/auto.json" in done.stdout
+    assert "3 steps, lr 0.002 (cosine), fp32, ds_config auto.json" in done.stdout
     assert "[Step 3/3]" in done.stdout
     assert (tmp_path / "r/DONE").exists() and (tmp_path / "r/model/config.json").exists()
 

@@ -136,7 +136,8 @@ def _with_preset(config: RunConfig, cache: Path, console: Console) -> RunConfig:
         f"The embedded preset: a small Mistral on the standard library's functions; batch size "
         f"{config.data.batch_size}, block size {config.data.block_size}, "
         f"{config.max_steps or 'all'} steps, lr {config.optimizer.lr:g} "
-        f"({config.optimizer.lr_schedule}), {config.model.precision}, {config.ds_config}"
+        f"({config.optimizer.lr_schedule}), {config.model.precision}, "
+        f"ds_config {Path(config.ds_config).name}"
     )
     return replace(
         config,
