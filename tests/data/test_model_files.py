@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from train.data.model_files import require_trainable, stored_tensors
+from train.data.model_files import require_trainable, rounded, stored_tensors
 from train.data.model_folder import locate_model, read_model_config
 from train.errors import ModelError
 from train.planning import shape_of
@@ -64,6 +64,13 @@ def test_a_file_that_describes_the_quantization_is_found(tmp_path):
     (folder(tmp_path) / "hf_quant_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"quantized \(hf_quant_config.json\)"):
         judge(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("float32", " F32: "), ("float16", "F16 and F32: ")])
+def test_weights_that_bf16_rounds_are_told(tmp_path, kind, said):
+    path = folder(tmp_path, tensors={"model.layers.0.mlp.up_proj.weight": np.zeros((2, 3), kind)})
+    assert said in rounded(path, "bf16")[0]
+    assert not rounded(path, "fp32")
 
 
 def test_buffers_of_whole_numbers_are_no_quantization(tmp_path):

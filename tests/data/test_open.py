@@ -239,6 +239,9 @@ def test_rows_of_no_kind_are_skipped_at_the_beginning_as_well(opened, write, pie
 
 
 def test_a_later_row_that_counts_for_less_is_refused(opened, write, pieces):
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (None, False)]
+    with pytest.raises(DataError, match="line 2: 'label' judges the answer"):
+        opened(write(rows), pieces)
     rows = [{"text": "a", "weight": weight} for weight in (1, 1, 0)]
     with pytest.raises(DataError, match="line 3: 'weight' is 0, but all rows count alike"):
         opened(write(rows), pieces)

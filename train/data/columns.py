@@ -146,6 +146,21 @@ def require_weight(form: RowFormat, row: Mapping[str, Any]) -> None:
             )
 
 
+def require_unjudged(form: RowFormat, row: Mapping[str, Any]) -> None:
+    """Check that no verdict stands beside a row's answer.
+
+    Raises:
+        ValueError: one does; supervised training does not heed it.
+    """
+    judges = () if form.given or form.kind in ("text", "prompt") else form.unused
+    for name in (mark for mark in judges if VERDICT.fullmatch(_plain(mark))):
+        if not isinstance(row.get(name), str | None):
+            raise ValueError(
+                f"'{name}' judges the answer, and supervised training would learn the bad ones "
+                f"as well: leave those rows out, then give --columns {_named(form)}"
+            )
+
+
 def richer(first: RowFormat, other: RowFormat) -> str:
     """Return why a row says more than those before it, which were read without it; or nothing."""
     if first.kind == other.kind and first.required == other.required:
@@ -235,16 +250,11 @@ def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
     Raises:
         ValueError: there is a verdict on the answer, or an answer to what would be trained alone.
     """
+    require_unjudged(found, row)
     used = found.roles[found.kind]
     for name in found.unused:
         word, value = _plain(name), row.get(name)
-        if found.kind in ("messages", "completion"):
-            if VERDICT.fullmatch(word) and value is not None and not isinstance(value, str):
-                raise ValueError(
-                    f"'{name}' judges the answer, and supervised training would learn the bad ones "
-                    f"as well: leave those rows out, then give --columns {_named(found)}"
-                )
-        elif _competes(word, value, found.kind):
+        if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
             whole = isinstance(value, str) or (isinstance(value, list) and "{" in str(value[:1]))
             pair = f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
             raise ValueError(

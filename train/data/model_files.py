@@ -139,6 +139,18 @@ def require_trainable(
     return shape, told
 
 
+def rounded(folder: Path, precision: str) -> tuple[str, ...]:
+    """Say that a run rounds the weights of a folder, whose types hold more than bf16 does."""
+    matrices = [one for one in stored_tensors(folder).values() if len(one.shape) == 2]
+    held = {one.dtype for one in matrices} & {"F64", "F32", "F16"}
+    if precision != "bf16" or not held:
+        return ()
+    return (
+        f"weights of {folder} are {' and '.join(sorted(held))}: the run begins with them rounded "
+        "to bf16, and saves the model so; --precision fp32 does not",
+    )
+
+
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config.json that describes the language model."""
     parts = (config.get(name) for name in ("text_config", "llm_config", "language_config"))

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import DataConfig
-from train.data.columns import RowFormat, choose_format, require_columns, require_weight, richer
+from train.data.columns import (
+    RowFormat,
+    choose_format,
+    require_columns,
+    require_unjudged,
+    require_weight,
+    richer,
+)
 from train.data.edges import settle
 from train.data.rows import Row
 from train.data.store import StoredSample
@@ -129,6 +136,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
         tally.forms[names] = form
         tally.unused |= dict.fromkeys(form.unused)
     require_weight(form, row)
+    require_unjudged(form, row)
     return form
 
 

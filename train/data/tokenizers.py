@@ -16,7 +16,15 @@ from train.paths import looks_local
 if TYPE_CHECKING:
     from train.data.tokenizer_sp import SentencePieceTokenizer
 
-_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
+_FILES = (
+    "tokenizer",
+    "tekken",
+    "special_tokens",
+    "added_tokens",
+    "vocab",
+    "merges",
+    "chat_template",
+)
 
 
 def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:

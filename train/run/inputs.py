@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.config import RunConfig, World
-from train.data.model_files import require_trainable
+from train.data.model_files import require_trainable, rounded
 from train.data.model_folder import locate_model, read_model_config
 from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
@@ -95,7 +95,7 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     described = read_model_config(model)
     block = config.data.block_size
     shape, notices = require_trainable(model, described, shape_of(described), block)
-    for notice in notices:
+    for notice in (*notices, *rounded(model, config.model.precision)):
         console.say(notice)
     return RunInputs(config, model, shape, ds, pins, preset)
 
