@@ -182,8 +182,10 @@ def test_going_on_from_an_older_step_sets_newer_folders_aside(tmp_path):
 
 def test_starting_over_moves_the_old_checkpoints_out_of_the_way(tmp_path):
     save(tmp_path, 10)
+    (tmp_path / "metrics.jsonl").write_text("the old curve\n")
     place = checkpoints.set_aside(tmp_path, attempt(tmp_path, 2))
     assert place == tmp_path / "checkpoints-before-0002"
+    assert (place / "metrics.jsonl").read_text() == "the old curve\n"
     assert (place / "step_00000010" / "COMPLETE").exists()
     assert complete(tmp_path) == ()
     assert checkpoints.set_aside(tmp_path, attempt(tmp_path, 3)) is None

@@ -200,11 +200,16 @@ def tidy(run: Path, start: int) -> None:
 
 
 def set_aside(run: Path, attempt: Path) -> Path | None:
-    """Move all checkpoints out of the way of a run that starts over; return where they are."""
+    """Move all checkpoints out of the way of a run that starts over; return where they are.
+
+    With them goes a copy of metrics.jsonl, of which the run that starts over drops every step.
+    """
     if not complete(run):
         return None
     place = run / f"checkpoints-before-{attempt.name}"
     home(run).rename(place)
+    if (run / "metrics.jsonl").is_file():
+        shutil.copy(run / "metrics.jsonl", place)
     return place
 
 

@@ -122,7 +122,9 @@ def require_shared(gang: Gang, run: Path) -> None:
 def _start_over(folder: RunFolder, console: Console) -> None:
     place = checkpoints.set_aside(folder.path, folder.attempt)
     if place is not None:
-        console.say(f"--resume never: starting from step 0; the old checkpoints are now in {place}")
+        console.say(
+            f"--resume never: starting from step 0; the old checkpoints and metrics are in {place}"
+        )
 
 
 def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int) -> RunFingerprint:
