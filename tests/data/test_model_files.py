@@ -70,6 +70,7 @@ def test_a_file_that_describes_the_quantization_is_found(tmp_path):
 def test_weights_that_bf16_rounds_are_told(tmp_path, kind, said):
     path = folder(tmp_path, tensors={"model.layers.0.mlp.up_proj.weight": np.zeros((2, 3), kind)})
     assert said in rounded(path, "bf16")[0]
+    assert "are F32: the run begins with them rounded to fp16" in rounded(path, "fp16")[0]
     assert not rounded(path, "fp32")
 
 

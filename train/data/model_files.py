@@ -140,14 +140,15 @@ def require_trainable(
 
 
 def rounded(folder: Path, precision: str) -> tuple[str, ...]:
-    """Say that a run rounds the weights of a folder, whose types hold more than bf16 does."""
+    """Say that a run rounds the weights of a folder, whose types hold more than its own does."""
+    own = {"bf16": "BF16", "fp16": "F16"}.get(precision)
     matrices = [one for one in stored_tensors(folder).values() if len(one.shape) == 2]
-    held = {one.dtype for one in matrices} & {"F64", "F32", "F16"}
-    if precision != "bf16" or not held:
+    held = {one.dtype for one in matrices} & ({*FLOATS} - {own})
+    if own is None or not held:
         return ()
     return (
         f"weights of {folder} are {' and '.join(sorted(held))}: the run begins with them rounded "
-        "to bf16, and saves the model so; --precision fp32 does not",
+        f"to {precision}, and saves the model so; --precision fp32 does not",
     )
 
 
