@@ -10,14 +10,18 @@ from train.launch import heartbeat
 
 
 @pytest.mark.parametrize("supervised", [False, True])
-def test_a_port_in_use_is_one_sentence_or_a_fault_that_another_start_mends(supervised) -> None:
+def test_a_port_in_use_is_one_sentence_or_a_fault_that_another_start_mends(
+    supervised, tmp_path
+) -> None:
     from train.engine.gang import connect
 
     with socket.create_server(("", 0)) as taken:
         port = str(taken.getsockname()[1])
         env = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        env |= {heartbeat.FOLDER: "."} if supervised else {}
+        if supervised:
+            (tmp_path / heartbeat.GO).write_text("{}")  # it is this rank's turn
+            env |= {heartbeat.FOLDER: str(tmp_path)}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
