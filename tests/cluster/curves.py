@@ -17,7 +17,7 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
             found.append(json.loads(line))
         except ValueError:
             continue
-    return [record for record in found if "loss" in record]
+    return [record for record in found if not {"eval_loss", "restart"} & record.keys()]
 
 
 def wait_for_step(run_dir: Path, step: int, patience: float = 30, ranks: int | None = None) -> None:
