@@ -8,16 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_every_question_is_asked_and_answered_here(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    if not request.config.getoption("--exhaustive"):
-        pytest.skip("takes minutes: --exhaustive")
+def test_every_question_is_asked_and_answered_here(tmp_path: Path) -> None:
     answers = tmp_path / "answers.json"
     subprocess.run(
         ["bash", str(ROOT / "bench/first_gpu.sh"), "--cpu", "--json", str(answers)],

@@ -78,28 +78,23 @@ def test_a_host_that_fails_its_check_leaves_the_run_as_it_is(tmp_path: Path) -> 
     assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
 
 
-def test_ranks_that_fail_while_they_wait_leave_the_run_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("accident", "size", "why"),
+    [
+        ("--unready", "4", "rank 3 on localhost ended: unready, as this test wants; the run"),
+        ("--unfit", "3", "3 GPUs cannot do it"),
+    ],
+)
+def test_ranks_that_fail_before_their_first_step_leave_the_run_at_its_size(
+    tmp_path: Path, accident: str, size: str, why: str
+) -> None:
+    """While they wait for their turn, or when the plan does not fit."""
     run_dir = tmp_path / "r"
-    words = ("--steps", "300", "--checkpoints", "--unready", "3")
+    words = ("--steps", "300", "--checkpoints", accident, "3")
     process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
     wait_for_step(run_dir, 2)
-    code, told = said(resize(run_dir, "4"))
-    assert (
-        code == 2
-        and "not resized: rank 3 on localhost ended: unready, as this test wants; the run" in told
-    )
-    code, _, err = finish(process, run_dir)
-    assert code == 0, err
-    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
-
-
-def test_a_size_that_the_plan_does_not_fit_is_given_up_for_the_old_one(tmp_path: Path) -> None:
-    run_dir = tmp_path / "r"
-    words = ("--steps", "300", "--checkpoints", "--unfit", "3")
-    process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
-    wait_for_step(run_dir, 2)
-    code, told = said(resize(run_dir, "3"))
-    assert code == 2 and "not resized: 3 GPUs cannot do it" in told
+    code, told = said(resize(run_dir, size))
+    assert code == 2 and f"not resized: {why}" in told
     code, _, err = finish(process, run_dir)
     assert code == 0, err
     assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 301)), [2])
