@@ -171,10 +171,11 @@ def test_resizes_at_any_moment_up_to_the_end_lose_and_repeat_no_step(tmp_path: P
     process = start(run_dir, 4, *words, hosts=HERE, RANKS="2")
     until((run_dir / "OWNER").exists)
     told = []
-    while process.poll() is None:
+    while process.poll() is None and all(code == 0 for code, _ in told):
         told.append(said(resize(run_dir, str(1 + len(told) % 3))))
+    done = (run_dir / "DONE").exists()
     code, _, err = finish(process, run_dir)
     assert code == 0, err
     assert steps(run_dir) == list(range(1, 161))
     assert "starting again" not in err and len(sizes(run_dir)) > 2
-    assert {code for code, _ in told[:-1]} == {0}, told
+    assert told[-1][0] == 0 or done, told
