@@ -332,3 +332,12 @@ def test_the_text_part_of_a_larger_model_is_saved_as_a_model_that_loads_whole(ga
     assert engine(gang, tmp_path / "saved").model.notices[:1] == (
         "qwen3_5_text attention cannot be packed, so samples are padded",
     )
+
+
+def test_one_element_in_the_middle_of_a_tensor_makes_other_weights(tmp_path):
+    tensors = {"a.weight": torch.zeros(64, 1024, dtype=torch.bfloat16), "b.bias": torch.ones(3)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    before = weights.weights_fingerprint(tmp_path)
+    tensors["a.weight"][32, 512] = 1
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert weights.weights_fingerprint(tmp_path) != before
