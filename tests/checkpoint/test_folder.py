@@ -126,7 +126,12 @@ def vouched(folder: Path, change) -> None:
         lambda c: c["tensors"]["w"]["slices"][0].update(file="/etc/passwd"),
         lambda c: c["tensors"]["w"].update(dtype="pickle"),
         lambda c: c["tensors"]["w"].update(slices=[1]),
-        lambda c: c.update(format=2),
+        lambda c: c.update(format=3),
+        lambda c: c["tensors"]["w"]["slices"][0].update(cut={"dimension": 1, "parts": [[0, 1]]}),
+        lambda c: c["tensors"]["w"]["slices"][0].update(
+            cut={"dimension": 0, "parts": [[0, 10**9]]}
+        ),
+        lambda c: c["tensors"]["w"]["slices"][0].update(cut={"dimension": 0, "parts": []}),
         lambda c: c.pop("identity"),
         lambda c: c.update(surprise=1),
         lambda c: c.update(tensors=None),
@@ -144,6 +149,27 @@ def test_an_index_that_means_harm_is_refused_whatever_vouches_for_it(tmp_path, c
     vouched(folder, change)
     with pytest.raises(CheckpointError):
         read_index(folder)
+
+
+def test_a_checkpoint_of_format_1_whose_slices_name_no_cut_is_read(tmp_path):
+    folder = save(tmp_path, 10)
+
+    def older(content):
+        content["format"] = 1
+        for shard in content["tensors"]["w"]["slices"]:
+            del shard["cut"]
+
+    vouched(folder, older)
+    assert verify(folder).tensors["w"].slices[0].cut is None
+
+
+def test_slices_that_are_not_all_of_a_tensor_are_not_committed(tmp_path):
+    partial = checkpoints.begin(tmp_path, 10, attempt(tmp_path))
+    entry = TensorMetadata((5000,), "F32", STATE, ())
+    index = Index(10, 1, RunFingerprint({}, {}), {}, {"w": entry})
+    with pytest.raises(FaultError, match="0 of the 5000 elements of w"):
+        checkpoints.commit(partial, index, attempt(tmp_path))
+    assert complete(tmp_path) == ()
 
 
 class Bomb:

@@ -23,6 +23,7 @@ from typing import Any
 
 import xxhash
 
+from train.checkpoint.cut import Cut
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.slices import Reader, ShardRef, TensorMetadata, patiently
@@ -30,7 +31,7 @@ from train.checkpoint.tensorfile import SIZES
 from train.errors import CheckpointError, FaultError
 from train.text import format_bytes
 
-FORMAT = 1
+FORMAT, READABLE = 2, (1, 2)
 _NAME = re.compile(r"step_(\d{8,})")
 # What index.json holds, each of just this type; no number is below 0.
 _KINDS = {
@@ -136,9 +137,15 @@ def commit(partial: Path, index: Index, attempt: Path) -> Path:
     """Turn a folder whose slices are on disk into a checkpoint; return its place.
 
     Raises:
-        FaultError: a newer start of this run has taken over.
+        FaultError: a newer start of this run has taken over, or elements are missing.
         OSError: something cannot be written.
     """
+    for name, entry in index.tensors.items():
+        if entry.held != entry.elements:
+            raise FaultError(
+                f"the ranks have written {entry.held} of the {entry.elements} elements of {name}, "
+                f"so the checkpoint of step {index.step} is not kept"
+            )
     text = index.to_json()
     _write(partial / "index.json", text)
     _sync(partial)
@@ -225,15 +232,19 @@ def read_index(folder: Path) -> Index:
         raise CheckpointError("index.json is not what COMPLETE vouches for")
     with _damage("index.json"):
         content = json.loads(text)
-        if content["format"] != FORMAT:
+        if content["format"] not in READABLE:
             raise CheckpointError(
-                f"it has format {content['format']}, but this version reads {FORMAT}"
+                f"it has format {content['format']}, but this version reads "
+                f"{' and '.join(map(str, READABLE))}"
             )
         return Index.from_json(content)
 
 
 def _tensor(value: Mapping[str, Any]) -> TensorMetadata:
-    slices = tuple(ShardRef(**shard) for shard in value["slices"])
+    slices = tuple(
+        ShardRef(**{**shard, "cut": Cut.of(shard.get("cut"), value["shape"])})
+        for shard in value["slices"]
+    )
     for shard in slices:
         if shard.file != Path(shard.file).name or value["dtype"] not in SIZES:
             raise ValueError(f"'{shard.file}' is no file name")
@@ -249,10 +260,8 @@ def verify(folder: Path) -> Index:
     index = read_index(folder)
     reader = Reader(folder, index.tensors)
     try:
-        for name, entry in index.tensors.items():
-            for kind in entry.kinds:
-                for _ in reader.read(name, kind, 0, entry.elements):
-                    pass
+        for name in index.tensors:
+            reader.verify(name)
     finally:
         reader.close()
     return index

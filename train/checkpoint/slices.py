@@ -1,9 +1,10 @@
 """Slices of global tensors in files: written with checksums, read and verified in part.
 
-A slice is a run of a tensor's elements in row-major order. For each kind of value (`master`,
-`exp_avg` and `exp_avg_sq` of a parameter, `value` of a buffer) its safetensors file holds
-`<name>.<kind>`, and `<name>.blocks` holds a 64-bit xxh3 of every 16 KiB of each kind; whoever reads
-is told the checksum of that table. So any part of a slice can be read, and verified, by itself.
+A slice is a run of a tensor's elements in row-major order, or of those of a part of it. For each
+kind of value (`master`, `exp_avg` and `exp_avg_sq` of a parameter, `value` of a buffer) its
+safetensors file holds `<name>.<kind>`, and `<name>.blocks` holds a 64-bit xxh3 of every 16 KiB of
+each kind; whoever reads is told the checksum of that table. So any part of a slice can be read, and
+verified, by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +23,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from train.checkpoint.cut import Cut, Span, shared_runs
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.tensorfile import SIZES, ByteRange, TensorSpec, read_header, write_header
 from train.errors import CheckpointError, FaultError
 
 BLOCK = 1 << 14  # bytes under one checksum
 CHUNK = 1 << 24  # bytes read at a time
+GAP = 1 << 16  # bytes between two runs, up to which both are read in one
 PAUSES = (0.5, 2.0, 8.0)  # seconds between two tries to read what cannot be read
 STATE = ("master", "exp_avg", "exp_avg_sq")
 Bytes = NDArray[np.uint8]
@@ -35,12 +39,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShardRef:
-    """Elements `start` to `start + length` of a tensor, in `file`, under a checksum."""
+    """Elements `start` to `start + length` of a tensor, or of its `cut`, in `file`."""
 
     file: str
     start: int
     length: int
     checksum: str
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,22 @@ class TensorMetadata:
         """The number of elements of one kind."""
         return prod(self.shape)
 
+    @property
+    def held(self) -> int:
+        """The number of elements of one kind that the slices have together."""
+        return sum(piece.length for piece in self.slices)
+
 
 @dataclass(frozen=True)
 class ShardData:
-    """What one rank writes of a tensor: from element `start`, the bytes of each kind."""
+    """What one rank writes of a tensor, or of its `cut`: from element `start` each kind's bytes."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     start: int
     values: Mapping[str, Bytes] = field(repr=False)
+    cut: Cut | None = None
 
     @property
     def length(self) -> int:
@@ -99,7 +110,8 @@ def write_shards(path: Path, parts: Sequence[ShardData]) -> dict[str, ShardRef]:
             for kind, values in part.values.items():
                 file.seek(places[f"{part.name}.{kind}"].start)
                 file.write(values.data)
-            slices[part.name] = ShardRef(path.name, part.start, part.length, _hash(table.tobytes()))
+            checksum = _hash(table.tobytes())
+            slices[part.name] = ShardRef(path.name, part.start, part.length, checksum, part.cut)
             if number == len(parts) // 2:
                 failpoint("halfway")
         file.flush()
@@ -126,8 +138,12 @@ class Reader:
         self._tables: dict[tuple[str, str], NDArray[np.uint64]] = {}
         self._files: dict[str, int] = {}
 
-    def read(self, name: str, kind: str, start: int, stop: int) -> Iterator[tuple[int, Bytes]]:
-        """Yield the elements start..stop of a tensor, as (first element, bytes), in order.
+    def read(
+        self, name: str, kind: str, start: int, stop: int, cut: Cut | None = None
+    ) -> Iterator[tuple[int, Bytes]]:
+        """Yield elements start..stop of a tensor, or of its `cut`, as (first element, bytes).
+
+        They come in order.
 
         Raises:
             CheckpointError: they are missing or damaged.
@@ -137,6 +153,9 @@ class Reader:
         entry = self.tensors.get(name)
         if entry is None or kind not in entry.kinds:
             raise CheckpointError(f"it has no {kind} of {name}")
+        if cut is not None or any(piece.cut is not None for piece in entry.slices):
+            yield from self._assembled(name, entry, kind, Span(cut, start, stop))
+            return
         reached = start
         for piece in sorted(entry.slices, key=lambda piece: piece.start):
             first, last = max(reached, piece.start), min(stop, piece.start + piece.length)
@@ -148,6 +167,62 @@ class Reader:
             reached = last
         if reached < stop:
             raise CheckpointError(f"elements {reached} to {stop} of {name} are in no file")
+
+    def verify(self, name: str) -> None:
+        """Read every byte of a tensor's slices.
+
+        Raises:
+            CheckpointError: they are damaged, or are not all of the tensor.
+        """
+        entry = self.tensors[name]
+        for kind in entry.kinds:
+            if all(piece.cut is None for piece in entry.slices):
+                for _ in self.read(name, kind, 0, entry.elements):
+                    pass
+                continue
+            for piece in entry.slices:
+                for _ in self._read(
+                    name, entry, kind, piece, piece.start, piece.start + piece.length
+                ):
+                    pass
+        if entry.held != entry.elements:
+            raise CheckpointError(
+                f"{entry.held} of the {entry.elements} elements of {name} are in files"
+            )
+
+    def _assembled(
+        self, name: str, entry: TensorMetadata, kind: str, wanted: Span
+    ) -> Iterator[tuple[int, Bytes]]:
+        """Yield a span, put together from slices that are cut otherwise, as `read` does."""
+        size = SIZES[entry.dtype]
+        for first in range(wanted.start, wanted.stop, CHUNK // size):
+            part = Span(wanted.cut, first, min(first + CHUNK // size, wanted.stop))
+            buffer = np.empty((part.stop - first) * size, dtype=np.uint8)
+            missing = part.stop - first
+            for piece in entry.slices:
+                for at, raw in self._shared(name, entry, kind, piece, part):
+                    buffer[(at - first) * size :][: len(raw)] = raw
+                    missing -= len(raw) // size
+            if missing:
+                raise CheckpointError(f"{missing} elements of {name} are in no file, or in two")
+            yield first, buffer
+
+    def _shared(
+        self, name: str, entry: TensorMetadata, kind: str, piece: ShardRef, wanted: Span
+    ) -> Iterator[tuple[int, Bytes]]:
+        """Yield what a slice has of a span, by its place there; near runs are read in one."""
+        size = SIZES[entry.dtype]
+        here = Span(piece.cut, piece.start, piece.start + piece.length)
+        runs = shared_runs(entry.shape, wanted, here)
+        ends = runs.source + runs.length
+        apart = np.flatnonzero((runs.source[1:] - ends[:-1]) * size > GAP) + 1
+        bounds = [0, *apart.tolist(), len(ends)]
+        for low, high in pairwise(bounds if len(ends) else ()):
+            begin = int(runs.source[low])
+            found = self._read(name, entry, kind, piece, begin, int(ends[high - 1]))
+            raw = np.concatenate([part for _, part in found])
+            for at, source, length in islice(runs, low, high):
+                yield at, raw[(source - begin) * size :][: length * size]
 
     def _read(
         self, name: str, entry: TensorMetadata, kind: str, piece: ShardRef, first: int, last: int
