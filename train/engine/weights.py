@@ -161,5 +161,5 @@ def weights_fingerprint(folder: Path) -> str:
         with safe_open(path, "pt") as file:
             tensor = file.get_tensor(key)
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(_bytes(tensor.reshape(-1)))
+            digest.update(_bytes(tensor.reshape(-1)).data)
     return digest.hexdigest()
