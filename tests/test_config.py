@@ -134,6 +134,7 @@ def test_the_world_is_read_from_the_launchers_variables():
     "env",
     [
         {"RANK": "1"},
+        {"WORLD_SIZE": "2"},
         {"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
         {"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
     ],

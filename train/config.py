@@ -30,7 +30,7 @@ class World:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> World:
         """Read the launcher's variables; with none of them set this is the only process."""
-        if "RANK" not in env:
+        if "RANK" not in env and env.get("WORLD_SIZE", "1") == "1":
             return cls()
         try:
             world = cls(
