@@ -9,8 +9,8 @@ PYTHON = source ./launch.sh && python=$$(find_python test $(TOOLS))
 LINT = $$python -m ruff check . && $$python -m ruff format --check . && $$python -m mypy train
 # Of the lines and branches that the tests' own processes run, in percent.
 FLOOR := 75
-# A file's tests share what they have made, so a file stays with one worker.
-WORKERS := -n 2 --dist loadfile
+# A file's tests share what they have made, so a file stays with one worker; more than cores, since many wait.
+WORKERS := -n 3 --dist loadfile
 
 setup:
 	@source ./launch.sh && make_environment test

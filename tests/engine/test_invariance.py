@@ -19,14 +19,13 @@ CORE = [f"zero{stage}" for stage in range(4)]
 ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared"))]
 # Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
-    1: [*CORE, "even", "few", "recompute", "padded", "seed", "lora0", "lora3", "bf16-zero3",
-        "large0", "large3", *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
+    1: [*CORE, "even", "few", "seed", "lora3", "bf16-zero3", "large0",
+        *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
         *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16"))],
-    2: [*CORE, "even", "selective", "padded", "lora1", "lora3", "bf16-zero2", "large1", "large2",
+    2: [*CORE, "even", "selective", "padded", "lora1", "bf16-zero2", "large1", "large2",
         "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
-    3: [*CORE, "even", "recompute", "lora2", "bf16-zero1", "large0",
-        "batch2-sp3-zero0", "batch13-sp3-zero1", "batch13-2+1-zero2", "batch13-speeds-zero1",
-        "shared3-full", "shared3-bf16"],
+    3: [*CORE, "recompute", "lora2", "bf16-zero1", "large3",
+        "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "shared3-full"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
         "batch2-1+2+1-zero1"],
     5: [*CORE, "batch31-3+2-zero3"],
@@ -109,9 +108,9 @@ def test_invariance_with_ten_million_elements(runs, tiny):
     assert max(table.values()) <= FP32, table
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_invariance_with_a_batch_that_divides(runs, n):
-    assert difference(runs[1]["even"], runs[n]["even"]) <= FP32
+def test_invariance_with_a_batch_that_divides(runs):
+    for n, name in found(runs, "even"):
+        assert difference(runs[1]["even"], runs[n][name]) <= FP32
 
 
 def test_invariance_with_fewer_samples_than_ranks(runs):
