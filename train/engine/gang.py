@@ -84,13 +84,18 @@ class Gang:
         return tuple(self.gather(own))
 
     def replica(self, ranks: tuple[int, ...]) -> Replica:
-        """Join these ranks, of which this is one, to a replica; only they take part.
+        """Join these ranks, of which this is one, to a replica; only they take part."""
+        return Replica(self.group(ranks), ranks, ranks.index(self.world.rank))
 
-        Their connections are made at once: what they send later does not need every one of them.
+    def group(self, ranks: tuple[int, ...]) -> Any:
+        """Return torch's group of these ranks, of which this is one; only they take part.
+
+        torch names such groups by how many a process has made: every rank must make as many. Their
+        connections are made at once: what they send later does not need every one of them.
         """
         group = dist.new_group(list(ranks), timeout=SETUP_TIMEOUT, use_local_synchronization=True)
         dist.all_reduce(torch.zeros(1, device=self.device), group=group)
-        return Replica(group, ranks, ranks.index(self.world.rank))
+        return group
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

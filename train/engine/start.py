@@ -19,6 +19,7 @@ from train.data.batch import MicroBatch
 from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs, packed_inputs, padded_inputs
+from train.engine.mesh import Mesh, join_mesh
 from train.engine.scale import LossScale
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
@@ -52,6 +53,7 @@ def start(
     """
     require_device(config.model.precision)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    mesh = join_mesh(gang, plan)
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(
         folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
@@ -59,16 +61,19 @@ def start(
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
+    deepspeed.utils.groups.mpu = mesh.mpu  # DeepSpeed would keep that of the engine before
     with _quiet():  # its memory reports, which no setting switches off
         wrapped, *_ = deepspeed.initialize(
             model=loaded.module,
             optimizer=_optimizer(groups, config.optimizer.lr, plan),
+            mpu=mesh.mpu,
             # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.
             config=zero if plan.zero else {**zero, "gradient_clipping": 0.0},
         )
-    inputs = _shared_inputs(gang, plan) if loaded.packed else padded_inputs
+    inputs = _shared_inputs(gang, mesh, plan) if loaded.packed else padded_inputs
     scale = LossScale.of(config.model.precision)
-    return Engine(gang, loaded, wrapped, config.optimizer.max_grad_norm, inputs, before, scale)
+    limit = config.optimizer.max_grad_norm
+    return Engine(gang, mesh, loaded, wrapped, limit, inputs, before, scale)
 
 
 def require_device(precision: str) -> None:
@@ -96,13 +101,14 @@ def _quiet() -> Iterator[None]:
         raise
 
 
-def _shared_inputs(gang: Gang, plan: Plan) -> Callable[[MicroBatch, torch.device], Inputs]:
+def _shared_inputs(
+    gang: Gang, mesh: Mesh, plan: Plan
+) -> Callable[[MicroBatch, torch.device], Inputs]:
     """Return what lays out this rank's part of a row.
 
-    Where any ranks share rows, a rank alone makes a group, too: torch names such groups by how many
-    a process has made, and ranks that have made fewer would wait for each other at the next.
+    Where any ranks share rows, a rank alone makes a group, too: every rank must make as many.
     """
-    _, ranks = plan.replica(gang.world.rank)
+    _, ranks = mesh.replica(plan)
     return partial(packed_inputs, replica=gang.replica(ranks) if plan.ranks > plan.dp else None)
 
 

@@ -18,6 +18,7 @@ from train.data.batch import MicroBatch
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
+from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
 from train.engine.scale import LossScale
 from train.errors import NonFiniteError
@@ -45,6 +46,7 @@ class Engine:
     """
 
     gang: Gang
+    mesh: Mesh
     model: LoadedModel
     deepspeed: Any
     max_grad_norm: float
@@ -95,12 +97,13 @@ class Engine:
     ) -> tuple[StepResult, torch.Tensor]:
         """Return what was found, and each micro-batch's loss; applied if all of it is finite."""
         sums = torch.zeros((len(micros),), dtype=torch.float64, device=self.gang.device)
-        scale = self.scale.value * self.gang.world.size / loss_tokens
+        scale = self.scale.value * self.mesh.ranks / loss_tokens
         for number, micro in enumerate(micros):
             self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
             loss, sums[number] = self._forward(step, micro, scale)
             self.deepspeed.backward(loss, scale_wrt_gas=False)
-        totals = self.gang.sum(torch.stack([sums.sum(), sums.new_tensor(float(stop))]))
+        own = sums.sum() if self.mesh.speaks else sums.new_zeros(())
+        totals = self.gang.sum(torch.stack([own, sums.new_tensor(float(stop))]))
         norm = self._update()
         total, stops = totals.tolist()
         return StepResult(total / loss_tokens, norm, stops > 0), sums
@@ -174,8 +177,10 @@ class Engine:
             return float(self.deepspeed.get_global_grad_norm())
         parameters = [p for p in self.model.module.parameters() if p.grad is not None]
         # In fp64, as ZeRO does: summed in fp32 the norm of 10 million elements is off by 4e-4.
-        squares = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) ** 2 for p in parameters]
-        norm = float(torch.stack(squares).sum().sqrt())
+        counted = [p for p in parameters if self.mesh.counts(p)]
+        squares = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) ** 2 for p in counted]
+        zero = torch.zeros((), dtype=torch.float64, device=self.gang.device)
+        norm = float(self.mesh.sum_over_model(sum(squares, zero)).sqrt())
         if math.isfinite(norm):
             limit = self.max_grad_norm or math.inf
             total = torch.tensor(norm, dtype=torch.float64, device=self.gang.device)

@@ -48,11 +48,11 @@ def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
 def local_shards(engine: Engine) -> tuple[LocalShard, ...]:
     """Return what this rank owns; all ranks' pieces together cover every parameter once."""
     stage = engine.deepspeed.zero_optimization_stage()
-    world = engine.gang.world
+    mesh = engine.mesh
     if stage == 0:
-        return tuple(replicated(trained(engine), world.rank, world.size))
+        return tuple(replicated(trained(engine), mesh.data, mesh.ranks))
     owned = _partitioned if stage == 3 else _flattened
-    return tuple(owned(trained(engine), engine.deepspeed.optimizer, world.rank))
+    return tuple(owned(trained(engine), engine.deepspeed.optimizer, mesh.data))
 
 
 def replicated(named: Sequence[Named], rank: int, size: int) -> Iterator[LocalShard]:
@@ -153,11 +153,11 @@ def refresh_low_precision(engine: Engine) -> None:
 
 def broadcast_shards(engine: Engine) -> None:
     """Give each rank the pieces that the others have read."""
-    named, size = trained(engine), engine.gang.world.size
-    for owner in range(size):
-        for piece in replicated(named, owner, size):
+    named, mesh = trained(engine), engine.mesh
+    for owner in range(mesh.ranks):
+        for piece in replicated(named, owner, mesh.ranks):
             for values in state_views(engine, piece):
-                dist.broadcast(values, src=owner)
+                dist.broadcast(values, src=mesh.at(data=owner), group=mesh.data_group)
 
 
 def _adam(engine: Engine) -> Any:

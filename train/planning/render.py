@@ -25,7 +25,7 @@ def render(
     """
     require_fp32_sums(plan.zero, model.precision)
     made: dict[str, Any] = {
-        "train_batch_size": plan.gpus,
+        "train_batch_size": plan.ranks,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.max_grad_norm,

@@ -157,7 +157,7 @@ def training_job(
     """Put together what the loop needs to go on from where the run is."""
     config = inputs.config
     chosen = planned.chosen.plan
-    replica, ranks = chosen.replica(engine.gang.world.rank)
+    replica, ranks = engine.mesh.replica(chosen)
     longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
     capacity = max(chosen.micro_tokens, longest)
     marks = engine.gang.marks
