@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from train.config import World, parse_args
+from train.data.mix import Dataset
 from train.data.preset import build_preset
-from train.data.store import Dataset
 from train.engine import start as engines
 from train.engine.gang import Gang, connect
 from train.engine.model import DTYPES

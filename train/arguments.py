@@ -156,7 +156,9 @@ OTHER_NAMES = {
 ARGUMENTS = (
     Argument("--model-name-or-path", str, None, "a Hugging Face folder or hub name"),
     Argument("--tokenizer", str, None, "a Hugging Face folder or name, or a SentencePiece .model"),
-    Argument("--dataset-name-or-path", str, None, "a hub name, a folder or a file (jsonl, …)"),
+    Argument("--chat-template", str, None, "a file to use for the tokenizer's own, or chatml"),
+    Argument("--dataset-name-or-path", str, None, "a hub name, URL, folder or file; a*2,b for two"),
+    Argument("--eval-dataset-name-or-path", str, None, "rows to evaluate on; default: held out"),
     Argument("--columns", read_columns, None, "what is what: prompt=NAME,completion=NAME"),
     Argument("--loss-on", str, None, "default: by the columns found", ("all", "completion")),
     Argument("--skip-bad-rows", None, False, "leave malformed rows out and count them"),

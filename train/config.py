@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PIN_KEYS, PRESET, Argument, Parser
 from train.errors import ConfigError, did_you_mean
+from train.names import DatasetName, read_names
 
 T = TypeVar("T")
 
@@ -66,13 +67,17 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model, in which precision, trained whole or through an adapter (`lora`)."""
+    """Which model, in which precision, trained whole or through an adapter (`lora`).
+
+    `chat_template`: the file of one to use instead of the tokenizer's own, or `chatml`.
+    """
 
     name_or_path: str | None
     tokenizer: str | None
     precision: str
     lora: LoraConfig | None
     trust_remote_code: bool
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,23 @@ class DataConfig:
     seed: int
     columns: tuple[tuple[str, str], ...] = ()
     date: str | None = None
+    eval_name_or_path: str | None = None
+
+    @property
+    def names(self) -> tuple[DatasetName, ...]:
+        """The datasets to train on; none where none is named."""
+        return read_names(self.name_or_path) if self.name_or_path else ()
+
+    @property
+    def eval_names(self) -> tuple[DatasetName, ...]:
+        """The datasets to evaluate on, where they are other than what is held out."""
+        named = self.eval_name_or_path
+        return read_names(named, "--eval-dataset-name-or-path") if named else ()
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one dataset is named: `columns` are then of those that have them."""
+        return len(self.names) + len(self.eval_names) > 1
 
 
 @dataclass(frozen=True)
@@ -182,6 +204,11 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
         )
     if {"warmup_steps", "warmup_ratio"} <= given.keys():
         raise ConfigError("--warmup-steps and --warmup-ratio say the same twice: keep one")
+    if given.get("eval_dataset_name_or_path") and not all(named):
+        raise ConfigError(
+            "--eval-dataset-name-or-path evaluates a model that is trained on other data: name "
+            "them by --model-name-or-path and --dataset-name-or-path"
+        )
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:
         preset.pop("max_steps", None)
@@ -284,6 +311,7 @@ def _assemble(values: Mapping[str, Any]) -> RunConfig:
         data=pick(
             DataConfig,
             name_or_path=values["dataset_name_or_path"],
+            eval_name_or_path=values["eval_dataset_name_or_path"],
             columns=values["columns"] or (),
             date=None,
         ),

@@ -103,8 +103,10 @@ def _flat(content: Mapping[str, Any], leave_out: Sequence[str]) -> Iterator[tupl
             if lora:
                 yield "use_lora", True
                 yield from ((f"lora_{name}", number) for name, number in lora.items())
-            named = {"name_or_path": "dataset_name_or_path" if key == "data" else
-                     "model_name_or_path"}  # fmt: skip
+            named = {
+                "name_or_path": "dataset_name_or_path" if key == "data" else "model_name_or_path",
+                "eval_name_or_path": "eval_dataset_name_or_path",
+            }
             instead = "warmup_steps" if value.get("warmup_ratio") is not None else ""
             for name, inner in value.items():
                 if name not in (*leave_out, "lora", instead):

@@ -23,7 +23,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.stage(1, f"Connecting to resources on the server ({inputs.host_name()})")
     found = inputs.locate(config, cache, console)
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
-    data = inputs.open_data(found, cache, console)
+    found, data = inputs.open_data(found, cache, console)
     with inputs.uncollected():
         from train.run import planning, resume, session  # torch: what can fail above needs none
     console.stage(3, f"Joining the ranks, {world.size} in all")

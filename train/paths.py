@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 # What DeepSpeed's launcher starts as a file, once for each rank.
 SCRIPT = PACKAGE / "main.py"
-_SUFFIXES = r"\.(jsonl|json|ndjson|csv|tsv|parquet|arrow|txt|gz|model|safetensors)"
+_SUFFIXES = r"\.(jsonl|json|ndjson|csv|tsv|parquet|arrow|txt|gz|zip|model|safetensors)"
 
 
 def is_checkout() -> bool:

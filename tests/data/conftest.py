@@ -4,12 +4,15 @@ with a ChatML template.
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import sentencepiece
 
 from train.config import DataConfig, ModelConfig
 from train.data.open import open_dataset
+from train.data.source import DataSource, find_source
+from train.names import read_names
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -20,6 +23,12 @@ TEXTS = [
     for number in range(40)
     for word in ("User", "Assistant", "Below", "Write", "hello", "world", "é", "x = y + 1")
 ]
+
+
+def sought(text: object) -> DataSource:
+    """Find the one dataset that a text names."""
+    (name,) = read_names(str(text))
+    return find_source(name, Path("unused"))
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +92,10 @@ def write(tmp_path):
 def opened(tmp_path):
     """Open a dataset with a tokenizer; keywords change the data settings."""
 
-    def opened(path, tokenizer, cache=None, **changes):
+    def opened(path, tokenizer, cache=None, template=None, **changes):
         config = DataConfig(str(path), None, False, 4, 128, 0)
         config = dataclasses.replace(config, **changes)
-        model = ModelConfig("unused", str(tokenizer), "fp32", None, False)
+        model = ModelConfig("unused", str(tokenizer), "fp32", None, False, template)
         return open_dataset(config, model, cache or tmp_path / "cache")
 
     return opened

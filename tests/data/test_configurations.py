@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from train.data.source import find_source
+from tests.data.conftest import sought
 from train.errors import DataError
 
 BOTH = """configs:
@@ -44,21 +44,21 @@ def split_names(source):
 def test_one_of_several_must_be_named(hub):
     folder = hub(BOTH)
     with pytest.raises(DataError, match=r"several configurations \(all, small\): .*set:all$"):
-        find_source(folder)
-    found = find_source(f"{folder}:all")
+        sought(folder)
+    found = sought(f"{folder}:all")
     assert split_names(found) == {"train": ["all/train-0", "all/train-1"], "test": ["all/held"]}
     assert found.notices == (
         "the configuration 'all' of all, small is read, as the dataset's README.md says",
     )
-    assert split_names(find_source(f"{folder}:small")) == {"train": ["small/a"]}
+    assert split_names(sought(f"{folder}:small")) == {"train": ["small/a"]}
     with pytest.raises(DataError, match="has no configuration 'smal', .* mean 'small'"):
-        find_source(f"{folder}:smal")
+        sought(f"{folder}:smal")
 
 
 @pytest.mark.parametrize("mark", ["  default: true\n", ""])
 def test_the_default_is_taken_and_told(hub, mark):
     head = BOTH + mark if mark else BOTH.replace("name: small", "name: default")
-    found = find_source(hub(head))
+    found = sought(hub(head))
     assert split_names(found) == {"train": ["small/a"]} and found.notices
 
 
@@ -73,24 +73,24 @@ def test_the_default_is_taken_and_told(hub, mark):
 )  # fmt: skip
 def test_files_are_named_in_every_form_that_the_hub_knows(hub, files, splits):
     folder = hub(f"configs:\n- config_name: all\n  data_files: {files}\n")
-    assert split_names(find_source(folder)) == splits
+    assert split_names(sought(folder)) == splits
 
 
 @pytest.mark.parametrize("path", ["data/none/*", "/etc/*", ""])
 def test_files_that_are_not_there_are_named(hub, path):
     folder = hub(f"configs:\n- config_name: all\n  data_files:\n  - path: '{path}x'\n")
     with pytest.raises(DataError, match="for its configuration 'all': fetch it"):
-        find_source(folder)
+        sought(folder)
 
 
 @pytest.mark.parametrize("head", ["license: mit\n", "configs: [\n", "- a\n", "configs: all\n", ""])
 def test_a_readme_without_configurations_is_no_matter(hub, head):
-    assert "train" in find_source(hub(head)).files
+    assert "train" in sought(hub(head)).files
 
 
 def test_a_file_has_no_configurations(hub):
     file = hub("") + "/data/small/a.jsonl"
     with pytest.raises(DataError, match="does not exist"):
-        find_source(f"{file}:all")
+        sought(f"{file}:all")
     with pytest.raises(DataError, match="has no configuration 'all', only none"):
-        find_source(f"{hub('')}:all")
+        sought(f"{hub('')}:all")

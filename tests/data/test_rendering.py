@@ -64,7 +64,8 @@ def sample(opened, write, chatml, tmp_path):
             (folder / "chat_template.jinja").write_text(template)
         rows = row if isinstance(row, list) else [row, row]
         data = opened(write(rows), folder, block_size=1000, **changes)
-        loaded = load_tokenizer(ModelConfig(None, str(folder), "fp32", None, False))
+        model = ModelConfig(None, str(folder), "fp32", None, False, data.template)
+        loaded = load_tokenizer(model)
         tokens, mask = data.train.sample(0)
         return loaded.show(tokens), loaded.show(tokens[mask]), "\n".join(data.notices)
 
@@ -140,6 +141,24 @@ def test_a_call_is_found_where_a_template_writes_the_last_turn_otherwise(sample)
     assert carried == '<call>look{"q": "fox"}</call><|im_end|>\n<think></think>dog<|im_end|>\n'
 
 
+@pytest.mark.parametrize(
+    "row", [{"messages": CALLING}, {"prompt": CALLING[:1], "completion": CALLING[1:]}]
+)
+def test_the_built_in_template_writes_tools_and_calls(sample, row):
+    whole, carried, told = sample({**row, "tools": [LOOK]}, "")
+    described = '{"type": "function", "function": {"name": "look", "description": "finds"}}'
+    assert f"<tools>\n{described}\n</tools>" in whole
+    call = '<tool_call>\n{"name": "look", "arguments": {"q": "fox"}}\n</tool_call>'
+    assert carried == f"{call}<|im_end|>\ndog<|im_end|>\n"
+    assert whole.endswith(
+        f"<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n{call}<|im_end|>\n"
+        "<|im_start|>tool\nlazy<|im_end|>\n<|im_start|>assistant\ndog<|im_end|>\n"
+    )
+    assert "conversations are written in ChatML" in told
+    pair = {"prompt": "hello", "completion": "b", "tools": [LOOK]}
+    assert "<tools>" in sample(pair, "")[0]
+
+
 def test_tools_may_stand_in_the_first_turn(sample):
     said = {"role": "system", "content": "fox", "tools": [LOOK]}
     whole, _, _ = sample({"messages": [said, *CHAT]}, TOOLS)
@@ -178,11 +197,8 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
     "row, template, words",
     [
         ({"messages": CHAT, "tools": [LOOK]}, None, "leaves out tools and calls, as it knows none"),
-        ({"messages": CHAT, "tools": [LOOK]}, "", "the template leaves out the tools, as look"),
         ({"messages": CALLING}, None, "leaves out tools and calls, as it knows none"),
         ({"messages": CALLING}, TOOLS.replace("{{ c.function.name }}", ""), "a call of message 2"),
-        ({"messages": CALLING}, "", "the template leaves out a call of message 2"),
-        ({"prompt": "hello", "completion": "b", "tools": [LOOK]}, "", "needs a chat template"),
         ({"messages": [{"role": "system", "content": "fox"}, *CHAT]},
          FORGETFUL.replace("messages", "messages[1:]"), "leaves out message 1, the system's"),
         ({"messages": [*CHAT, {"role": "user", "content": "fox"}]},

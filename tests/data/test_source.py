@@ -1,7 +1,8 @@
 import pytest
 from datasets import Dataset, DatasetDict
 
-from train.data.source import find_source, roles
+from tests.data.conftest import sought
+from train.data.source import roles
 from train.errors import DataError
 
 
@@ -20,7 +21,7 @@ def test_a_split_of_the_very_name_comes_first(names, trained, held):
 
 @pytest.mark.parametrize("names", [("train_sft", "test_sft", "train_gen"), ("en", "de", "test")])
 def test_several_splits_to_train_on_are_refused(names):
-    with pytest.raises(DataError, match=r"several splits to train on \(.*to_json"):
+    with pytest.raises(DataError, match=r"several splits to train on \(.*::"):
         roles("owner/name", names)
 
 
@@ -32,18 +33,18 @@ def folder_of(path, *names):
 
 def test_files_of_a_folder_that_are_not_used_are_named(tmp_path):
     folder = folder_of(tmp_path, "train.jsonl", "more.jsonl", "b.jsonl.zst", "README.md")
-    assert find_source(str(folder)).notices == ("files that are not used: b.jsonl.zst, more.jsonl",)
+    assert sought(folder).notices == ("files that are not used: b.jsonl.zst, more.jsonl",)
 
 
 def test_splits_that_are_not_used_are_named(tmp_path):
     rows = {"text": ["a"]}
     whole = {name: Dataset.from_dict(rows) for name in ("train", "unsupervised", "test")}
     DatasetDict(whole).save_to_disk(tmp_path / "set")
-    opened, said = find_source(str(tmp_path / "set")).splits()
+    opened, said = sought(tmp_path / "set").splits()
     assert set(opened) == {"train", "test"}
     assert said == ("splits that are not used: unsupervised",)
     with pytest.raises(DataError, match="has splits, but no configuration 'en'"):
-        find_source(f"{tmp_path}/set:en")
+        sought(f"{tmp_path}/set:en")
 
 
 def test_the_same_files_in_other_splits_are_another_dataset(tmp_path):
@@ -53,5 +54,5 @@ def test_the_same_files_in_other_splits_are_another_dataset(tmp_path):
         files = f"- split: train\n    path: {train}\n  - split: validation\n    path: {held}\n"
         head = f"configs:\n- config_name: default\n  data_files:\n  {files}"
         (folder / "README.md").write_text(f"---\n{head}---\n")
-        keys.add(find_source(str(folder)).key)
+        keys.add(sought(folder).key)
     assert len(keys) == 2

@@ -109,13 +109,26 @@ def test_a_conversation_carries_loss_on_the_assistants_turns_only(opened, write,
     assert loaded.inner.decode(tokens[mask]) == "world é<|im_end|>\nthe lazy dog<|im_end|>\n"
 
 
-def test_without_a_template_a_plain_one_is_used_and_each_answer_is_ended(opened, write, pieces):
-    whole, carried, data, loaded = texts(opened, write, pieces, CHAT)
+@pytest.mark.parametrize("name, end", [("untold", "<|im_end|>"), ("pieces", "</s>")])
+def test_without_a_template_conversations_are_chatml_and_each_answer_is_ended(
+    opened, write, request, tmp_path, name, end
+):
+    tokenizer = request.getfixturevalue(name)
+    _, _, data, _ = texts(opened, write, tokenizer, CHAT)
+    model = ModelConfig(None, str(tokenizer), "fp32", None, False, data.template)
+    loaded = load_tokenizer(model)
     tokens, mask = data.train.sample(0)
-    assert [part.strip() for part in carried] == ["world é", "the lazy dog"]
-    assert (tokens == loaded.info.eos).sum() == 2 and mask[tokens == loaded.info.eos].all()
-    assert "User: hello" in whole
-    assert any("plain built-in template" in notice for notice in data.notices)
+    turns = [f"<|im_start|>{m['role']}\n{m['content']}{end}\n" for m in CHAT["messages"]]
+    first = "<s>" if name == "pieces" else ""
+    assert loaded.show(tokens).replace(" ", "") == (first + "".join(turns)).replace(" ", "")
+    assert mask.sum() and loaded.info.eos in tokens[mask]
+    assert data.template == "chatml"
+    assert any("conversations are written in ChatML" in notice for notice in data.notices)
+    assert any(f"ChatML, turns ending in {end}: the saved" in notice for notice in data.notices)
+    loaded.save(tmp_path)
+    again = load_tokenizer(ModelConfig(None, str(tmp_path), "fp32", None, False))
+    assert again.template == loaded.template and "<|im_start|>" in again.template
+    assert again.info.fingerprint == loaded.info.fingerprint
 
 
 def test_loss_on_all_and_on_the_completion_override_the_columns(opened, write, pieces):

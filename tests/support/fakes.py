@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.data.batch import MicroBatch
+from train.data.order import Mixture
 from train.errors import NonFiniteError
 from train.hosts.probe import HostReport
 
@@ -24,6 +25,10 @@ class FakeSplit:
     @property
     def loss_tokens(self) -> np.ndarray:
         return self.lengths - 1
+
+    @property
+    def mixture(self) -> Mixture:
+        return Mixture((len(self.lengths),), (len(self.lengths),))
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -31,7 +31,7 @@ def command(argv: Sequence[str]) -> int:
     console = Console(True)
     cache = cache_folder(os.environ)
     found = inputs.locate(parse_args(expand(argv)), cache, console)
-    data = inputs.open_data(found, cache, console)
+    _, data = inputs.open_data(found, cache, console)
     tokens = int(data.train.lengths.sum()) + int(data.validation.lengths.sum())
     console.say(f"{tokens} tokens are prepared under {cache}")
     return 0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, Samples, collate, share
-from train.data.order import sample_hash, sample_ids
+from train.data.order import Mixture, mixed_ids, sample_hash
 from train.data.pack import Cost, Load, pack, pack_unequal
 
 
@@ -31,6 +31,11 @@ class Split(Samples, Protocol):
     @property
     def fingerprint(self) -> str:
         """What names the samples' content and order."""
+        ...
+
+    @property
+    def mixture(self) -> Mixture:
+        """The sets that the samples are of, and what an epoch takes of each."""
         ...
 
 
@@ -67,7 +72,7 @@ class StepBatch:
 
 def step_batch(split: Split, seed: int, batch: int, step: int, layout: Placement) -> StepBatch:
     """Return this rank's share of step `step` (from 0) of a job of `batch` samples a step."""
-    ids = sample_ids(seed, split.fingerprint, len(split.lengths), batch, step)
+    ids = mixed_ids(seed, split.fingerprint, split.mixture, batch, step)
     return batch_of(split, ids, layout)
 
 

@@ -4,12 +4,17 @@ A keyed bijection of 0..n-1, one per epoch, is evaluated only where it is needed
 is kept, so any step is found in the time of its own batch and nothing has to be saved or skipped.
 The bijection is a Feistel network over Z_a x Z_b with a * b just above n; the few values that
 fall outside 0..n-1 are sent through it again until they come back inside (cycle walking).
+
+Of several sets of samples an epoch takes as many places as their weights say. A set's places go
+through its samples one after another, on from epoch to epoch: none is seen twice before all others
+were seen once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +22,22 @@ from numpy.typing import NDArray
 from train.errors import DataError
 
 ROUNDS = 8  # sha512 gives eight 64-bit round keys; four rounds already pass a chi-square test
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sets of samples that are numbered one set after another, and what an epoch takes of each.
+
+    `sizes`: samples of each set; `counts`: its places in an epoch, at least 1.
+    """
+
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def places(self) -> int:
+        """Samples of an epoch, those counted twice that are seen twice."""
+        return sum(self.counts)
 
 
 def steps_per_epoch(samples: int, batch: int) -> int:
@@ -49,12 +70,40 @@ def sample_ids(
     return _permute(places, samples, _round_keys(seed, fingerprint, epoch)).astype(np.int64)
 
 
+def mixed_ids(
+    seed: int, fingerprint: str, mixture: Mixture, batch: int, step: int
+) -> NDArray[np.int64]:
+    """Return the ids (batch,) of step `step`, as `sample_ids` of the epoch's places gives them.
+
+    Each is in 0..sum(sizes)-1. Of one set that an epoch takes once they are those of `sample_ids`.
+
+    Raises:
+        DataError: the batch is larger than an epoch.
+    """
+    places = sample_ids(seed, fingerprint, mixture.places, batch, step)
+    epoch = step // steps_per_epoch(mixture.places, batch)
+    ends = np.cumsum(mixture.counts)
+    owners = np.searchsorted(ends, places, side="right")
+    ids = np.empty_like(places)
+    first = 0
+    for number, (size, count) in enumerate(zip(mixture.sizes, mixture.counts, strict=True)):
+        own = owners == number
+        within = places[own] - (ends[number] - count)
+        if count % size:  # a part of the set: another one in each epoch, and none by its order
+            keys = _round_keys(seed, fingerprint, f"set {number}")
+            within = (within + epoch * count) % size
+            within = _permute(within.astype(np.uint64), size, keys).astype(np.int64)
+        ids[own] = first + within % size
+        first += size
+    return ids
+
+
 def sample_hash(ids: NDArray[np.int64]) -> str:
     """Return 16 hex digits that name a set of sample ids, whatever their order."""
     return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def _round_keys(seed: int, fingerprint: str, epoch: int) -> NDArray[np.uint64]:
+def _round_keys(seed: int, fingerprint: str, epoch: int | str) -> NDArray[np.uint64]:
     text = f"{seed}\n{fingerprint}\n{epoch}"
     return np.frombuffer(hashlib.sha512(text.encode()).digest(), dtype="<u8", count=ROUNDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from train.data.store import Shown
 from train.data.tokenizer import Segment
 from train.text import printable
 
@@ -33,6 +34,17 @@ def preview(sample: Sequence[Segment], *, colour: bool) -> list[str]:
         )
         last = number
     return shown
+
+
+def sample_lines(samples: Sequence[Shown], *, colour: bool) -> list[str]:
+    """Return the lines that show samples, each under its title."""
+    marked = "in green" if colour else "between « and »"
+    lines = []
+    for number, sample in enumerate(samples):
+        said = f", what carries loss {marked}" if number == 0 else ""
+        lines.append(f"{sample.title} to train on{said}:")
+        lines += [f"    {line}" for line in preview(sample.pieces, colour=colour)]
+    return lines
 
 
 def _chosen(lines: Sequence[Line]) -> list[int]:

@@ -12,7 +12,9 @@ from train.data.columns import listed
 from train.data.configurations import configured_files
 from train.data.read import file_format, read_files, read_table
 from train.data.rows import Row
+from train.data.urls import fetched
 from train.errors import DataError, did_you_mean
+from train.names import DatasetName
 from train.paths import looks_local
 
 Key = tuple[tuple[str, ...], ...]
@@ -37,8 +39,10 @@ def stamp(files: Iterable[Path]) -> Key:
     )
 
 
-def revision(name: str, kind: str) -> str:
+def revision(name: str, kind: str, asked: str | None = None) -> str:
     """Return the hub's commit for a "model" or "dataset"; "offline" where it does not answer.
+
+    `asked`: a branch, a tag or a commit; None: the newest.
 
     In that case the hub's own libraries are told, too: they would each repeat the question for
     half a minute, and look into their cache only then.
@@ -49,7 +53,12 @@ def revision(name: str, kind: str) -> str:
     from huggingface_hub import HfApi, constants, errors
 
     try:
-        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha or "unknown"
+        found = HfApi().repo_info(name, repo_type=kind, revision=asked, timeout=10)
+        return found.sha or "unknown"
+    except errors.RevisionNotFoundError:
+        raise DataError(
+            f"'{name}' has no revision '{asked}' on the hub: name a branch, a tag or a commit of it"
+        ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         flag = "--dataset-name-or-path" if kind == "dataset" else "--tokenizer"
         raise DataError(
@@ -65,14 +74,13 @@ def revision(name: str, kind: str) -> str:
 class DataSource:
     """A dataset that was found: files by split, or a folder or hub name for `datasets`.
 
-    `key` changes whenever the contents do; `configuration` is the hub's name for a part of them.
+    `key` changes whenever the contents do, or the part of them that is meant.
     """
 
-    name: str
+    name: DatasetName
     key: Key
     files: Mapping[str, tuple[Path, ...]] | None = None
     folder: Path | None = None
-    configuration: str | None = None
     notices: tuple[str, ...] = ()
 
     def splits(self) -> tuple[Mapping[str, Iterator[Row]], tuple[str, ...]]:
@@ -82,62 +90,85 @@ class DataSource:
             Them, and what is to be said of the source.
 
         Raises:
-            DataError: `datasets` cannot load it.
+            DataError: `datasets` cannot load it, or it has no split of the name that is asked for.
         """
         if self.files is not None:
             return {split: read_files(files) for split, files in self.files.items()}, self.notices
-        tables = _load_tables(self.name, self.folder, self.configuration)
-        chosen = roles(self.name, list(tables))
+        tables = _load_tables(self.name, self.folder)
+        chosen = _chosen(self.name, list(tables))
         opened = {
-            role: read_table(tables[split], f"{self.name}, split {split}")
+            role: read_table(tables[split], f"{self.name.short}, split {split}")
             for role, split in chosen.items()
         }
         return opened, (*self.notices, *_left_out("splits", set(tables) - set(chosen.values())))
 
 
-def find_source(name: str | None) -> DataSource:
-    """Find a dataset by the name that `--dataset-name-or-path` gives; nothing is read yet.
+def find_source(name: DatasetName, cache: Path) -> DataSource:
+    """Find a dataset; nothing is read yet, but what fsspec opens is copied to the cache.
 
     Raises:
         DataError: a local path does not exist, or holds nothing that can be read.
     """
-    if not name:
-        raise DataError("no dataset is named: give --dataset-name-or-path")
-    path, chosen = Path(name).expanduser(), None
-    whole, _, word = name.rpartition(":")
-    if whole and not path.exists() and (Path(whole).expanduser().is_dir() or not looks_local(name)):
-        name, path, chosen = whole, Path(whole).expanduser(), word
+    path = fetched(name, cache) if name.is_url else name.path
     if not path.exists():
-        if looks_local(name):
-            raise DataError(_missing(name, path))
-        version = ("hub", name, revision(name, "dataset"), chosen or "")
-        return DataSource(name, (version,), configuration=chosen)
+        if looks_local(name.where):
+            raise DataError(_missing(name.where, path))
+        asked = (name.configuration or "", name.split or "")
+        version = ("hub", name.where, revision(name.where, "dataset", name.revision), *asked)
+        return DataSource(name, (version,))
     if path.is_file():
         if file_format(path) not in SUFFIXES:
             raise DataError(
-                f"'{name}' is not a kind of file that can be read: give --dataset-name-or-path a "
-                f"{', '.join(SUFFIXES)} file (also .gz), a folder or a hub name"
+                f"'{name.where}' is not a kind of file that can be read: give "
+                f"--dataset-name-or-path a {', '.join(SUFFIXES)} file (also .gz), a folder or a "
+                "hub name"
             )
         return DataSource(name, stamp([path]), {"train": (path,)})
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        if chosen is not None:
-            raise DataError(f"'{path}' has splits, but no configuration '{chosen}': name it alone")
-        return DataSource(
-            name, stamp(sorted(p for p in path.rglob("*") if p.is_file())), folder=path
-        )
-    configured = configured_files(path, chosen, SUFFIXES)
+        if name.configuration is not None:
+            raise DataError(
+                f"'{path}' has splits, but no configuration '{name.configuration}': name it alone, "
+                f"or a split, as by {name.where}::train"
+            )
+        files = stamp(sorted(p for p in path.rglob("*") if p.is_file()))
+        return DataSource(name, (*files, (name.split or "",)), folder=path)
+    return _folder_source(name, path)
+
+
+def _folder_source(name: DatasetName, path: Path) -> DataSource:
+    """Find the files of a folder, as its README.md declares them or as they are called."""
+    configured = configured_files(path, name.configuration, SUFFIXES)
     if configured is None:
-        files, unread = _files_by_split(path)
-        folders = sorted({str(p.parent.relative_to(path)) for p in files["train"]})
+        by_name, unread = _files_by_split(path, needs_train=name.split is None)
+        folders = sorted({str(p.parent.relative_to(path)) for p in by_name.get("train", ())})
         told = f"files of several folders are read as one: {', '.join(folders)}"
         said = [told] * (len(folders) > 1) + _left_out("files", unread)
     else:
         by_name, told = configured
-        by_role = roles(name, list(by_name))
-        files = {role: by_name[split] for role, split in by_role.items()}
-        said = [told, *_left_out("splits", by_name.keys() - set(by_role.values()))]
+        said = [told]
+    chosen = _chosen(name, list(by_name))
+    files = {role: by_name[split] for role, split in chosen.items()}
+    if configured is not None or name.split is not None:
+        said += _left_out("splits", by_name.keys() - set(chosen.values()))
     key = tuple((split, *one) for split in sorted(files) for one in stamp(files[split]))
     return DataSource(name, (*key, tuple(said)), files, notices=tuple(said))
+
+
+def _chosen(name: DatasetName, splits: Sequence[str]) -> dict[str, str]:
+    """Return the splits by their roles; of one that is named, it alone, to train on.
+
+    Raises:
+        DataError: there is none of that name, or several could be the one to train on.
+    """
+    if name.split is None:
+        return roles(name.where, splits)
+    if name.split not in splits:
+        near = did_you_mean(name.split, splits)
+        raise DataError(
+            f"'{name.where}' has no split '{name.split}', only {listed(splits)}{near}: name one of "
+            "these"
+        )
+    return {"train": name.split}
 
 
 def _left_out(noun: str, names: Collection[str]) -> list[str]:
@@ -153,7 +184,9 @@ def _missing(name: str, path: Path) -> str:
     )
 
 
-def _files_by_split(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+def _files_by_split(
+    folder: Path, *, needs_train: bool
+) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """Sort a folder's data files into splits by the words of their names.
 
     Files without such a word are training data, unless others say that they are.
@@ -180,8 +213,9 @@ def _files_by_split(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str
     unnamed = splits.pop("", [])
     unread = [p for p in shown if p.is_file() and p not in found and not PROSE.match(p.name)]
     unread += unnamed if "train" in splits else []
-    splits.setdefault("train", unnamed)
-    if not splits["train"]:
+    if unnamed or needs_train:
+        splits.setdefault("train", unnamed)
+    if needs_train and not splits["train"]:
         others = ", ".join(sorted(set(splits) - {"train"}))
         raise DataError(
             f"the folder '{folder}' holds no training data, only {others}: add a file whose name "
@@ -217,30 +251,32 @@ def roles(name: str, splits: Sequence[str]) -> dict[str, str]:
     train = found["train"]
     if len(train) > 1 and chosen["train"] not in SPLITS["train"]:
         raise DataError(
-            f"'{name}' has several splits to train on ({', '.join(train)}): write one to a file, "
-            f"as by datasets.load_dataset('{name}', split='{train[0]}').to_json('train.jsonl')"
+            f"'{name}' has several splits to train on ({', '.join(train)}): name one, as by "
+            f"--dataset-name-or-path {name}::{train[0]}"
         )
     return chosen
 
 
-def _load_tables(name: str, folder: Path | None, configuration: str | None) -> Mapping[str, Any]:
+def _load_tables(name: DatasetName, folder: Path | None) -> Mapping[str, Any]:
     import datasets  # type: ignore[import-untyped]
 
     try:
         if folder is not None:
             loaded: Any = datasets.load_from_disk(str(folder))
         else:
-            loaded = datasets.load_dataset(name, configuration)
+            loaded = datasets.load_dataset(name.where, name.configuration, revision=name.revision)
     except Exception as error:  # network, hub, Arrow and script errors alike
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "onfig name is missing" in reason:
             raise DataError(
-                f"the dataset '{name}' has several configurations ({_listed_in(str(error))}): name "
-                f"one, as by --dataset-name-or-path {name}:CONFIGURATION"
+                f"the dataset '{name.where}' has several configurations "
+                f"({_listed_in(str(error))}): name one, as by --dataset-name-or-path "
+                f"{name.where}:CONFIGURATION"
             ) from None
         raise DataError(
-            f"the dataset '{name}' is neither a local path nor can it be loaded by `datasets` "
-            f"({reason}): give --dataset-name-or-path an existing file, folder or hub name"
+            f"the dataset '{name.where}' is neither a local path nor can it be loaded by "
+            f"`datasets` ({reason}): give --dataset-name-or-path an existing file, folder or hub "
+            "name"
         ) from None
     return loaded if isinstance(loaded, dict) else {"train": loaded}
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.order import Mixture
 from train.data.tokenizer import Segment, Tokenizer, TokenizerInfo
 
 Sample = tuple[NDArray[np.int32], NDArray[np.bool_]]
@@ -47,6 +48,16 @@ class StoredSplit:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of the store, 0 where it is empty."""
+        return int(self.tokens.max(initial=0))
+
+    @property
+    def mixture(self) -> Mixture:
+        """One set, of which an epoch takes each sample once."""
+        return Mixture((len(self),), (len(self),))
+
     def sample(self, number: int) -> Sample:
         """Return the tokens (T,) of a sample, and which of them carry loss (T,)."""
         if not 0 <= number < len(self):
@@ -56,21 +67,29 @@ class StoredSplit:
         return self.tokens[start:stop], self.mask[start:stop]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A sample for people: what it is, and its text in pieces that carry loss or do not."""
+
+    title: str
+    pieces: tuple[Segment, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Store:
     """A tokenized dataset: two splits, the tokenizer's facts, and what was done to the rows.
 
     `date`: as `2026-01-31`, where the chat template has written it into the samples.
-    `first`: the text of the first sample to train on, in pieces that carry loss or do not.
+    `shown`: two samples to train on. `named`: whether rows were read by `--columns`.
     """
 
     train: StoredSplit
     validation: StoredSplit
     tokenizer: TokenizerInfo
-    fingerprint: str
     notices: tuple[str, ...]
-    first: tuple[Segment, ...]
-    date: str | None = None
+    shown: tuple[Shown, ...]
+    date: str | None
+    named: bool
 
 
 class StoreWriter:
@@ -114,34 +133,37 @@ class StoreWriter:
             np.save(self._folder / f"{name}.npy", np.array(numbers, dtype=np.int32))
 
 
-def seal(
-    partial: Path,
-    folder: Path,
-    held: NDArray[np.bool_],
-    tokenizer: Tokenizer,
-    notices: Iterable[str],
-    date: str | None,
-) -> None:
-    """Write the index of a closed store and rename it to its place.
+@dataclass(frozen=True)
+class Sealed:
+    """What a store says of itself beside its samples.
 
-    Args:
-        partial: the folder that was written.
-        folder: its place.
-        held: which samples (n,) are held out from training.
-        tokenizer: spells the first sample to train on.
-        notices: what was done to the rows.
-        date: what the chat template has written into the samples, if it has.
+    `held`: which samples (n,) are held out from training; `notices`: what was done to the rows;
+    `date` and `named` as of a `Store`.
     """
-    np.save(partial / "held.npy", held)
+
+    held: NDArray[np.bool_]
+    notices: tuple[str, ...]
+    date: str | None
+    named: bool
+
+
+def seal(partial: Path, folder: Path, sealed: Sealed, tokenizer: Tokenizer) -> None:
+    """Write the index of a closed store in `partial` and rename that to its place."""
+    np.save(partial / "held.npy", sealed.held)
     tokens, mask = _map(partial)
     train, validation = _splits(partial, ("", ""))
+    fingerprints = [_fingerprint(train), _fingerprint(validation)]
     index = {
         "bytes": [tokens.size, mask.size],
-        "fingerprints": [_fingerprint(train), _fingerprint(validation)],
+        "fingerprints": fingerprints,
         "tokenizer": asdict(tokenizer.info),
-        "notices": list(notices),
-        "date": date,
-        "first": _spell(*train.sample(0), tokenizer),
+        "notices": list(sealed.notices),
+        "date": sealed.date,
+        "named": sealed.named,
+        "shown": [
+            (title, _spell(*train.sample(number), tokenizer))
+            for title, number in _samples_to_show(len(train), fingerprints[0])
+        ],
     }
     with (partial / "index.json").open("w", encoding="utf-8") as file:
         json.dump(index, file, indent=1, ensure_ascii=False)
@@ -151,7 +173,16 @@ def seal(
     partial.rename(folder)
 
 
-def open_store(folder: Path) -> Dataset | None:
+def _samples_to_show(samples: int, fingerprint: str) -> list[tuple[str, int]]:
+    """Return the first sample and one by chance, which is the same at every start."""
+    if not samples:
+        return []
+    number = 1 + int(fingerprint, 16) % max(1, samples - 1)
+    shown = [("The first sample", 0), (f"Sample {number + 1} of {samples}, by chance", number)]
+    return shown[:samples]
+
+
+def open_store(folder: Path) -> Store | None:
     """Map a store; None where there is none, or where its files are not the size they were."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -164,16 +195,17 @@ def open_store(folder: Path) -> Dataset | None:
         return None
     facts = index["tokenizer"]
     edges = {name: tuple(facts[name]) for name in ("opening", "closing")}
-    tokenizer = TokenizerInfo(**{**facts, **edges})
-    names = "\n".join((*index["fingerprints"], tokenizer.fingerprint))
-    return Dataset(
+    return Store(
         train=train,
         validation=validation,
-        tokenizer=tokenizer,
-        fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
+        tokenizer=TokenizerInfo(**{**facts, **edges}),
         notices=tuple(index["notices"]),
-        first=tuple((str(text), bool(loss)) for text, loss in index["first"]),
+        shown=tuple(
+            Shown(title, tuple((str(text), bool(loss)) for text, loss in pieces))
+            for title, pieces in index["shown"]
+        ),
         date=index["date"],
+        named=index["named"],
     )
 
 

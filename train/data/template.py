@@ -1,6 +1,6 @@
 """From a row to text, with the part of it that carries loss.
 
-    messages                the chat template, or a plain one; loss on the assistant's turns
+    messages                the chat template; loss on the assistant's turns
     prompt and completion   the chat template; without one joined as they are, or, with an
                             instruction, input, system or history, by the alpaca template
     prompt, or text         the whole text
@@ -44,14 +44,16 @@ ALPACA = (
     f"{ALPACA_HEAD}, paired with an input that provides further context. {ALPACA_TAIL}"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
 )
-PLAIN_ROLES = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
 READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
 ELSE = "give a --tokenizer whose template writes it"
 
 
-OWN = "written with the tokenizer's chat template"
-PLAIN = "written with a plain built-in template, because the tokenizer has none"
+OWN = "written with the chat template"
+
+
+class NoTemplateError(Exception):
+    """A row is a conversation, and the tokenizer has no chat template."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def render(
 
     Raises:
         ValueError: a column is missing, or holds something other than its kind needs.
+        NoTemplateError: it is a conversation, and the tokenizer has no chat template.
     """
     if form.kind in ("text", "prompt"):
         column = form.roles[form.kind]
@@ -218,10 +221,7 @@ def _joined(form: RowFormat, row: Mapping[str, Any]) -> Rendered:
         head, turn, rest = prompt.partition("### Instruction:")
         prompt = (f"{system}\n\n" if system else head) + past + turn + rest
     if read_tools(_optional(form, row, "tools")):
-        raise ValueError(
-            f"column '{form.roles['tools']}' needs a chat template that takes tools: give a "
-            "--tokenizer with one"
-        )
+        raise NoTemplateError
     empty = not completion.strip()
     how = "written with the alpaca template" if alpaca else "joined as they are"
     glued = bool(prompt) and not empty and not (prompt[-1].isspace() or completion[0].isspace())
@@ -235,6 +235,8 @@ def _written(form: RowFormat, row: Mapping[str, Any], tokenizer: Tokenizer) -> b
 
 
 def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rendered:
+    if not tokenizer.template:
+        raise NoTemplateError
     if talk.silenced and loss_on == "all":
         raise ValueError(
             f"message {talk.silenced[0] + 1} is marked to carry no loss, but --loss-on all asks "
@@ -242,13 +244,10 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
         )
     keys = dict.fromkeys(key for message in talk.messages for key in message if key not in READ)
     unread = tuple(f"{key} of turns" for key in keys if key not in tokenizer.template)
-    if tokenizer.template:
-        said = [message["content"] or "" for message in talk.messages]
-        quoted = tokenizer.marks is not None and any(map(tokenizer.marks.search, said))
-        found = replace(_by_template(talk, tokenizer), unread=unread, quoted=quoted)
-        return replace(found, said=_said(talk))
-    found = Rendered(_plain_chat(talk), PLAIN, talk.empty, unread=unread, said=_said(talk))
-    return replace(found, shortened=_compare(talk, found.text))
+    said = [message["content"] or "" for message in talk.messages]
+    quoted = tokenizer.marks is not None and any(map(tokenizer.marks.search, said))
+    found = _by_template(talk, tokenizer)
+    return replace(found, unread=unread, quoted=quoted, said=_said(talk))
 
 
 def _said(talk: Conversation) -> str:
@@ -359,18 +358,3 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for held in value.values() if isinstance(value, dict) else value:
             yield from _leaves(held)
-
-
-def _plain_chat(talk: Conversation) -> tuple[Segments, ...]:
-    """Write `User: …`, `Assistant: …`, a run for each of the assistant's turns."""
-    runs: list[Segments] = []
-    open_run: list[Segment] = []
-    for number, message in enumerate(talk.messages):
-        role, content = message["role"], message["content"] or ""
-        if role == "assistant":
-            open_run += [(PLAIN_ROLES[role], False), (f" {content}", number in talk.carrying)]
-            runs.append(tuple(open_run))
-            open_run = []
-        else:
-            open_run.append((f"{PLAIN_ROLES[role]}{content}\n\n", False))
-    return (*runs, tuple(open_run)) if open_run else tuple(runs)

@@ -129,7 +129,10 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
     if form is None or (form.kind == "prompt" and not form.given):  # what is beside it may be null
         if tally.form is not None:
             require_columns(tally.form, row)
-        form = choose_format(row, dict(config.columns), config.loss_on, place)
+        columns = dict(config.columns)
+        if config.several and not any(column in row for column in columns.values()):
+            columns = {}  # they are those of another dataset
+        form = choose_format(row, columns, config.loss_on, place)
         tally.form = tally.form or form
         if problem := richer(tally.form, form):
             raise ValueError(problem)

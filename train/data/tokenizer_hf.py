@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -51,6 +52,28 @@ class HuggingFaceTokenizer:
                 "token lies in the text: give --tokenizer one that has a tokenizer.json"
             )
         return cls(inner, datetime.fromisoformat(date))
+
+    def with_template(self, text: str) -> HuggingFaceTokenizer:
+        """Return the same with another chat template; `save` writes that one.
+
+        Raises:
+            DataError: it is no template.
+        """
+        from jinja2 import TemplateSyntaxError
+
+        inner = copy(self.inner)
+        inner.chat_template = text
+        made = HuggingFaceTokenizer(inner, self.date)
+        problem = "" if "messages" in text else "it writes no 'messages'"
+        try:
+            made._render([{"role": "user", "content": MARK}])
+        except TemplateSyntaxError as error:
+            problem = f"{error.message}, line {error.lineno}"
+        except Exception:
+            pass
+        if problem:
+            raise DataError(f"--chat-template holds no chat template ({problem}): correct it")
+        return made
 
     @cached_property
     def info(self) -> TokenizerInfo:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from train.config import ModelConfig
+from train.data.chatml import CHATML, END, START, chatml
 from train.data.source import Key, revision, stamp
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_folder import added_tokens, settings_of
@@ -14,6 +17,7 @@ from train.errors import DataError
 from train.paths import looks_local
 
 if TYPE_CHECKING:
+    from train.data.tokenizer_hf import HuggingFaceTokenizer
     from train.data.tokenizer_sp import SentencePieceTokenizer
 
 _FILES = (
@@ -28,21 +32,21 @@ _FILES = (
 
 
 def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
-    """Load `--tokenizer`, or else the tokenizer of the model.
+    """Load `--tokenizer`, or else the tokenizer of the model, with `--chat-template` if given.
 
     Args:
         date: what a chat template that asks for the date is told; today's by default.
 
     Raises:
-        DataError: there is no tokenizer at that place, it cannot be read, or its files contradict
-            each other.
+        DataError: there is no tokenizer at that place, it cannot be read, its files contradict
+            each other, or the template is none.
     """
     name = tokenizer_name(model)
     path = Path(name).expanduser()
     if not path.exists():
         path = _fetch(name, trust_remote_code=model.trust_remote_code)
     try:
-        found = _load(path, date or today(), trust_remote_code=model.trust_remote_code)
+        found = _load(path, date or today(), model)
         found.info.vocab_size  # noqa: B018  (what a file makes a library raise, it raises here)
         return found
     except DataError:
@@ -57,9 +61,10 @@ def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
         ) from None
 
 
-def _load(path: Path, date: str, *, trust_remote_code: bool) -> Tokenizer:
+def _load(path: Path, date: str, model: ModelConfig) -> Tokenizer:
     pieces = _sentencepiece_file(path)
-    if pieces is not None:
+    named = model.chat_template
+    if pieces is not None and named is None:
         from train.data.tokenizer_sp import SentencePieceTokenizer
 
         names = ("special_tokens_map.json", "tokenizer_config.json")
@@ -68,7 +73,34 @@ def _load(path: Path, date: str, *, trust_remote_code: bool) -> Tokenizer:
             return plain
     from train.data.tokenizer_hf import HuggingFaceTokenizer
 
-    return HuggingFaceTokenizer.load(path, date, trust_remote_code=trust_remote_code)
+    with TemporaryDirectory() as folder:
+        if pieces is not None and path.is_file():  # transformers reads it in a folder only
+            shutil.copyfile(pieces, Path(folder) / "tokenizer.model")
+            path = Path(folder)
+        found = HuggingFaceTokenizer.load(path, date, trust_remote_code=model.trust_remote_code)
+    return found if named is None else found.with_template(_template(named, found))
+
+
+def _template(name: str, tokenizer: HuggingFaceTokenizer) -> str:
+    """Return the text of `--chat-template`.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if name == CHATML:
+        info, vocabulary = tokenizer.info, tokenizer.inner.get_vocab()
+        return chatml(
+            opened=info.bos is not None and info.opening == (info.bos,),
+            marked={START, END} <= vocabulary.keys(),
+            closed=info.eos is not None,
+        )
+    try:
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--chat-template '{name}' cannot be read ({error}): give a file that holds a chat "
+            f"template, or {CHATML}"
+        ) from None
 
 
 def today() -> str:
@@ -90,14 +122,17 @@ def tokenizer_name(model: ModelConfig) -> str:
 
 def tokenizer_key(model: ModelConfig) -> Key:
     """Return what changes when the tokenizer's files do, without loading it."""
-    name = tokenizer_name(model)
+    name, template = tokenizer_name(model), model.chat_template
     path = Path(name).expanduser()
+    named: Key = () if template is None else ((template,),)
+    if template not in (None, CHATML) and Path(str(template)).expanduser().is_file():
+        named = stamp([Path(str(template)).expanduser()])
     if not path.exists():
-        return (("hub", name, revision(name, "model")),)
+        return (("hub", name, revision(name, "model")), *named)
     if path.is_file():
-        return stamp([path])
+        return (*stamp([path]), *named)
     files = [p for p in path.iterdir() if p.name.startswith(_FILES) or ".model" in p.name]
-    return stamp(sorted(files))
+    return (*stamp(sorted(files)), *named)
 
 
 def _fetch(name: str, *, trust_remote_code: bool) -> Path:

@@ -98,7 +98,14 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
     merge_pins(config, read_ds_config(ds_config, config))
     require_path(config.model.name_or_path, "model", ModelError)
     require_path(config.model.tokenizer, "tokenizer", ModelError)
-    require_path(config.data.name_or_path, "dataset", DataError)
+    for name in (*config.data.names, *config.data.eval_names):
+        require_path(None if name.is_url else name.where, "dataset", DataError)
+    template = config.model.chat_template
+    if template not in (None, "chatml") and not Path(str(template)).expanduser().is_file():
+        raise ConfigError(
+            f"--chat-template '{template}' is no file: give a file that holds a chat template, or "
+            "chatml"
+        )
     if config.output.save_dir is not None:
         save_dir, own = Path(config.output.save_dir), config.output.run_dir
         require_replaceable(save_dir, config.model.name_or_path, own)

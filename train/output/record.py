@@ -131,6 +131,11 @@ class RunFolder:
         text = json.dumps(value, indent=2, default=str)
         (self.attempt / name).write_text(text + "\n", encoding="utf-8")
 
+    def write_text(self, name: str, lines: Sequence[str]) -> None:
+        """Write one of the attempt's text files."""
+        text = "".join(f"{line}\n" for line in lines)
+        (self.attempt / name).write_text(text, encoding="utf-8", errors="replace")
+
     def log(self, line: str) -> None:
         """Append one line to the attempt's log.txt; `?` for what is no text in a path."""
         with (self.attempt / "log.txt").open("a", encoding="utf-8", errors="replace") as file:

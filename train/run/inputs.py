@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.config import RunConfig, World
+from train.data.mix import Dataset
 from train.data.model_files import require_trainable, rounded
 from train.data.model_folder import locate_model, read_model_config
 from train.data.open import open_dataset
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
-from train.data.preview import preview
-from train.data.store import Dataset
+from train.data.preview import sample_lines
 from train.errors import ConfigError
 from train.hosts import network
 from train.launch.arguments import TOKENIZED, ds_config_path, require_replaceable
@@ -109,25 +109,31 @@ def date_of(run: str | None) -> str | None:
     return None
 
 
-def open_data(inputs: RunInputs, cache: Path, console: Console) -> Dataset:
-    """Open the dataset, tokenized once per host, say what was found in it and show a sample.
+def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInputs, Dataset]:
+    """Open the dataset, tokenized once per host, say what was found in it and show samples.
+
+    Returns:
+        The inputs, with the chat template that its rows need, and the dataset.
 
     Raises:
         DataError: it is missing, empty or malformed, or smaller than one batch.
     """
-    data = open_dataset(inputs.config.data, inputs.config.model, cache)
+    config = inputs.config
+    data = open_dataset(config.data, config.model, cache)
     for notice in data.notices:
         console.say(notice)
-    steps = steps_per_epoch(len(data.train), inputs.config.data.batch_size)
+    places, batch = data.train.mixture.places, config.data.batch_size
+    evaluated = "to evaluate on" if config.data.eval_names else "held out"
     console.say(
-        f"{len(data.train)} samples to train on, {len(data.validation)} held out; "
-        f"{inputs.config.data.batch_size} samples per step, {steps} steps per epoch"
+        f"{len(data.train)} samples to train on, {len(data.validation)} {evaluated}; "
+        f"{batch} samples per step, {steps_per_epoch(places, batch)} steps per epoch"
     )
-    marked = "in green" if console.colour else "between « and »"
-    console.say(f"The first sample to train on, what carries loss {marked}:")
-    for line in preview(data.first, colour=console.colour):
-        console.say(f"    {line}")
-    return data
+    for line in sample_lines(data.shown, colour=console.colour):
+        console.say(line)
+    if data.template is None:
+        return inputs, data
+    model = replace(config.model, chat_template=data.template)
+    return replace(inputs, config=replace(config, model=model)), data
 
 
 def _with_preset(config: RunConfig, cache: Path, console: Console) -> RunConfig:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
-from train.data.store import Dataset
 from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
@@ -117,7 +117,7 @@ def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
     """
     if data.tokenizer.vocab_size <= inputs.shape.vocab:
         return
-    largest = max(int(split.tokens.max(initial=0)) for split in (data.train, data.validation))
+    largest = max(data.train.largest_id, data.validation.largest_id)
     if largest >= inputs.shape.vocab:
         raise ModelError(
             f"the tokenizer has {data.tokenizer.vocab_size} entries but the model embeds only "

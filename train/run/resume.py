@@ -20,9 +20,10 @@ from train.checkpoint.identity import (
     refuse_other_run,
 )
 from train.config import RunConfig
+from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
 from train.data.order import steps_per_epoch
-from train.data.store import Dataset
+from train.data.preview import sample_lines
 from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
 from train.engine.step import Engine
@@ -74,6 +75,7 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
         if folder is None:
             return False, None
         folder.note(TOKENIZED, {"date": data.date})
+        folder.write_text("samples.txt", sample_lines(data.shown, colour=False))
         if output.resume == "never":
             _start_over(folder, out.console)
         checkpoints.tidy(out.path, start)
@@ -90,7 +92,7 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
 
 def total_steps(config: RunConfig, data: Dataset) -> int:
     """Return the number of optimizer steps of the whole run."""
-    epoch = steps_per_epoch(len(data.train), config.data.batch_size)
+    epoch = steps_per_epoch(data.train.mixture.places, config.data.batch_size)
     return config.max_steps or config.epochs * epoch
 
 

@@ -18,9 +18,9 @@ from train.checkpoint import folder as checkpoints
 from train.checkpoint.identity import meaning
 from train.config import World
 from train.data.feed import Placement, StepBatch
+from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
 from train.data.pack import Load
-from train.data.store import Dataset
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizers import load_tokenizer
 from train.engine import start as engines
