@@ -14,7 +14,7 @@ from train.loop import NoSaver, Outputs, TrainingJob
 from train.loop import fit as fit_with
 from train.output.console import Console
 from train.output.metrics import read_metrics
-from train.output.record import open_run_folder
+from train.output.record import EvalRecord, open_run_folder
 from train.output.trackers import NoTracker
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 60).astype(np.int32)
@@ -91,6 +91,70 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_before_that_step_is_saved
     with pytest.raises(NonFiniteError, match="evaluation after step 10 is not finite"):
         fit(Diverged(), job(), outputs(tmp_path))
     assert not read_metrics(tmp_path / "metrics.jsonl").evals
+
+
+class Noted:
+    """A saver that notes what it is asked to keep."""
+
+    def __init__(self):
+        self.kept, self.models = [], []
+
+    def save(self, step, best=None):
+        self.kept.append((step, best))
+
+    def save_model(self, step):
+        self.models.append(step)
+
+    def wait(self):
+        pass
+
+    def failed(self):
+        return False
+
+
+class Scripted(FakeEngine):
+    """Finds the given losses at its evaluations."""
+
+    losses = (3.0, 2.0, 2.5, 2.0, 1.0)
+
+    def evaluate(self, batches):
+        count = super().evaluate(batches)[1]
+        first, *self.losses = self.losses
+        return first * count, count
+
+
+def stopped(path, *words, evals=()):
+    saver, one = Noted(), job("--eval-step", "2", "--early-stop", "2", *words)
+    out, stop = outputs(path), StopRequests(World(), sys.exit)
+    return saver, fit_with(Scripted(), replace(one, evals=evals, start=2 * len(evals)), out, saver, stop)
+
+
+def test_early_stop_ends_after_so_many_evaluations_without_a_better_one(tmp_path, capsys):
+    saver, records = stopped(tmp_path)
+    assert len(records) == 8  # 2.0 again is no better
+    assert saver.kept == [(2, 2), (4, 4), (8, 4)]  # each better one, and the end beside the best
+    assert "--early-stop 2: so many evaluations are no better than that after step 4" in (
+        capsys.readouterr().out
+    )
+
+
+def test_early_stop_counts_the_evaluations_of_earlier_starts(tmp_path):
+    evals = (EvalRecord(2, 1.5, 7), EvalRecord(4, 2.5, 7))
+    saver, records = stopped(tmp_path / "a", evals=evals)
+    assert [record.step for record in records] == [5, 6]
+    assert saver.kept == [(6, 2)]
+    evals += (EvalRecord(6, 1.5, 7),)
+    assert stopped(tmp_path / "b", evals=evals)[1] == ()
+
+
+def test_save_only_model_leaves_no_checkpoint_at_the_end(tmp_path):
+    saver = Noted()
+    words = ["--save-only-model", "--save-step", "4"]
+    fit_with(FakeEngine(), job(*words), outputs(tmp_path / "a"), saver,
+             StopRequests(World(), sys.exit))  # fmt: skip
+    assert (saver.kept, saver.models) == ([(4, None), (8, None)], [10])
+    saver, _ = stopped(tmp_path / "b", "--save-only-model")
+    assert (saver.kept, saver.models) == ([(2, 2), (4, 4)], [])  # the best is there
 
 
 def test_a_second_start_gets_its_own_attempt_and_no_step_stands_twice(tmp_path):

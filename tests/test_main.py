@@ -149,7 +149,7 @@ def test_a_run_ends_with_a_model_that_transformers_loads(model, tmp_path):
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, total + 1))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert {line["step"] for line in lines if "eval_loss" in line} == {4, 8, total}
+    assert {line["step"] for line in lines if "eval_loss" in line} == {0, 4, 8, total}
     attempt = run / "attempts" / "0001"
     names = {"config.json", "plan.json", "ds_config.json", "environment.json", "log.txt"}
     assert names <= {path.name for path in attempt.iterdir()}

@@ -132,7 +132,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Where results go and how often, in optimizer steps; 0 switches a periodic act off."""
+    """Where results go and how often, in optimizer steps; 0 switches a periodic act off.
+
+    `early_stop`: evaluations without a better one after which the run ends.
+    `save_only_model`: the last step leaves the model, and no checkpoint to go on from.
+    """
 
     run_dir: str | None
     save_dir: str | None
@@ -142,6 +146,8 @@ class OutputConfig:
     save_step: int
     keep: int
     report_to: str
+    early_stop: int | None = None
+    save_only_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,10 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
         raise ConfigError(
             "--eval-dataset-name-or-path evaluates a model that is trained on other data: name "
             "them by --model-name-or-path and --dataset-name-or-path"
+        )
+    if given.get("early_stop") and not given.get("eval_step"):
+        raise ConfigError(
+            "--early-stop counts evaluations, but --eval-step is 0: give the steps between them"
         )
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:

@@ -61,8 +61,15 @@ class Trainer(Protocol):
 class CheckpointSaver(Protocol):
     """What saves a run's state; every rank calls each method alike."""
 
-    def save(self, step: int) -> None:
-        """Save the state after `step` steps; most of the work goes on behind the caller's back."""
+    def save(self, step: int, best: int | None = None) -> None:
+        """Save the state after `step` steps; most of the work goes on behind the caller's back.
+
+        `best`: a step whose checkpoint is kept besides the newest ones.
+        """
+        ...
+
+    def save_model(self, step: int) -> None:
+        """Save what the model after `step` steps is written from, and nothing to go on from."""
         ...
 
     def wait(self) -> None:

@@ -23,7 +23,10 @@ from train.output.record import EvalRecord, RestartRecord, RunFolder, StepRecord
 class NoSaver:
     """Saves nothing."""
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, best: int | None = None) -> None:
+        """Do nothing."""
+
+    def save_model(self, step: int) -> None:
         """Do nothing."""
 
     def wait(self) -> None:
@@ -42,6 +45,7 @@ class TrainingJob:
     """What a run trains on and how far: steps `start` to `total`, both counted from 0.
 
     `pending_eval`: an evaluation after step `start` that an interrupted run has not made.
+    `evals`: evaluations up to there that count for --early-stop.
     `expected`: seconds of a step and peak bytes -> the plan's prediction against them, in words.
     `restarted`: this job, the start's number and the time of its first step -> what is told of it.
     """
@@ -56,6 +60,7 @@ class TrainingJob:
     world_size: int
     mfu: Callable[[StepBatch, float], float | None]
     pending_eval: bool = False
+    evals: tuple[EvalRecord, ...] = ()
     expected: Callable[[float, float], str] | None = None
     restarted: Callable[[TrainingJob, int, float], RestartRecord] | None = None
 
@@ -83,11 +88,18 @@ def fit(
     data, output = job.config.data, job.config.output
     make = partial(_step_batch, job.train, data.seed, data.batch_size, job.placement)
     records = []
+    evals = job.evals
     with out.console.bar(job.start, job.total) as bar, stop.deferred(), _saved(saver):
-        if job.pending_eval and not evaluate(engine, job, out, job.start, stop):
-            raise stop.finished(job.start, job.total)
+        if job.pending_eval:
+            measured = evaluate(engine, job, out, job.start, stop)
+            if measured is None:
+                raise stop.finished(job.start, job.total)
+            evals += (measured,) if measured.step else ()
+        over = is_over(evals, output.early_stop)
         began = time.perf_counter()
         for step, batch in enumerate(prefetched(make, job.start, job.total), job.start):
+            if over:
+                break
             lr = learning_rate(job.config.optimizer, step, job.total)
             ending = stop.asked() or saver.failed()
             found = engine.step(step, batch.micros, batch.loss_tokens, lr, stop=ending)
@@ -101,14 +113,54 @@ def fit(
             bar.update()
             ended = found.stop
             if is_due(step + 1, job.total, output.eval_step) and not ended:
-                ended = evaluate(engine, job, out, step + 1, stop) is None
-            if ended or is_due(step + 1, job.total, output.save_step):
-                saver.save(step + 1)
+                measured = evaluate(engine, job, out, step + 1, stop)
+                ended = measured is None
+                evals += (measured,) if measured else ()
+            over = is_over(evals, output.early_stop)
+            _save(saver, job, step + 1, evals, ended=ended, last=over or step + 1 == job.total)
             if ended:
                 saver.wait()
                 raise stop.finished(step + 1, job.total)
             began = time.perf_counter()
+        if over:
+            out.console.say(
+                f"--early-stop {output.early_stop}: so many evaluations are no better than that "
+                f"after step {best_step(evals)}, so training ends"
+            )
     return tuple(records)
+
+
+def _save(
+    saver: CheckpointSaver,
+    job: TrainingJob,
+    done: int,
+    evals: Sequence[EvalRecord],
+    *,
+    ended: bool,
+    last: bool,
+) -> None:
+    """Save what is due after `done` steps: `ended` on request, or `last` of the run."""
+    output = job.config.output
+    best = best_step(evals) if output.early_stop else None
+    if last and not ended and output.save_only_model:
+        if best in (None, done):  # a better one is saved already
+            saver.save_model(done)
+    elif ended or last or best == done or is_due(done, job.total, output.save_step):
+        saver.save(done, best)
+
+
+def best_step(evals: Sequence[EvalRecord]) -> int | None:
+    """Return after which step the evaluation was best, the first of equal ones; None: of none."""
+    best = min(evals, key=lambda one: (one.eval_loss, one.step), default=None)
+    return best.step if best else None
+
+
+def is_over(evals: Sequence[EvalRecord], patience: int | None) -> bool:
+    """Whether `patience` evaluations, if that is given, have come since the best one."""
+    best = best_step(evals)
+    if patience is None or best is None:
+        return False
+    return sum(one.step > best for one in evals) >= patience
 
 
 @contextmanager

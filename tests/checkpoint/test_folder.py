@@ -60,6 +60,8 @@ def test_only_so_many_are_kept_and_the_newest_always(tmp_path):
         save(tmp_path, step)
     checkpoints.prune(tmp_path, keep=2)
     assert [step_of(folder) for folder in complete(tmp_path)] == [30, 20]
+    checkpoints.prune(tmp_path, keep=1, best=20)
+    assert [step_of(folder) for folder in complete(tmp_path)] == [30, 20]
     checkpoints.prune(tmp_path, keep=1)
     assert [step_of(folder) for folder in complete(tmp_path)] == [30]
 

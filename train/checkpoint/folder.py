@@ -176,10 +176,16 @@ def require_newest(attempt: Path) -> None:
         )
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and damaged ones that were set aside."""
+def model_only(run: Path) -> Path:
+    """Return the folder of what a model alone is written from; laid out as a run of its own."""
+    return run / "model-only"
+
+
+def prune(run: Path, keep: int, best: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints and that of step `best`, and damaged ones."""
     for folder in complete(run)[keep:]:
-        remove(folder)
+        if step_of(folder) != best:
+            remove(folder)
     for folder in home(run).glob("step_*.damaged"):
         shutil.rmtree(folder, ignore_errors=True)
     failpoint("pruned")

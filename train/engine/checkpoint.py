@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -67,20 +68,35 @@ class Saver:
         on_gpu = engine.gang.device.type == "cuda"
         self._touched = self._pool.submit(staging.zero_) if on_gpu else None
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, best: int | None = None) -> None:
         """Save the state after `step` steps; return once it has been copied.
+
+        `best`: a step whose checkpoint is kept besides the newest ones.
 
         Raises:
             CheckpointError: the save before this one failed, or there is no space for this one.
             FaultError: a newer start of this run has taken over, or the folder cannot be written.
         """
+        tidy = partial(checkpoints.prune, self._run, self._keep, best)
+        self._save(step, self._run, STATE, tidy)
+
+    def save_model(self, step: int) -> None:
+        """Save the masters alone, apart from the checkpoints: a third of one.
+
+        Raises:
+            CheckpointError: the save before this one failed, or there is no space for this one.
+            FaultError: a newer start of this run has taken over, or the folder cannot be written.
+        """
+        self._save(step, checkpoints.model_only(self._run), STATE[:1], lambda: None)
+
+    def _save(self, step: int, run: Path, kinds: Sequence[str], tidy: Callable[[], None]) -> None:
         self.wait()
         taken = zero.step_count(self._engine)
         assert taken in (None, step), f"Adam has taken {taken} steps, the run {step}"
-        folder = self._engine.gang.from_main(partial(self._begin, step))
-        parts = self._stage_to_host()
+        folder = self._engine.gang.from_main(partial(self._begin, step, run, kinds))
+        parts = self._stage_to_host(kinds)
         failpoint("copied")
-        self._pending = self._pool.submit(self._write, step, folder, parts)
+        self._pending = self._pool.submit(self._write, step, folder, parts, tidy)
 
     def wait(self) -> None:
         """Wait until the last save is complete; every rank raises what went wrong with it."""
@@ -99,15 +115,16 @@ class Saver:
         buffers = buffers_of(self._engine).values()
         return 12 * elements + sum(b.numel() * b.element_size() for b in buffers)
 
-    def _begin(self, step: int) -> Path:
+    def _begin(self, step: int, run: Path, kinds: Sequence[str]) -> Path:
         assert self._attempt is not None
-        checkpoints.require_space(self._run, self.bytes(), f"the checkpoint of step {step} needs")
+        size = self.bytes() * len(kinds) // len(STATE)
+        checkpoints.require_space(self._run, size, f"the checkpoint of step {step} needs")
         try:
-            return checkpoints.begin(self._run, step, self._attempt)
+            return checkpoints.begin(run, step, self._attempt)
         except OSError as error:
             raise _explained(error, self._run) from None
 
-    def _stage_to_host(self) -> list[ShardData]:
+    def _stage_to_host(self, kinds: Sequence[str]) -> list[ShardData]:
         """Copy what this rank owns to the host, into memory that is kept for the next save."""
         shards = zero.local_shards(self._engine)
         if self._touched is not None:
@@ -116,7 +133,7 @@ class Saver:
         parts, used = [], 0
         for shard in shards:
             values = {}
-            for kind, view in zip(STATE, zero.state_views(self._engine, shard), strict=True):
+            for kind, view in zip(kinds, zero.state_views(self._engine, shard), strict=False):
                 copy = staging.narrow(0, used, shard.length)
                 copy_through(self._bounce if view.is_cuda else None, view, copy)
                 values[kind] = copy.numpy().view(np.uint8)
@@ -143,7 +160,9 @@ class Saver:
             if buffer.numel()
         ]
 
-    def _write(self, step: int, folder: Path, parts: list[ShardData]) -> None:
+    def _write(
+        self, step: int, folder: Path, parts: list[ShardData], tidy: Callable[[], None]
+    ) -> None:
         """Write this rank's file and agree with the others; runs in the thread."""
         rank = self._background.world.rank
         slices: dict[str, ShardRef] = {}
@@ -158,9 +177,9 @@ class Saver:
         kinds = {part.name: (part.shape, part.dtype, tuple(part.values)) for part in parts}
         found = self._background.gather((kinds, slices, failure))
         failpoint("agreed")
-        self._background.on_main(partial(self._commit, step, folder, found))
+        self._background.on_main(partial(self._commit, step, folder, found, tidy))
 
-    def _commit(self, step: int, folder: Path, found: list[Any]) -> None:
+    def _commit(self, step: int, folder: Path, found: list[Any], tidy: Callable[[], None]) -> None:
         failures = [failure for _, _, failure in found if failure is not None]
         try:
             if failures:
@@ -170,7 +189,7 @@ class Saver:
         except Exception as error:
             checkpoints.remove(folder)
             raise _explained(error, self._run) if isinstance(error, OSError) else error from None
-        checkpoints.prune(self._run, self._keep)
+        tidy()
 
     def _index(self, step: int, found: list[Any]) -> Index:
         known = {name: kind for kinds, _, _ in found for name, kind in kinds.items()}

@@ -43,7 +43,7 @@ def steps(run_dir: Path, since: float) -> Steps:
 
 def saving(run_dir: Path, since: float) -> bool:
     """Whether a checkpoint or the final model has been begun after `since`, and is not whole."""
-    for pattern in ("checkpoints/*.incomplete", "*.incomplete"):
+    for pattern in ("checkpoints/*.incomplete", "*.incomplete", "*/checkpoints/*.incomplete"):
         for path in run_dir.glob(pattern):
             with suppress(OSError):
                 if path.stat().st_mtime >= since:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +54,13 @@ class EvalRecord:
     step: int
     eval_loss: float
     eval_tokens: int
+
+
+def evaluations(metrics: Metrics) -> Iterator[EvalRecord]:
+    """Yield the evaluations of a run but for the one before training."""
+    for line in metrics.evals:
+        if line["step"]:
+            yield EvalRecord(line["step"], line["eval_loss"], line["eval_tokens"])
 
 
 @dataclass(frozen=True)

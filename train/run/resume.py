@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import uuid
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from train.checkpoint.identity import (
     refuse_beyond_end,
     refuse_other_run,
 )
-from train.config import RunConfig
+from train.config import OutputConfig, RunConfig
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
 from train.data.order import steps_per_epoch
@@ -33,9 +34,10 @@ from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
 from train.launch.arguments import TOKENIZED
-from train.loop import Outputs, is_due, short_of_rate
+from train.loop import Outputs, best_step, is_due, short_of_rate
 from train.output.console import Console
-from train.output.record import RunFolder
+from train.output.metrics import Metrics
+from train.output.record import EvalRecord, RunFolder, evaluations
 from train.planning.plan import Plan
 from train.run.inputs import RunInputs
 from train.text import format_bytes
@@ -46,12 +48,14 @@ class Resumed:
     """Where a run goes on, what saves it, and whether an evaluation there was not made yet.
 
     `last`: the line of the last step before this start; None: there was none.
+    `evals`: the evaluations before it that count for --early-stop.
     """
 
     saver: CheckpointSaver
     start: int
     pending_eval: bool
     last: Mapping[str, Any] | None = None
+    evals: tuple[EvalRecord, ...] = ()
 
 
 def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Outputs) -> Resumed:
@@ -71,23 +75,40 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     else:
         start = load_newest(engine, out.path, own, output.resume, total, out.console)
 
-    def prepare_folder() -> tuple[bool, Mapping[str, Any] | None]:
+    def prepare_folder() -> tuple[bool, Mapping[str, Any] | None, tuple[EvalRecord, ...]]:
         if folder is None:
-            return False, None
+            return False, None, ()
         folder.note(TOKENIZED, {"date": data.date})
         folder.write_text("samples.txt", sample_lines(data.shown, colour=False))
         if output.resume == "never":
             _start_over(folder, out.console)
         checkpoints.tidy(out.path, start)
+        shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
         found = folder.rewind(start)
         if found.broken:
             out.console.say(f"{found.notice}; they are kept in metrics.broken")
         _require_room(saver.bytes(), range(start, total), inputs.config, out)
-        due = start > 0 and is_due(start, total, output.eval_step)
+        due = start == 0 or is_due(start, total, output.eval_step)
         last = found.steps[-1] if found.steps else None
-        return due and all(line["step"] != start for line in found.evals), last
+        missing = due and all(line["step"] != start for line in found.evals)
+        return missing, last, _counting(found, output, out)
 
     return Resumed(saver, start, *gang.from_main(prepare_folder))
+
+
+def _counting(found: Metrics, output: OutputConfig, out: Outputs) -> tuple[EvalRecord, ...]:
+    """Return the evaluations so far that --early-stop counts: the best must have a checkpoint."""
+    evals = tuple(evaluations(found))
+    best = best_step(evals) if output.early_stop else None
+    if best is None:
+        return ()
+    if all(checkpoints.step_of(folder) != best for folder in checkpoints.complete(out.path)):
+        out.console.say(
+            f"--early-stop: the best evaluation so far, after step {best}, has no checkpoint, so "
+            "evaluations count from here on"
+        )
+        return ()
+    return evals
 
 
 def total_steps(config: RunConfig, data: Dataset) -> int:
@@ -161,10 +182,14 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
 def _require_room(size: int, steps: range, config: RunConfig, out: Outputs) -> None:
     """Refuse to begin where the disk cannot hold what the run will write."""
     output = config.output
-    saves = sum(1 for step in steps if is_due(step + 1, steps.stop, output.save_step))
+    often = [output.save_step] + [output.eval_step] * bool(output.early_stop)
+    saves = sum(1 for step in steps if any(is_due(step + 1, steps.stop, n) for n in often))
+    saves -= output.save_only_model
     have = len(checkpoints.complete(out.path))
-    more = max(1, min(have + saves, output.keep + 1) - have) if saves else 0
+    keep = output.keep + 1 + bool(output.early_stop)
+    more = max(1, min(have + saves, keep) - have) if saves > 0 else 0
     model = size // 12 * (4 if config.model.precision == "fp32" else 2)
+    model += size // 3 * output.save_only_model  # what it is written from
     elsewhere = Path(output.save_dir) if output.save_dir else None
     if elsewhere is not None:
         checkpoints.require_space(elsewhere, model, "the model needs")
@@ -205,6 +230,11 @@ def load_newest(
         raise CheckpointError(
             f"no checkpoint in {checkpoints.home(run)} is whole, the damage is: "
             f"{'; '.join(faults)}; repair one, or start over with --resume never"
+        )
+    if engine.gang.from_main((run / "DONE").exists):
+        raise CheckpointError(
+            f"{run} is done, and has no checkpoint to go on from (--save-only-model keeps none): "
+            "give another --run-dir, or train it again with --resume never"
         )
     if mode == "must":
         raise CheckpointError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import shutil
 import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -16,7 +18,7 @@ import numpy as np
 
 from train.checkpoint import folder as checkpoints
 from train.checkpoint.identity import meaning
-from train.config import World
+from train.config import OutputConfig, World
 from train.data.feed import Placement, StepBatch
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
@@ -35,14 +37,15 @@ from train.launch import heartbeat
 from train.launch.arguments import run_dir
 from train.launch.owner import own
 from train.launch.stopping import StopRequests
-from train.loop import Outputs, TrainingJob
+from train.loop import Outputs, TrainingJob, best_step
 from train.output.console import Console
-from train.output.metrics import PHASES
+from train.output.metrics import PHASES, read_metrics
 from train.output.record import (
     RestartRecord,
     StepRecord,
     divide_pause,
     environment,
+    evaluations,
     open_run_folder,
 )
 from train.output.trackers import NoTracker, open_tracker
@@ -184,6 +187,7 @@ def training_job(
         world_size=engine.gang.world.size,
         mfu=partial(_mfu, inputs, planned.cluster),
         pending_eval=resumed.pending_eval,
+        evals=resumed.evals,
         expected=lambda seconds, peak: compare(
             planned.chosen, seconds, peak, engine.reserved_bytes()
         ),
@@ -232,10 +236,33 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
     """Write the final Hugging Face folder with its tokenizer, from the last checkpoint."""
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
-    checkpoint = engine.gang.from_main(lambda: checkpoints.complete(out.path)[0])
+    checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, out))
     told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
     if told:
         out.console.say(told)
+    if out.folder is not None and config.output.save_only_model:
+        shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
+        kept = [path.name for path in checkpoints.complete(out.path)]
+        out.console.say(
+            "--save-only-model: the run cannot go on from its end; its checkpoints are "
+            f"{', '.join(kept) or 'none'}"
+        )
+
+
+def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
+    """Return what the final model is written from: the last step's, or the best evaluation's."""
+    found = checkpoints.complete(checkpoints.model_only(out.path)) or checkpoints.complete(out.path)
+    if not output.early_stop:
+        return found[0]
+    evals = tuple(evaluations(read_metrics(out.path / "metrics.jsonl")))
+    best = next((path for path in found if checkpoints.step_of(path) == best_step(evals)), found[0])
+    step = checkpoints.step_of(best)
+    loss = next((one.eval_loss for one in evals if one.step == step), math.nan)
+    out.console.say(
+        f"--early-stop: the model is that after step {step}, whose evaluation was the best of "
+        f"{len(evals)} (loss {loss:.6f})"
+    )
+    return best
 
 
 def finish(
