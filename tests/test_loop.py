@@ -126,7 +126,9 @@ class Scripted(FakeEngine):
 def stopped(path, *words, evals=()):
     saver, one = Noted(), job("--eval-step", "2", "--early-stop", "2", *words)
     out, stop = outputs(path), StopRequests(World(), sys.exit)
-    return saver, fit_with(Scripted(), replace(one, evals=evals, start=2 * len(evals)), out, saver, stop)
+    return saver, fit_with(
+        Scripted(), replace(one, evals=evals, start=2 * len(evals)), out, saver, stop
+    )
 
 
 def test_early_stop_ends_after_so_many_evaluations_without_a_better_one(tmp_path, capsys):

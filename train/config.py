@@ -70,6 +70,7 @@ class ModelConfig:
     """Which model, in which precision, trained whole or through an adapter (`lora`).
 
     `chat_template`: the file of one to use instead of the tokenizer's own, or `chatml`.
+    `hub`: the name that a hub knows the model by, where it was not given as a folder.
     """
 
     name_or_path: str | None
@@ -78,6 +79,7 @@ class ModelConfig:
     lora: LoraConfig | None
     trust_remote_code: bool
     chat_template: str | None = None
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,7 @@ def _assemble(values: Mapping[str, Any]) -> RunConfig:
             ModelConfig,
             name_or_path=values["model_name_or_path"],
             lora=lora if values["use_lora"] else None,
+            hub=None,
         ),
         data=pick(
             DataConfig,

@@ -38,9 +38,9 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     resumed = resume.resume(found, data, planned.plan, engine, out)
     job = session.training_job(found, data, planned, engine, resumed)
     out.console.stage(6, f"Training {job.total} steps")
-    records = fit(engine, job, out, resumed.saver, stop)
+    fit(engine, job, out, resumed.saver, stop)
     session.save(engine, found, out)
-    session.finish(found, records, data, gang, out)
+    session.finish(engine, found, data, out)
     gang.close()
 
 

@@ -12,6 +12,7 @@ from train.checkpoint import folder as checkpoints
 from train.config import LoraConfig, ModelConfig
 from train.errors import CheckpointError, ConfigError, ExitCode
 from train.launch.arguments import require_replaceable
+from train.output.card import model_card
 
 
 def command(argv: Sequence[str]) -> int:
@@ -32,7 +33,7 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="default: RUN/export/step_<number>")
     asked = parser.parse_args(list(argv))
     checkpoint = _find(asked.run, asked.step)
-    config, seed = _configuration(asked.run, checkpoint)
+    config, seed, attempt = _configuration(asked.run, checkpoint)
     if asked.merge_lora and config.lora is None:
         raise ConfigError(f"{asked.run} was trained without LoRA: leave --merge-lora out")
     folder = asked.output or asked.run / "export" / (
@@ -41,7 +42,8 @@ def command(argv: Sequence[str]) -> int:
     require_replaceable(folder, str(config.name_or_path))
     from train.engine.export import save_alone  # torch: a mistake above takes no time to name
 
-    told = save_alone(checkpoint, config, seed, folder, merge=asked.merge_lora)
+    card = model_card(asked.run, attempt, checkpoints.step_of(checkpoint), merged=asked.merge_lora)
+    told = save_alone(checkpoint, config, seed, folder, card, merge=asked.merge_lora)
     print(f"Exported {checkpoint} to {folder}; every weight was compared with the checkpoint")
     if told:
         print(told)
@@ -59,8 +61,8 @@ def _find(run: Path, step: int | None) -> Path:
     return chosen[0]
 
 
-def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int]:
-    """Read the model's configuration and the seed of the start that saved a checkpoint."""
+def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int, Path]:
+    """Return the model's configuration, the seed and the folder of the start that saved."""
     attempt = checkpoints.read_index(checkpoint).provenance.get("attempt")
     file = run / "attempts" / str(attempt) / "config.json"
     try:
@@ -68,7 +70,7 @@ def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int]:
         model = dict(content["model"])
         adapter = model.pop("lora")
         lora = LoraConfig(**adapter) if adapter else None
-        return ModelConfig(**model, lora=lora), int(content["data"]["seed"])
+        return ModelConfig(**model, lora=lora), int(content["data"]["seed"]), file.parent
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} does not say which model {checkpoint.name} belongs to ({error!r}): name a "

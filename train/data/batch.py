@@ -84,6 +84,13 @@ def share(row: MicroBatch, rank: int, ranks: int) -> MicroBatch:
     )
 
 
+def continued(tokens: NDArray[Any]) -> MicroBatch:
+    """Return a row of one sample (T,) of which only the token after its last is asked for."""
+    labels = np.full(len(tokens), IGNORED)
+    labels[-1] = 0
+    return _join([tokens], [labels], [0])
+
+
 def _empty() -> MicroBatch:
     return _join([np.zeros(1, np.int64)], [np.full(1, IGNORED)], [NO_SAMPLE])
 

@@ -36,7 +36,7 @@ def settle_stops(base: Path, folder: Path, tokenizer: Tokenizer) -> str:
     }
     own = said.get("eos_token_id")
     known = own if isinstance(own, list) else [] if own is None else [own]
-    more = [number for number in _ends(tokenizer) if number not in known]
+    more = [number for number in ends(tokenizer) if number not in known]
     if not more:
         return ""
     content = json.dumps(said | {"eos_token_id": [*known, *more]}, indent=2) + "\n"
@@ -48,7 +48,7 @@ def settle_stops(base: Path, folder: Path, tokenizer: Tokenizer) -> str:
     )
 
 
-def _ends(tokenizer: Tokenizer) -> list[int]:
+def ends(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that end a sample, and a turn by the chat template."""
     found = [] if tokenizer.info.eos is None else [tokenizer.info.eos]
     try:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from train.data.tokenizer_hf import HuggingFaceTokenizer
     from train.data.tokenizer_sp import SentencePieceTokenizer
 
+_BESIDE = (
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
 _FILES = (
     "tokenizer",
     "tekken",
@@ -133,6 +137,20 @@ def tokenizer_key(model: ModelConfig) -> Key:
         return (*stamp([path]), *named)
     files = [p for p in path.iterdir() if p.name.startswith(_FILES) or ".model" in p.name]
     return (*stamp(sorted(files)), *named)
+
+
+def copy_others(model: ModelConfig, folder: Path) -> None:
+    """Copy the files of the run's tokenizer that are not in a saved folder, as they stand.
+
+    llama.cpp reads a tokenizer.model, and older tools a vocab.json, beside the tokenizer.json that
+    transformers is content with.
+    """
+    path = Path(tokenizer_name(model)).expanduser()
+    if not path.exists():
+        path = _fetch(str(path), trust_remote_code=model.trust_remote_code)
+    for name in _BESIDE if path.is_dir() else ():
+        if (path / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(path / name, folder / name)
 
 
 def _fetch(name: str, *, trust_remote_code: bool) -> Path:

@@ -11,18 +11,23 @@ from train.checkpoint.identity import differences, meaning
 from train.config import ModelConfig
 from train.data.model_folder import read_model_config
 from train.data.stops import settle_stops
-from train.data.tokenizers import load_tokenizer
+from train.data.tokenizers import copy_others, load_tokenizer
 from train.engine.gang import Gang
 from train.engine.huggingface import Exporter, export_adapter, export_model, open_exporter
 from train.engine.weights import weights_fingerprint
 from train.errors import AnyrankError, CheckpointError, FaultError
 
 
-def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path) -> str:
+def save_final(
+    gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path, card: str = ""
+) -> str:
     """Write the model, or with LoRA the adapter, and the tokenizer; every rank must call it.
 
     The ranks of the first host write the files between them, beside `folder`, which is replaced in
     one act when all is written and checked.
+
+    Args:
+        card: the text of its README.md.
 
     Returns:
         On rank 0, a sentence about what is other than in the base model; it may be empty.
@@ -37,7 +42,8 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
     told = ""
     if world.node == 0:
         try:
-            told = _write(checkpoint, config, seed, partial, (world.local_rank, world.local_size))
+            part = (world.local_rank, world.local_size)
+            told = _write(checkpoint, config, seed, partial, part, card)
         except (OSError, AnyrankError) as error:
             failure = error
     for one in gang.gather(failure):
@@ -50,7 +56,7 @@ def save_final(gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, fol
 
 
 def save_alone(
-    checkpoint: Path, config: ModelConfig, seed: int, folder: Path, *, merge: bool
+    checkpoint: Path, config: ModelConfig, seed: int, folder: Path, card: str = "", *, merge: bool
 ) -> str:
     """Write the model, or with LoRA the adapter unless it is merged, from this process alone.
 
@@ -63,7 +69,7 @@ def save_alone(
     folder, partial = _places(folder)
     try:
         _make(partial)
-        told = _write(checkpoint, config, seed, partial, (0, 1), merge=merge)
+        told = _write(checkpoint, config, seed, partial, (0, 1), card, merge=merge)
         _replace(partial, folder)
         return told
     except OSError as error:
@@ -76,6 +82,7 @@ def _write(
     seed: int,
     folder: Path,
     part: tuple[int, int],
+    card: str,
     *,
     merge: bool = False,
 ) -> str:
@@ -95,6 +102,9 @@ def _write(
         return ""
     tokenizer = load_tokenizer(config)
     tokenizer.save(folder)
+    copy_others(config, folder)
+    if card:
+        (folder / "README.md").write_text(card, encoding="utf-8")
     told = settle_stops(base, folder, tokenizer)
     if tokenizer.info.fingerprint == exporter.index.run.must_match.get("tokenizer"):
         return told

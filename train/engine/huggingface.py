@@ -151,6 +151,10 @@ def export_adapter(exporter: Exporter, folder: Path, config: LoraConfig, seed: i
     dtype = PRECISIONS[exporter.config.precision]
     state = {name: exporter.stored(name, dtype) for name in exporter.index.tensors}
     module.save_pretrained(folder, state_dict=state)
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = exporter.config.hub or str(exporter.base)
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
     wanted = {name.replace(".default", ""): value for name, value in state.items()}

@@ -1,34 +1,38 @@
-"""Let a saved model speak: it is loaded back from its folder, as a user would."""
+"""Let a trained model speak: it continues a prompt as it stands on the ranks, whatever the plan."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Collection
 
-import torch
-from transformers import AutoModelForCausalLM
+import numpy as np
+from numpy.typing import NDArray
+
+from train.engine.step import Engine
+
+MOST, PATIENCE = 64, 20.0  # tokens, seconds
 
 
-def generate(folder: Path, ids: list[int], eos: int | None, most: int = 120) -> list[int]:
-    """Continue the prompt `ids` with the model saved in `folder`, on the CPU, by a fixed draw.
+def answer(engine: Engine, prompt: NDArray[np.int32], stops: Collection[int]) -> list[int]:
+    """Continue the prompt (T,) with the likeliest tokens; every rank must ask.
+
+    Nothing is kept from one token to the next, which is slow and needs no second form of the model.
 
     Returns:
-        The new ids, at most `most`, up to and without `eos`.
+        The new ids, up to and without one of `stops`; not all where that takes long.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    model.eval()
-    torch.manual_seed(0)
-    prompt = torch.tensor([ids])
-    with torch.no_grad():
-        found = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=most,
-            do_sample=True,
-            temperature=0.7,
-            top_k=40,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
-    new: list[int] = found[0, len(ids) :].tolist()
-    return new[: new.index(eos)] if eos in new else new
+    ids = prompt.astype(np.int64)
+    end = engine.gang.from_main(lambda: time.monotonic() + PATIENCE)
+    found: list[int] = []
+    while len(found) < MOST and not engine.agree(wish=late(engine, end)):
+        token = engine.next_token(ids)
+        if token in stops:
+            break
+        found.append(token)
+        ids = np.append(ids, token)
+    return found
+
+
+def late(engine: Engine, end: float) -> bool:
+    """Whether rank 0's clock is beyond `end`; no other rank's counts."""
+    return engine.gang.world.is_main and time.monotonic() > end

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from train.data.batch import MicroBatch
+from train.data.batch import MicroBatch, continued
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
@@ -121,6 +123,15 @@ class Engine:
         self.deepspeed.empty_partition_cache()
         self.gang.sum(sums)
         return float(sums[0]), int(sums[1])
+
+    def next_token(self, tokens: NDArray[np.int64]) -> int:
+        """Return the likeliest token after `tokens` (T,) on rank 0; every rank must ask."""
+        self.deepspeed.eval()
+        with torch.no_grad():
+            inputs = self.inputs(continued(tokens), self.gang.device)
+            logits = self._logits(inputs)
+        self.deepspeed.empty_partition_cache()
+        return self.gang.from_main(lambda: int(logits[-1].argmax()))
 
     def agree(self, *, wish: bool) -> bool:
         """Whether any rank wishes so; every rank must ask."""

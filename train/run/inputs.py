@@ -87,9 +87,11 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     model = locate_model(
         str(config.model.name_or_path), trust_remote_code=config.model.trust_remote_code
     )
+    name = str(config.model.name_or_path)
+    hub = None if Path(name).expanduser().exists() else name
     config = replace(
         config,
-        model=replace(config.model, name_or_path=str(model)),
+        model=replace(config.model, name_or_path=str(model), hub=hub),
         data=replace(config.data, date=date_of(config.output.run_dir)),
     )
     described = read_model_config(model)

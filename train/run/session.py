@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from train.checkpoint import folder as checkpoints
 from train.checkpoint.identity import meaning
 from train.config import OutputConfig, World
-from train.data.feed import Placement, StepBatch
+from train.data.feed import Placement, Split, StepBatch
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
 from train.data.pack import Load
-from train.data.tokenizer import Tokenizer
+from train.data.preview import preview
+from train.data.stops import ends
 from train.data.tokenizers import load_tokenizer
 from train.engine import start as engines
+from train.engine.checkpoint import load
 from train.engine.export import save_final
 from train.engine.gang import Gang, connect
-from train.engine.sample import generate
+from train.engine.sample import answer
 from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
 from train.errors import DataError
@@ -38,11 +41,11 @@ from train.launch.arguments import run_dir
 from train.launch.owner import own
 from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob, best_step
+from train.output.card import model_card, next_commands
 from train.output.console import Console
 from train.output.metrics import PHASES, read_metrics
 from train.output.record import (
     RestartRecord,
-    StepRecord,
     divide_pause,
     environment,
     evaluations,
@@ -56,6 +59,8 @@ from train.planning.predict import sample_cost, step_flops
 from train.run.inputs import RunInputs
 from train.run.planning import PlannedRun
 from train.run.resume import Resumed, require_shared, total_steps
+
+SAMPLES, LINES = 32, 8  # held-out samples that are looked at, and lines of an answer
 
 
 def join(inputs: RunInputs, data: Dataset, world: World, env: MutableMapping[str, str]) -> Gang:
@@ -237,9 +242,17 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
     checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, out))
-    told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder)
+    card = (
+        ""
+        if out.folder is None
+        else model_card(out.path, out.folder.attempt, checkpoints.step_of(checkpoint))
+    )
+    told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder, card)
     if told:
         out.console.say(told)
+    if config.output.early_stop and checkpoint.parent.parent == out.path:
+        index = engine.gang.from_main(lambda: checkpoints.read_index(checkpoint))
+        load(engine, checkpoint, index)  # for what the model is asked at the end
     if out.folder is not None and config.output.save_only_model:
         shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
         kept = [path.name for path in checkpoints.complete(out.path)]
@@ -265,38 +278,68 @@ def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
     return best
 
 
-def finish(
-    inputs: RunInputs, records: Sequence[StepRecord], data: Dataset, gang: Gang, out: Outputs
-) -> None:
-    """Say what came of the run; for the preset, show what the saved model generates; write DONE."""
-    if records:
-        first, last = records[0], records[-1]
-        out.console.say(
-            f"Loss {'before training' if first.step == 1 else 'at first'}: {first.loss:.4f} "
-            f"(step {first.step}), after: {last.loss:.4f} (step {last.step})"
-        )
-    if inputs.preset and gang.world.is_main:
-        _show_generated(
-            data, load_tokenizer(inputs.config.model), save_folder(inputs, out), out.console
-        )
+def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> None:
+    """Say what came of the run, let the model answer, name what to do with it; write DONE."""
+    for line in engine.gang.from_main(lambda: _losses(out.path)):
+        out.console.say(line)
+    _show_answer(engine, inputs, data, out.console)
+    if out.folder is not None:
+        folder = save_folder(inputs, out)
+        kept = bool(checkpoints.complete(out.path))
+        for line in next_commands(out.path, folder, inputs.config.model, kept=kept):
+            out.console.say(line)
     out.tracker.close()
     if out.folder is not None:
         out.folder.finish()
     out.console.stage(8, "Done")
-    gang.barrier()
+    engine.gang.barrier()
     gc.unfreeze()  # or libraries' cycles outlive the process's end, and some complain of that
 
 
-def _show_generated(data: Dataset, tokenizer: Tokenizer, folder: Path, console: Console) -> None:
-    """Print what the saved model answers to the prompt of a sample held out from training."""
-    tokens, mask = data.validation.sample(0)
-    prompt = tokens[: int(mask.argmax())].tolist()
-    answer = generate(folder, prompt, data.tokenizer.eos)
-    console.say("The saved model, asked for a function it has not seen:")
-    for line in (*tokenizer.decode(prompt).splitlines(), "", ">>> generated:"):
+def _losses(run: Path) -> tuple[str, ...]:
+    """Compare the held-out loss before training with that of the model which was saved."""
+    evals = tuple(read_metrics(run / "metrics.jsonl").evals)
+    if not evals:
+        return ()
+    first, last = evals[0], evals[-1]
+    before = f"{first['eval_loss']:.4f} before training" if first["step"] == 0 else ""
+    later = f"{last['eval_loss']:.4f} after step {last['step']}"
+    return (f"Loss on held-out samples: {', '.join(filter(None, (before, later)))}",)
+
+
+def _show_answer(engine: Engine, inputs: RunInputs, data: Dataset, console: Console) -> None:
+    """Print what the model makes of a sample that is held out, and what stands there."""
+    tokenizer = engine.gang.on_main(lambda: load_tokenizer(inputs.config.model))
+    prompt, rest = _prompt(data.validation)
+    stops = engine.gang.from_main(lambda: ends(tokenizer) if tokenizer else [])
+    found = answer(engine, prompt, stops)
+    if tokenizer is None:
+        return
+    console.say("A held-out sample, and what the model answers to it:")
+    generated = (tokenizer.show(found), True)
+    for line in preview([(tokenizer.show(prompt.tolist()), False)], colour=console.colour):
         console.say(f"    {line}")
-    for line in tokenizer.decode(answer).splitlines():
+    console.say("    >>> generated:")
+    for line in preview([generated], colour=console.colour)[:LINES]:
         console.say(f"    {line}")
+    console.say("    >>> in the data:")
+    for line in preview([(tokenizer.show(rest.tolist()), False)], colour=console.colour)[:LINES]:
+        console.say(f"    {line}")
+
+
+def _prompt(split: Split) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return a held-out sample up to its first answer, and the rest: the shortest of the first.
+
+    Of a text that carries loss throughout a third is given.
+    """
+    found = []
+    for number in range(min(SAMPLES, len(split.lengths))):
+        tokens, mask = split.sample(number)
+        start = int(mask.argmax())
+        found.append((start if start > 1 else max(1, len(tokens) // 3), number))
+    start, number = min(found)
+    tokens, _ = split.sample(number)
+    return tokens[:start], tokens[start:]
 
 
 def save_folder(inputs: RunInputs, out: Outputs) -> Path:

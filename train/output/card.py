@@ -1,0 +1,112 @@
+"""The model card of a saved model: a README.md made of what the run's folder says of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.config import ModelConfig
+from train.output.metrics import read_metrics
+from train.paths import looks_local
+
+# Words of the command that concern this machine, and nobody else; and those with no value.
+_OWN = ("--run-dir", "--save-dir", "--local-rank", "--local_rank", "--resume", "--report-to")
+
+
+def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> str:
+    """Return the README.md of the model after `step` steps of a run.
+
+    Args:
+        run: the run's folder; attempt: the folder of the start that saved the step.
+        merged: the adapter was merged into its base model.
+
+    Raises:
+        OSError, ValueError, KeyError: the folder does not hold what a run writes there.
+    """
+    config = json.loads((attempt / "config.json").read_text(encoding="utf-8"))
+    words = json.loads((attempt / "environment.json").read_text(encoding="utf-8"))
+    model, data = config["model"], config["data"]
+    base, hub = base_of(model), model.get("hub")
+    adapter = bool(model["lora"]) and not merged
+    name = data["name_or_path"] or ""
+    head = {
+        "base_model": hub,
+        "base_model_relation": ("adapter" if adapter else "finetune") if hub else None,
+        "datasets": None if Path(name).exists() or looks_local(name) else [name.split(":")[0]],
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["anyrank", *(["lora"] if model["lora"] else [])],
+    }
+    lines = [
+        "---", *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value), "---",
+        "", f"# {Path(base).name}, fine-tuned", "",
+        f"{'An adapter of' if adapter else 'Made from'} {base} on {Path(name).name or name}, "
+        "with anyrank.", "",
+        *_table(config, run, step), "", "```", _command(words["arguments"]), "```",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def next_commands(run: Path, folder: Path, model: ModelConfig, *, kept: bool) -> Iterator[str]:
+    """Yield, a line each, the command that serves a saved model, that merges and that uploads it.
+
+    `kept`: the run has a checkpoint, from which an adapter can be merged.
+    """
+    base = model.hub or model.name_or_path
+    if model.lora is None:
+        yield f"Serve it:   vllm serve {folder}"
+    else:
+        yield f"Serve it:   vllm serve {base} --enable-lora --lora-modules tuned={folder}"
+        if kept:
+            yield f"Merge it:   anyrank export {run} --merge-lora"
+    yield f"Upload it:  hf upload YOUR-NAME/{run.name} {folder}"
+
+
+def base_of(model: Mapping[str, Any]) -> str:
+    """Return what the base model is called: its hub name, or else its folder's own name."""
+    return str(model.get("hub") or Path(str(model["name_or_path"])).name)
+
+
+def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
+    optimizer, data, lora = config["optimizer"], config["data"], config["model"]["lora"]
+    metrics = read_metrics(run / "metrics.jsonl")
+    steps = [line for line in metrics.steps if line["step"] <= step]
+    evals = [line for line in metrics.evals if line["step"] <= step]
+    rows = {
+        "steps": step,
+        "samples per step": data["batch_size"],
+        "longest sample": f"{data['block_size']} tokens",
+        "learning rate": f"{optimizer['lr']:g} ({optimizer['lr_schedule']})",
+        "precision": config["model"]["precision"],
+        "seed": data["seed"],
+    }
+    if lora:
+        rows["adapter"] = f"LoRA, rank {lora['r']}, alpha {lora['alpha']}"
+    if steps:
+        rows["training loss"] = f"{steps[0]['loss']:.4f} → {steps[-1]['loss']:.4f}"
+    if evals:
+        losses = " → ".join(f"{line['eval_loss']:.4f}" for line in evals[:: max(1, len(evals) - 1)])
+        rows["evaluation loss"] = f"{losses} on {evals[-1]['eval_tokens']} held-out tokens"
+    yield from ("| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()))
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return the command without this machine's folders."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+            continue
+        flag, equals, value = word.partition("=")
+        if flag in _OWN:
+            skip = not equals
+            continue
+        local = value if equals else word
+        if local.startswith(("/", "~", ".")) or Path(local).is_absolute():
+            word = f"{flag}={Path(local).name}" if equals else Path(local).name
+        kept.append(word)
+    return f"anyrank launch {shlex.join(kept)}".rstrip()
