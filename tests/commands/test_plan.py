@@ -87,6 +87,24 @@ def test_the_explanation_names_the_plan_what_pins_cost_and_where_gpus_stop_helpi
         ([*BASE, "--pin", "tp=3"], "does not divide"),
         ([*BASE, "--precision", "fp8"], "invalid choice"),
         ([*BASE, "--hostfile", "absent"], "hostfile 'absent' does not exist"),
+        ([*BASE, "--samples", "100"], "more than the 100 samples"),
+        ([*BASE, "--epochs", "2"], "--epochs of what"),
+        ([*BASE, "--samples", "9", "--dataset-name-or-path", "d"], "keep one of both"),
+        ([*BASE, "--price", "A100"], "--price takes GPU=N"),
+        ([*BASE, "--price", "H100=2"], "names H100-SXM, which is not planned for"),
+        (["--compare", "H100"], "write for example --compare H100x8"),
+        (["--compare", "H100x0"], "at least 1"),
+        (["--compare", "H100x8", "--gpu", "A100"], "leave --gpu out"),
+        (
+            [
+                *BASE,
+                "--model-name-or-path",
+                "layers=1,hidden=8,heads=1,ffn=8,vocab=9",
+                "--dataset-name-or-path",
+                "d",
+            ],
+            "need a tokenizer",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(argv, part):
@@ -115,6 +133,83 @@ def test_a_hostfile_gives_hosts_and_hardware_and_the_command_line_wins(tmp_path,
         command(["--hostfile", str(path), "--num-nodes", "3"])
     with pytest.raises(PlanError, match="fewer slots"):
         command(["--hostfile", str(path), "--num-gpus", "9"])
+
+
+def test_a_hub_name_is_planned_by_its_config_alone(tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--some--model"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("abc")
+    (kept / "snapshots/abc").mkdir(parents=True)
+    config = {"model_type": "some", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 999,
+              "num_attention_heads": 4, "intermediate_size": 128, "vision_config": {}}  # fmt: skip
+    (kept / "snapshots/abc/config.json").write_text(json.dumps(config))
+    assert command([*BASE, "--model-name-or-path", "some/model"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("some/model: 0.00 billion") and "text part of 'some'" in text
+    assert "does not know the kind 'some'" in text
+    with pytest.raises(UserError, match="hub could not be reached"):
+        command([*BASE, "--model-name-or-path", "some/other"])
+    # Built-in shapes are known without the hub, by both names.
+    assert command([*BASE, "--model-name-or-path", "Meta-Llama/Meta-Llama-3-8B"]) == 0
+    assert capsys.readouterr().out.startswith("llama-3-8b: 8.03 billion")
+
+
+def test_the_hours_and_the_cost_of_a_training_are_told(capsys):
+    words = ["--samples", "2000", "--epochs", "3", "--price", "A100=2"]
+    code, found = planned(capsys, *words)
+    told = found["training"]
+    step = found["chosen"]["time"]["total"]
+    assert (code, told["steps"], told["tokens"]) == (0, 21, 21 * 256 * 1024)
+    assert told["seconds"] == pytest.approx(21 * step)
+    assert told["cost"] == pytest.approx(2 * told["gpu_hours"]) == 2 * 4 * 21 * step / 3600
+    assert command([*BASE, *words]) == 0
+    text = capsys.readouterr().out
+    assert "Training: 3 epochs of 2000 samples = 21 steps, 5.5 million tokens: " in text
+    assert f"{told['cost']:,.2f} at 2 a GPU-hour" in text
+
+
+def test_gpus_are_compared_over_the_same_training(capsys):
+    words = ["--compare", "H100x8,8xA100,4090x4", "--samples", "9000", "--price", "H100=2.5"]
+    assert command(words) == 0
+    text = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert rows["8 x H100-SXM"].split()[-1].count(".") == 1  # a cost
+    assert rows["8 x A100-SXM-80GB"].endswith("-")
+    assert "host memory: " in rows["4 x RTX4090"]
+    assert "Fastest: 8 x H100-SXM" in text and "Cheapest: 8 x H100-SXM" in text
+    assert command([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["compare"]
+    assert [one["fits"] for one in found] == [True, True, False]
+    alone = ["--num-gpus", "8", "--gpu", "H100", "--json"]
+    command(alone)
+    assert found[0]["chosen"] == json.loads(capsys.readouterr().out)["chosen"]
+    assert found[0]["cost"] == pytest.approx(2.5 * found[0]["gpu_hours"])
+    assert command(["--compare", "L4x1"]) == 2
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_comparison_fits_the_terminal(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = ["--compare", "A100-SXM-80GBx256,H100x8", "--samples", "1000000", "--price", "A100=2"]
+    assert command(words) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= width
+
+
+def test_a_dataset_is_planned_with_the_lengths_of_its_samples(
+    preset, ragged, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ["--dataset-name-or-path", str(ragged), "--tokenizer", str(preset.model),
+             "--batch-size", "5", "--block-size", "64"]  # fmt: skip
+    code, found = planned(capsys, *words)
+    told = found["training"]
+    assert code == 0 and told["epochs"] == 3 and told["samples"] % 3 == 0
+    assert 0 < told["tokens"] < told["steps"] * 5 * 64
+    per_step = found["chosen"]["tokens_per_s"] * found["chosen"]["time"]["total"]
+    assert per_step == pytest.approx(told["tokens"] / told["steps"])
 
 
 def test_a_plan_needs_no_third_party_module_and_half_a_second_of_the_processor():

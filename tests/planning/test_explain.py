@@ -59,13 +59,16 @@ def test_a_narrow_terminal_gets_the_totals_and_a_word_about_the_rest():
     question = request()
     choice = choose(question)
     whole, narrow = explain(question, choice), explain(question, choice, width=80)
+    assert max(map(len, narrow.splitlines())) <= 80
     table = narrow.split("\n\n")[2]
-    assert max(map(len, table.splitlines())) <= 80
-    assert f"{choice.chosen.memory.total / GIB:.1f}" in table and "tokens/s" in table
-    needed = max(map(len, whole.split("\n\n")[2].splitlines()))
-    assert "| weights" in whole and "| weights" not in table
-    assert f"they need {needed} columns" in table
-    assert explain(question, choice, width=needed) == whole
+    for size in (choice.chosen.memory.total, choice.chosen.host_memory):
+        assert f"{size / GIB:.1f}" in table
+    assert "tokens/s" in table and " weights " in whole and " weights " not in table
+    needed = int(table.split("they need ")[1].split(" columns")[0])
+    assert needed <= 160
+    tight = explain(question, choice, width=needed)
+    assert max(map(len, tight.splitlines())) == needed and " weights " in tight
+    assert " weights " not in explain(question, choice, width=needed - 1)
 
 
 def test_what_does_not_fit_is_told_by_how_much_and_what_would():

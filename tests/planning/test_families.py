@@ -4,6 +4,7 @@ import pytest
 
 from train.errors import ModelError, PlanError
 from train.planning import built_in, find_shape, shape_of
+from train.planning.families import planned_shape, remarks
 
 SMALL = {"vocab_size": 1000, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = SMALL | {"num_key_value_heads": 2, "intermediate_size": 300}
@@ -34,6 +35,9 @@ HEADED = GROUPED | {"head_dim": 48}
         ("olmo", GROUPED, 749056),
         ("olmo2", GROUPED, 750528),
         ("cohere", GROUPED | {"tie_word_embeddings": True}, 621568),
+        ("cohere2", GROUPED | {"tie_word_embeddings": True}, 621568),
+        ("olmo3", GROUPED, 750528),
+        ("arcee", GROUPED, 634752),
     ],
 )
 def test_parameters_are_counted_to_the_last_element(family, config, parameters):
@@ -116,6 +120,42 @@ def test_what_is_not_a_dense_language_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read as JSON"):
         find_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ({"model_type": "bert"}, "'bert' has an encoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "'t5' has an encoder"),
+        ({"model_type": "some", "architectures": ["SomeForMaskedLM"]}, "'some' has an encoder"),
+        ({"model_type": "new", "text_config": {"moe_num_experts": 4}}, "mixture of experts"),
+        ({"model_type": "bamba", "mamba_d_state": 16}, "'bamba' is not made of equal layers"),
+        ({"model_type": "new", "layer_types": ["full_attention", "linear_attention"]},
+         "has 'linear_attention'"),
+        ({"model_type": "minicpm3", "kv_lora_rank": 256}, "has 'kv_lora_rank'"),
+        ({"model_type": "new", "intermediate_size": [300, 200, 300]}, "has 'intermediate_size'"),
+    ],
+)  # fmt: skip
+def test_what_sizes_alone_do_not_describe_is_refused_by_name(config, part):
+    with pytest.raises(ModelError, match=part):
+        planned_shape(GROUPED | config)
+
+
+def test_the_text_part_of_a_model_of_text_and_images_is_planned_and_said():
+    """Gemma 3 4B's and LLaVA 1.5's files leave out what is as transformers has it."""
+    gemma = {"model_type": "gemma3", "vision_config": {}, "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "sliding_window": 1024}}  # fmt: skip
+    shape = planned_shape(gemma)
+    assert (shape.heads, shape.kv_heads, shape.head_dim) == (8, 4, 256)
+    assert shape.parameters == pytest.approx(3.88e9, rel=2e-3)
+    assert remarks(gemma) == (
+        "only the text part of 'gemma3' is planned, as only that would be trained",
+    )
+    llava = {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}
+    assert planned_shape(llava).parameters == pytest.approx(6.74e9, rel=1e-3)
+    assert not remarks({"model_type": "qwen2", **GROUPED})
+    assert "does not know the kind 'new'" in remarks({"model_type": "new", **GROUPED})[0]
 
 
 def test_a_plain_mlp_stands_for_gpts_norms(tmp_path):

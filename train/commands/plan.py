@@ -9,30 +9,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from train.arguments import PIN_KEYS, Parser
-from train.config import LoraConfig, parse_pins
-from train.errors import ConfigError, ExitCode, FaultError, PlanError, did_you_mean
-from train.hosts import hostfile
+from train.arguments import Parser
+from train.commands.plan_request import KEYS, Question, read_question
+from train.errors import ConfigError, ExitCode, FaultError, did_you_mean
 from train.paths import ROOT, cache_path, calibration_folder
 from train.planning.advice import with_advice
-from train.planning.calibration import calibrated
-from train.planning.cluster import Cluster, cluster_of
 from train.planning.explain import explain
-from train.planning.families import find_shape
-from train.planning.hardware import find_gpu
-from train.planning.pins import DIVIDED, OTHERS, read_implementation, read_pins
-from train.planning.request import Choice, PlanRequest
+from train.planning.offers import compared, compared_header, describe, offers, spent, told
+from train.planning.request import Choice
 from train.planning.search import choose
-from train.text import GIB
+from train.text import fitted
 
 PATIENCE = 300.0  # seconds; measuring takes under 30, importing torch from a cold disk may add
-_CPU_MEMORY = 4.0 * GIB  # of one CPU rank, where no host was looked at
-KEYS = (*PIN_KEYS, *OTHERS, *DIVIDED)
 LARGEST = 10**9  # of any count: more samples, tokens or GPUs than anyone has
 
 
@@ -49,7 +43,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-nodes", type=_whole, metavar="M", help="the first M hosts")
     add("--gpu", metavar="NAME", help="such as A100-SXM-80GB; default: the hostfile's")
     add("--model-name-or-path", "--model_name_or_path", default="mistral-7b", metavar="P",
-        help="a folder, a built-in name, or layers=32,hidden=4096,heads=32,…")  # fmt: skip
+        help="a folder, a hub or built-in name, or layers=32,hidden=4096,heads=32,…")  # fmt: skip
+    add("--dataset-name-or-path", "--dataset_name_or_path", metavar="D",
+        help="plan for its samples and tell the hours; tokenized as for a run")  # fmt: skip
+    add("--tokenizer", metavar="T", help="for the dataset; default: the model's")
+    add("--samples", type=_whole, metavar="N", help="instead of a dataset: N full samples")
+    add("--epochs", type=_whole, metavar="E", help="over the dataset (3) or the samples (1)")
+    add("--compare", metavar="GPUxN,…", help="side by side, such as H100x8,A100x8,4090x4")
+    add("--price", nargs="+", action="extend", default=[], metavar="GPU=N",
+        help="of one GPU for one hour: the cost is told")  # fmt: skip
     add("--batch-size", type=_whole, default=256, metavar="B", help="samples a step")
     add("--block-size", type=_whole, default=1024, metavar="L", help="tokens of a sample")
     add("--precision", default="bf16", choices=("bf16", "fp16", "fp32"))
@@ -91,17 +93,48 @@ def command(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"anyrank plan does not know '{unknown[0]}'{did_you_mean(unknown[0], flags)}"
         )
-    request = _request(given, calibrations)
+    question = read_question(given, calibrations, cache_path(os.environ))
+    width = shutil.get_terminal_size((0, 0)).columns or None  # 0: no terminal
+    if given.compare is not None:
+        return _compare(question, width, as_json=given.json)
     start = perf_counter()
-    choice = choose(request)
+    choice = choose(question.request)
     seconds = perf_counter() - start
     if given.json:
-        print(json.dumps(to_json(with_advice(request, choice), seconds), indent=1))
+        print(
+            json.dumps(to_json(with_advice(question.request, choice), seconds, question), indent=1)
+        )
     else:
-        width = shutil.get_terminal_size((0, 0)).columns or None  # 0: no terminal
-        print(explain(request, choice, everything=given.all, width=width))
+        told = _told(question, choice, given.dataset_name_or_path)
+        print(explain(question.request, choice, everything=given.all, width=width, told=told))
         print(f"\n{len(choice.candidates)} plans in {seconds:.2f} s.")
     return ExitCode.DONE if choice.chosen else ExitCode.USER
+
+
+def _told(question: Question, choice: Choice, dataset: str | None) -> list[str]:
+    """Return what a training takes, and what the plan takes for granted."""
+    training, (cluster, price) = question.training, question.clusters[0]
+    found = [f"Note: {note}." for note in question.notes]
+    if training is not None:
+        takes = f": {told(training, choice.chosen, cluster.gpus, price)}" if choice.chosen else ""
+        found.append(f"Training: {describe(training, dataset)}{takes}.")
+    return found
+
+
+def _compare(question: Question, width: int | None, *, as_json: bool) -> int:
+    """Plan for each cluster and print what the same training takes on it."""
+    found = offers(question.request, question.clusters)
+    training = question.training
+    if as_json:
+        rows = [one.to_json(training) for one in found]
+        content = {"training": training and asdict(training), "compare": rows}
+        print(json.dumps(content, indent=1))
+    else:
+        lines = [compared_header(question.request, training)]
+        lines += [f"Note: {note}." for note in question.notes]
+        print("\n\n".join(fitted(line, width) for line in lines))
+        print(f"\n{compared(found, training, width)}")
+    return ExitCode.DONE if any(one.choice.chosen for one in found) else ExitCode.USER
 
 
 def measure(folder: Path) -> None:
@@ -119,9 +152,9 @@ def measure(folder: Path) -> None:
         raise FaultError(f"measuring failed with exit code {done.returncode}: see above")
 
 
-def to_json(choice: Choice, seconds: float) -> dict[str, Any]:
+def to_json(choice: Choice, seconds: float, question: Question | None = None) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    return {
+    found: dict[str, Any] = {
         "candidates": len(choice.candidates),
         "possible": len(choice.possible),
         "seconds": seconds,
@@ -130,52 +163,10 @@ def to_json(choice: Choice, seconds: float) -> dict[str, Any]:
         "rejected": dict(choice.rejected),
         "table": [candidate.to_json() for candidate in choice.candidates],
     }
-
-
-def _request(given: argparse.Namespace, calibrations: Path) -> PlanRequest:
-    words = parse_pins(given.pin, KEYS)
-    ours = {key: value for key, value in words.items() if key not in OTHERS}
-    others = {key: value for key, value in words.items() if key in OTHERS}
-    return PlanRequest(
-        shape=find_shape(given.model_name_or_path),
-        cluster=_cluster(given, calibrations),
-        batch_size=given.batch_size,
-        block_size=given.block_size,
-        precision=given.precision,
-        lora=LoraConfig(given.lora_r, 2 * given.lora_r, 0.0) if given.use_lora else None,
-        pins=read_pins(ours),
-        implementation=read_implementation(others),
-    )
-
-
-def _cluster(given: argparse.Namespace, calibrations: Path) -> Cluster:
-    hosts, hardware = _hosts(given)
-    name = given.gpu or hardware.get("gpu")
-    if name is None:
-        raise PlanError("which GPU? give --gpu, or a line such as '#: gpu=A100-SXM-80GB'")
-    memory = _CPU_MEMORY if name == "cpu" else None
-    return cluster_of(hosts, hardware, calibrated(find_gpu(name, memory), calibrations))
-
-
-def _hosts(given: argparse.Namespace) -> tuple[list[tuple[str, int]], Mapping[str, str]]:
-    """Return names and GPUs of the hosts to plan for, and the hostfile's words about them."""
-    if given.hostfile is None:
-        if given.num_gpus is None:
-            raise PlanError("how many GPUs? give --num-gpus, or a --hostfile")
-        return [(f"node{i + 1}", given.num_gpus) for i in range(given.num_nodes or 1)], {}
-    found = hostfile.read(given.hostfile)
-    hosts = [(host.name, host.slots) for host in found.hosts]
-    if given.num_nodes is not None and given.num_nodes > len(hosts):
-        raise PlanError(
-            f"--num-nodes is {given.num_nodes}, but the hostfile has {len(hosts)} hosts"
-        )
-    hosts = hosts[: given.num_nodes]
-    if given.num_gpus is None:
-        return hosts, found.hardware
-    few = [name for name, slots in hosts if slots < given.num_gpus]
-    if few:
-        raise PlanError(
-            f"--num-gpus is {given.num_gpus}, but host '{few[0]}' has fewer slots: "
-            "lower it, or raise slots= in the hostfile"
-        )
-    return [(name, given.num_gpus) for name, _ in hosts], found.hardware
+    if question is not None and question.training is not None:
+        cluster, price = question.clusters[0]
+        takes = spent(question.training, choice.chosen, cluster.gpus, price)
+        found["training"] = asdict(question.training) | takes
+    if question is not None and question.notes:
+        found["notes"] = list(question.notes)
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import RunConfig
+from train.data.model_folder import UnseenModelError, model_shape
 from train.errors import PlanError
 from train.hosts.hostfile import Host
 from train.hosts.probe import HostReport
@@ -15,9 +16,7 @@ from train.planning import (
     Cluster,
     PlanRequest,
     Shape,
-    built_in_names,
     choose,
-    find_shape,
     merge_pins,
     read_ds_config,
     with_advice,
@@ -55,10 +54,12 @@ def need_of(
     """
     name = config.model.name_or_path
     known = [(host, report) for host, report in reports if not report.error]
-    if name is None or not known or not (Path(name).exists() or name in built_in_names()):
-        what = "no model is named" if name is None else f"{name} is not here yet"
-        return Need(_UNKNOWN, 0.0, f"{what}: disk and memory are not compared with a plan")
-    shape, devices = find_shape(name), tuple(_devices(known))
+    if name is None or not known:
+        return _unknown("no model is named" if name is None else "no host is fit for a run")
+    try:
+        shape, devices = model_shape(name)[0], tuple(_devices(known))
+    except UnseenModelError:
+        return _unknown(f"{name} is not here yet")
     require_bf16(devices, config.model.precision)
     request = PlanRequest(
         shape=shape,
@@ -74,6 +75,10 @@ def need_of(
         raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
     disk = disk_of(config, shape)
     return Need(disk, choice.chosen.host_memory, _words(request.cluster, choice.chosen, disk))
+
+
+def _unknown(why: str) -> Need:
+    return Need(_UNKNOWN, 0.0, f"{why}: disk and memory are not compared with a plan")
 
 
 def shortages(host: Host, report: HostReport, need: Need) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from train.config import LoraConfig
 from train.planning.hardware import GPUS, Gpu
@@ -23,16 +23,30 @@ def with_advice(request: PlanRequest, choice: Choice) -> Choice:
     return replace(choice, nearest=nearest(request, choice))
 
 
+@dataclass(frozen=True)
+class Lack:
+    """What the smallest plan lacks: `reason` as in a candidate, bytes it needs, bytes there are."""
+
+    reason: str
+    need: float
+    have: float
+
+
+def smallest(request: PlanRequest, choice: Choice) -> Lack:
+    """Return what the plan that needs least would need."""
+    least = min(choice.candidates, key=lambda candidate: candidate.memory.total)
+    if least.reason == "host memory":
+        return Lack(least.reason, least.host_memory, request.cluster.host_memory)
+    return Lack(least.reason, least.memory.total, request.cluster.gpu.memory)
+
+
 def nearest(request: PlanRequest, choice: Choice) -> str:
     """Return one sentence: by how much nothing fits, and what would."""
-    least = min(choice.candidates, key=lambda candidate: candidate.memory.total)
-    have, need = request.cluster.gpu.memory, least.memory.total
-    if least.reason == "host memory":
-        have, need = request.cluster.host_memory, least.host_memory
+    least = smallest(request, choice)
     where = "each host" if least.reason == "host memory" else f"each {request.cluster.gpu.name}"
     lacking = (
-        f"nothing fits: the smallest plan needs {need / GIB:.1f} GiB on {where}, "
-        f"which has {have / GIB:.1f}, and a twentieth stays free"
+        f"nothing fits: the smallest plan needs {least.need / GIB:.1f} GiB on {where}, "
+        f"which has {least.have / GIB:.1f}, and a twentieth stays free"
     )
     found = [text for text, changed in _changes(request) if feasible(changed)]
     found = found or [text for text, changed in _pairs(request) if feasible(changed)]

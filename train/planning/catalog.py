@@ -43,14 +43,52 @@ _BUILT_IN = {
     "mpt-30b": Shape("mpt-30b", 48, 7168, 64, 64, 112, 28672, 50432, **_MPT),
 }  # fmt: skip
 
+# Where the weights of each are on the hub.
+_HUB = {
+    "mistral-7b": "mistralai/Mistral-7B-v0.3",
+    "mistral-7b-v0.1": "mistralai/Mistral-7B-v0.1",
+    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama-2-13b": "meta-llama/Llama-2-13b-hf",
+    "llama-2-70b": "meta-llama/Llama-2-70b-hf",
+    "llama-3-8b": "meta-llama/Meta-Llama-3-8B",
+    "llama-3-70b": "meta-llama/Meta-Llama-3-70B",
+    "llama-3-405b": "meta-llama/Llama-3.1-405B",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+    "llama-3.2-3b": "meta-llama/Llama-3.2-3B",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
+    "qwen2.5-14b": "Qwen/Qwen2.5-14B",
+    "qwen2.5-32b": "Qwen/Qwen2.5-32B",
+    "qwen2.5-72b": "Qwen/Qwen2.5-72B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "gemma-7b": "google/gemma-7b",
+    "gemma-2-9b": "google/gemma-2-9b",
+    "phi-3-mini": "microsoft/Phi-3-mini-4k-instruct",
+    "phi-4": "microsoft/phi-4",
+    "gpt-neox-20b": "EleutherAI/gpt-neox-20b",
+    "mpt-7b": "mosaicml/mpt-7b",
+    "mpt-30b": "mosaicml/mpt-30b",
+}
+_OF_HUB = {hub.lower(): name for name, hub in _HUB.items()}
+
+
+def hub_name(name: str) -> str | None:
+    """Return where the weights of a built-in model are on the hub; None for any other name."""
+    return _HUB.get(name.lower())
+
+
+def is_built_in(name: str) -> bool:
+    """Whether `built_in` knows a name."""
+    return name.lower() in _BUILT_IN or name.lower() in _OF_HUB
+
 
 def built_in(name: str) -> Shape:
-    """Return a shape by its built-in name.
+    """Return a shape by its built-in name, or by where its weights are on the hub.
 
     Raises:
         PlanError: an unknown name.
     """
-    shape = _BUILT_IN.get(name.lower())
+    shape = _BUILT_IN.get(_OF_HUB.get(name.lower(), name.lower()))
     if shape is None:
         hint = did_you_mean(name.lower(), _BUILT_IN) or f"; known are {', '.join(_BUILT_IN)}"
         raise PlanError(f"there is no built-in model '{name}'{hint}")

@@ -9,19 +9,25 @@ from train.planning.advice import pin_cost, scaling_warning, with_advice
 from train.planning.cluster import Device
 from train.planning.plan import Plan
 from train.planning.request import Candidate, Choice, PlanRequest
-from train.text import GIB, align
+from train.text import GIB, align, fitted
 
 SHOWN = 8
 
 
 def explain(
-    request: PlanRequest, choice: Choice, *, everything: bool = False, width: int | None = None
+    request: PlanRequest,
+    choice: Choice,
+    *,
+    everything: bool = False,
+    width: int | None = None,
+    told: Sequence[str] = (),
 ) -> str:
     """Return the explanation that `anyrank plan` prints.
 
     Args:
         everything: list every legal plan.
         width: of the terminal, in characters; what a wider table would hold is left out, and said.
+        told: what else is to be said of it, a paragraph each.
     """
     blocks = [_header(request)]
     choice = with_advice(request, choice)
@@ -33,8 +39,10 @@ def explain(
         blocks.append("\n".join(log_lines(choice)))
         shown = choice.possible
     shown = choice.candidates if everything else _best_of_each(shown)[:SHOWN]
-    blocks += [_table(shown, choice.chosen, width), *_remarks(request, choice)]
-    return "\n\n".join(blocks)
+    table = _table(shown, choice.chosen, width)
+    words = [table, *told, *_remarks(request, choice)]
+    return "\n\n".join(block if block is table else fitted(block, width)
+                       for block in (*blocks, *words))  # fmt: skip
 
 
 def _best_of_each(ranked: Sequence[Candidate]) -> list[Candidate]:
@@ -46,40 +54,55 @@ def _best_of_each(ranked: Sequence[Candidate]) -> list[Candidate]:
     return list(kinds.values())
 
 
-def _header(request: PlanRequest) -> str:
-    shape, cluster = request.shape, request.cluster
+def describe_model(request: PlanRequest) -> str:
+    """Say what is trained: its size, how much of it, in which precision."""
     how = f"LoRA r={request.lora.r}" if request.lora else "all parameters"
+    shape = request.shape
+    return (
+        f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters, {how}, {request.precision}"
+    )
+
+
+def _header(request: PlanRequest) -> str:
+    cluster = request.cluster
     hosts = f"{len(cluster.sizes)} host" + ("s" if len(cluster.sizes) > 1 else "")
     return (
-        f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters, {how}, "
-        f"{request.precision}\n"
+        f"{describe_model(request)}\n"
         f"{cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / GIB:.0f} GiB) on {hosts}, "
         f"{request.batch_size} samples of up to {request.block_size} tokens a step"
     )
 
 
 COLUMNS = (
-    "zero", "recompute", "offload", "tokens", "accum", "| weights", "grads", "optim", "activ",
-    "logits", "buffers", "reserve", "GiB", "| compute", "comm", "pipe", "offl", "seconds",
-    "| tokens/s", "MFU",
+    "zero", "recompute", "offload", "tokens", "acc", "|", "weights", "grads", "optim", "activ",
+    "logits", "buffers", "reserve", "GiB", "host", "|", "compute", "comm", "pipe", "offl", "s",
+    "|", "tokens/s", "MFU",
 )  # fmt: skip
 
 
 # Of these columns a narrow terminal shows the totals only.
-PARTS = frozenset((*range(5, 12), *range(13, 17)))
+PARTS = frozenset((*range(5, 13), *range(15, 20), 21))
 
 
 def _table(candidates: Sequence[Candidate], chosen: Candidate | None, width: int | None) -> str:
+    """Return the widest form of the table that fits: `GiB` is of a GPU, `host` of a host."""
     rows = [COLUMNS, *(_cells(candidate) for candidate in candidates)]
+    totals = [tuple(cell for i, cell in enumerate(row) if i not in PARTS) for row in rows]
     marks = [" ", *("*" if c is chosen else " " if c.fits else "-" for c in candidates)]
-    lines, note = align(rows, [False] * len(COLUMNS)), ""
-    needed = 2 + max(map(len, lines))
-    if width is not None and needed > width:
-        rows = [tuple(cell for i, cell in enumerate(row) if i not in PARTS) for row in rows]
-        lines = align(rows, [False] * len(rows[0]))
-        note = f"\nThe parts of memory and time are left out here: they need {needed} columns."
-    table = "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
-    return table + note
+    whole = [_lines(marks, rows, gap) for gap in ("  ", " ")]
+    forms = [*whole, *(_lines(marks, totals, gap) for gap in ("  ", " "))]
+    fitting = (lines for lines in forms if width is None or max(map(len, lines)) <= width)
+    lines = next(fitting, forms[-1])
+    if lines not in whole:
+        needed = max(map(len, whole[-1]))
+        lines = [*lines, "The parts of memory and time are left out here: they need "
+                 f"{needed} columns."]  # fmt: skip
+    return "\n".join((*lines, "GiB of one GPU, and host: GiB of one host; s: seconds of a step."))
+
+
+def _lines(marks: Sequence[str], rows: Sequence[Sequence[str]], gap: str) -> list[str]:
+    lines = align(rows, [False] * len(rows[0]), gap)
+    return [f"{mark} {line}" for mark, line in zip(marks, lines, strict=True)]
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
@@ -95,19 +118,17 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
     )
     parts = (
         memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits,
-        memory.buffers, memory.reserve, memory.total,
+        memory.buffers, memory.reserve, memory.total, candidate.host_memory,
     )  # fmt: skip
     sizes = [f"{part / GIB:.1f}" for part in parts]
-    sizes[0] = "| " + sizes[0]
     seconds = [
         f"{part:.2f}" if part < 100 else f"{part:.0f}"
         for part in (time.compute, time.communication, time.pipeline, time.offload, time.total)
     ]
-    seconds[0] = "| " + seconds[0]
     return (
         f"{plan.zero}{degrees}", plan.recompute, plan.offload, str(plan.micro_tokens),
-        str(plan.accumulation), *sizes, *seconds, f"| {candidate.tokens_per_s:.0f}",
-        f"{100 * candidate.mfu:.1f} %",
+        str(plan.accumulation), "|", *sizes, "|", *seconds, "|", f"{candidate.tokens_per_s:.0f}",
+        f"{candidate.mfu:.1%}",
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import ModelError, PlanError, did_you_mean
+from train.planning import kinds
 from train.planning.catalog import built_in
 from train.planning.shape import Shape
 
@@ -48,14 +49,20 @@ _TRAITS: dict[str, dict[str, Any]] = {
     "exaone4": {"norm": "rms", "post_norms": 2},
     "cohere": {"norms": 1, "tied": True, "norm": "layer32", "parallel": True},
 }  # fmt: skip
-_QK_NORM = ("qwen3", "gemma3_text", "exaone4")
+_TRAITS |= {
+    "arcee": {"gated": False, "activation": "relu"},
+    "cohere2": _TRAITS["cohere"],
+    "olmo3": _TRAITS["olmo2"],
+    "qwen2_vl": _TRAITS["qwen2"], "qwen2_5_vl": _TRAITS["qwen2"],
+    "qwen2_vl_text": _TRAITS["qwen2"], "qwen2_5_vl_text": _TRAITS["qwen2"],
+}  # fmt: skip
+_QK_NORM = ("qwen3", "qwen3_vl_text", "gemma3_text", "exaone4")
 _BIAS_SWITCHES = {
     "attention_bias": ("bias_qkv", "bias_out"),
     "mlp_bias": ("bias_mlp",),
     "use_qkv_bias": ("bias_qkv",),
     "use_bias": ("bias_qkv", "bias_out", "bias_mlp"),
 }
-_TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
 # No part of a written model is larger: beyond it, figures stop meaning anything.
 _LARGEST = 10**7
@@ -70,20 +77,46 @@ def find_shape(text: str) -> Shape:
     """
     if "=" in text and not Path(text).exists():
         return written(text)
+    config = named_config(text)
+    return built_in(text) if config is None else planned_shape(config)
+
+
+def named_config(text: str) -> Mapping[str, Any] | None:
+    """Return the config.json of a folder, or that a path names; None where there is no such path.
+
+    Raises:
+        ModelError: a folder without one, or one that cannot be read.
+    """
     path = Path(text)
     if text and path.is_dir():
         path = path / "config.json"
         if not path.is_file():
             raise ModelError(f"the folder {text} has no config.json: name a model's folder")
     if not path.is_file():
-        return built_in(text)
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold one JSON object: name a Hugging Face model folder")
-    return shape_of(content)
+    return content
+
+
+def planned_shape(config: Mapping[str, Any]) -> Shape:
+    """Return the shape that a config.json describes, which is all that is known of the model.
+
+    Raises:
+        ModelError: as `shape_of`; or sizes alone do not describe it.
+    """
+    shape = shape_of(config)
+    kinds.refuse_strange(config)
+    return shape
+
+
+def remarks(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a plan from a config.json takes for granted, a sentence each."""
+    return tuple(kinds.remarks(config, {**_TRAITS, **_ADJUST, **dict.fromkeys(_QK_NORM)}))
 
 
 def written(text: str) -> Shape:
@@ -143,7 +176,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     """Return the shape that a Hugging Face config.json describes.
 
     Raises:
-        ModelError: a size is missing or is none, or the model is a mixture of experts.
+        ModelError: a size is missing or is none, or the model has an encoder or is a mixture of
+            experts.
     """
     try:
         return _shape_of(config)
@@ -154,9 +188,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def _shape_of(config: Mapping[str, Any]) -> Shape:
-    for part in _TEXT_PARTS:
-        if isinstance(config.get(part), dict):
-            config = config[part]
+    kinds.refuse_encoder(config, str(config.get("model_type", "llama")))
+    config = kinds.text_part(config)
     kind = str(config.get("model_type", "llama"))
     if _experts(config):
         raise ModelError(
@@ -272,7 +305,7 @@ _ADJUST: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         ("bias_qkv", "bias_out"), bool(config.get("attention_bias", True))
     ),
     "cohere": lambda config: {"qk_norm": _wide_norm(config) if config.get("use_qk_norm") else 0},
-    "olmo2": lambda config: {"qk_norm": _wide_norm(config)},
+    **dict.fromkeys(("olmo2", "olmo3"), lambda config: {"qk_norm": _wide_norm(config)}),
     "glm": lambda config: {"bias_out": False},
     "seed_oss": lambda config: {"bias_out": bool(config.get("attention_out_bias"))},
 }

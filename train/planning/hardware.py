@@ -103,7 +103,10 @@ def find_gpu(name: str, memory: float | None = None, architecture: str = "") -> 
     word = name.strip().lower()
     if word == "cpu":
         return _cpu(memory)
-    found = _BY_NAME.get(word) or _named(re.sub(r"[-_\s]+", " ", word))
+    spaced = re.sub(r"[-_\s]+", " ", word)
+    found = _BY_NAME.get(word) or _named(spaced)
+    if found is None and re.match(r"\d{4}(?!\d)", spaced):  # 4090, as people say it
+        found = _named(f"rtx {spaced}")
     if found is None and memory is not None:
         found = _nearest(name, memory, architecture.partition(":")[0])
     if found is None:

@@ -24,6 +24,7 @@ from train.launch.arguments import TOKENIZED, ds_config_path, require_replaceabl
 from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
+from train.planning.catalog import hub_name
 from train.planning.pins import Pins, merge_pins
 
 
@@ -84,11 +85,11 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     preset = config.preset
     if preset:
         config = _with_preset(config, cache, console)
-    model = locate_model(
-        str(config.model.name_or_path), trust_remote_code=config.model.trust_remote_code
-    )
     name = str(config.model.name_or_path)
-    hub = None if Path(name).expanduser().exists() else name
+    hub = None if Path(name).expanduser().exists() else hub_name(name) or name
+    if hub not in (None, name):
+        console.say(f"{name} is {hub} on the hub")
+    model = locate_model(name, trust_remote_code=config.model.trust_remote_code)
     config = replace(
         config,
         model=replace(config.model, name_or_path=str(model), hub=hub),

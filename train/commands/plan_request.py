@@ -1,0 +1,205 @@
+"""What `anyrank plan` asks the planner: its command line as a model, hosts and data."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.arguments import PIN_KEYS
+from train.config import LoraConfig, parse_args, parse_pins
+from train.data.model_folder import model_shape
+from train.errors import ConfigError, PlanError
+from train.hosts import hostfile
+from train.planning.calibration import calibrated
+from train.planning.cluster import Cluster, cluster_of
+from train.planning.hardware import find_gpu
+from train.planning.lengths import lengths_of
+from train.planning.offers import Training
+from train.planning.pins import DIVIDED, OTHERS, read_implementation, read_pins
+from train.planning.request import PlanRequest
+from train.text import GIB
+
+KEYS = (*PIN_KEYS, *OTHERS, *DIVIDED)
+_CPU_MEMORY = 4.0 * GIB  # of one CPU rank, where no host was looked at
+_PER_HOST = 8  # GPUs of a host, where nothing says how many
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be planned: `clusters` with the price of a GPU-hour each, the first in `request`.
+
+    `training`: how long the run is, if that is known; `notes`: what the plan takes for granted.
+    """
+
+    request: PlanRequest
+    clusters: tuple[tuple[Cluster, float | None], ...]
+    training: Training | None
+    notes: tuple[str, ...]
+
+
+def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) -> Question:
+    """Return what a command line asks.
+
+    Args:
+        calibrations: where the rates lie that were measured before.
+        cache: this user's cache folder, where tokenized datasets are kept.
+
+    Raises:
+        UserError: an argument, pin, GPU, model, hostfile or dataset that cannot be.
+    """
+    words = parse_pins(given.pin, KEYS)
+    prices = _prices(given.price)
+    clusters = [(one, prices.pop(one.gpu.name, None)) for one in _clusters(given, calibrations)]
+    for name in prices.keys() - {one.gpu.name for one, _ in clusters}:
+        raise ConfigError(f"--price names {name}, which is not planned for: leave it out")
+    shape, notes = model_shape(given.model_name_or_path)
+    request = PlanRequest(
+        shape=shape,
+        cluster=clusters[0][0],
+        batch_size=given.batch_size,
+        block_size=given.block_size,
+        precision=given.precision,
+        lora=LoraConfig(given.lora_r, 2 * given.lora_r, 0.0) if given.use_lora else None,
+        pins=read_pins({key: value for key, value in words.items() if key not in OTHERS}),
+        implementation=read_implementation({k: v for k, v in words.items() if k in OTHERS}),
+    )
+    if given.dataset_name_or_path is not None:
+        if given.samples is not None:
+            raise ConfigError("--samples says how many where no dataset is named: keep one of both")
+        request, samples = _with_data(request, given, cache)
+        training = _training(request, samples, given.epochs or 3)
+    elif given.samples is not None:
+        training = _training(request, given.samples, given.epochs or 1)
+    elif given.epochs is not None:
+        raise ConfigError("--epochs of what? give --dataset-name-or-path, or --samples")
+    else:
+        training = None
+    return Question(request, tuple(clusters), training, notes)
+
+
+def _training(request: PlanRequest, samples: int, epochs: int) -> Training:
+    """Return how long a run over so many samples is: an epoch has whole steps only."""
+    batch = request.batch_size
+    if samples < batch:
+        raise ConfigError(
+            f"--batch-size {batch} is more than the {samples} samples that there are: lower it"
+        )
+    steps = samples // batch * epochs
+    mean = lengths_of(request.lengths, request.block_size).mean
+    return Training(steps, samples * epochs, steps * batch * mean, epochs)
+
+
+def _with_data(
+    request: PlanRequest, given: argparse.Namespace, cache: Path
+) -> tuple[PlanRequest, int]:
+    """Return the request with the lengths of a dataset, tokenized as a run would, and its samples.
+
+    Raises:
+        UserError: the dataset or the tokenizer is wrong.
+    """
+    import numpy as np
+
+    from train.data.open import open_dataset
+
+    model = given.tokenizer or _tokenizer_of(given.model_name_or_path)
+    words = ["--model-name-or-path", model, "--dataset-name-or-path", given.dataset_name_or_path,
+             "--block-size", str(given.block_size)]  # fmt: skip
+    config = parse_args(words)
+    train = open_dataset(config.data, config.model, cache).train
+    lengths, counts = np.unique(train.lengths, return_counts=True)
+    found = dict(zip(lengths.tolist(), counts.tolist(), strict=True))
+    share = float(train.loss_tokens.sum()) / float(train.lengths.sum())
+    return replace(request, lengths=found, loss_fraction=share), len(train)
+
+
+def _tokenizer_of(model: str) -> str:
+    from train.planning.catalog import hub_name
+
+    if "=" in model and not Path(model).exists():
+        raise ConfigError(
+            "the tokens of a dataset need a tokenizer: give --tokenizer, or --samples"
+        )
+    return model if Path(model).exists() else hub_name(model) or model
+
+
+def _prices(words: Sequence[str]) -> dict[str, float]:
+    """Read `H100=2.5`: the price of a GPU-hour, by the planner's name of the GPU."""
+    found: dict[str, float] = {}
+    for word in (part for text in words for part in text.split(",") if part):
+        name, equals, value = word.partition("=")
+        try:
+            price = float(value)
+        except ValueError:
+            price = -1.0
+        if not equals or not 0 <= price < 1e6:
+            raise ConfigError(
+                f"--price takes GPU=N, the price of one for an hour, but is '{word}': write for "
+                "example --price H100=2.5"
+            )
+        found[find_gpu(name).name] = price
+    return found
+
+
+def _clusters(given: argparse.Namespace, calibrations: Path) -> Iterator[Cluster]:
+    if given.compare is None:
+        yield _cluster(given, calibrations)
+        return
+    said = [flag for flag, value in (("--hostfile", given.hostfile), ("--gpu", given.gpu),
+                                     ("--num-nodes", given.num_nodes)) if value]  # fmt: skip
+    if said:
+        raise ConfigError(f"--compare names GPUs and their number itself: leave {said[0]} out")
+    for word in filter(None, given.compare.split(",")):
+        match = re.fullmatch(r"(.+)x(\d{1,6})", word) or re.fullmatch(r"(?P<n>\d+)x(.+)", word)
+        if match is None:
+            raise ConfigError(
+                f"--compare takes GPUs and their number, but has '{word}': write for example "
+                "--compare H100x8,A100x8,4090x4"
+            )
+        name, count = (match[1], match[2]) if not match.groupdict() else (match[2], match[1])
+        yield _offered(name, int(count), given.num_gpus or _PER_HOST, calibrations)
+
+
+def _offered(name: str, count: int, each: int, calibrations: Path) -> Cluster:
+    """Return so many GPUs on hosts of `each`, the last one partly filled if need be."""
+    if count < 1:
+        raise ConfigError(f"--compare has '{name}x0': write at least 1")
+    sizes = [each] * (count // each) + [count % each] * (count % each > 0)
+    hosts = [(f"node{number + 1}", size) for number, size in enumerate(sizes)]
+    memory = _CPU_MEMORY if name == "cpu" else None
+    return cluster_of(hosts, {}, calibrated(find_gpu(name, memory), calibrations))
+
+
+def _cluster(given: argparse.Namespace, calibrations: Path) -> Cluster:
+    hosts, hardware = _hosts(given)
+    name = given.gpu or hardware.get("gpu")
+    if name is None:
+        raise PlanError("which GPU? give --gpu, or a line such as '#: gpu=A100-SXM-80GB'")
+    memory = _CPU_MEMORY if name == "cpu" else None
+    return cluster_of(hosts, hardware, calibrated(find_gpu(name, memory), calibrations))
+
+
+def _hosts(given: argparse.Namespace) -> tuple[list[tuple[str, int]], Mapping[str, str]]:
+    """Return names and GPUs of the hosts to plan for, and the hostfile's words about them."""
+    if given.hostfile is None:
+        if given.num_gpus is None:
+            raise PlanError("how many GPUs? give --num-gpus, or a --hostfile")
+        return [(f"node{i + 1}", given.num_gpus) for i in range(given.num_nodes or 1)], {}
+    found = hostfile.read(given.hostfile)
+    hosts = [(host.name, host.slots) for host in found.hosts]
+    if given.num_nodes is not None and given.num_nodes > len(hosts):
+        raise PlanError(
+            f"--num-nodes is {given.num_nodes}, but the hostfile has {len(hosts)} hosts"
+        )
+    hosts = hosts[: given.num_nodes]
+    if given.num_gpus is None:
+        return hosts, found.hardware
+    few = [name for name, slots in hosts if slots < given.num_gpus]
+    if few:
+        raise PlanError(
+            f"--num-gpus is {given.num_gpus}, but host '{few[0]}' has fewer slots: "
+            "lower it, or raise slots= in the hostfile"
+        )
+    return [(name, given.num_gpus) for name, _ in hosts], found.hardware
