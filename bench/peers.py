@@ -253,7 +253,8 @@ def same_samples(
 
     cache = cache_folder(os.environ)
     source = inputs.locate(parse_args(words_of(given, task)), cache, Console(False))
-    train = inputs.open_data(source, cache, Console(False)).train
+    _, data = inputs.open_data(source, cache, Console(False))
+    train = data.train
     samples, tokens = [], []
     for step in range(given.steps):
         ids = sample_ids(0, train.fingerprint, len(train.lengths), given.batch, step)

@@ -78,7 +78,7 @@ def rig(gang: Gang, words: Sequence[str]) -> Rig:
     """Open data and plan for the command line `words` of `train/main.py`."""
     cache = cache_folder(os.environ)
     source = inputs.locate(parse_args(list(words)), cache, QUIET)
-    data = inputs.open_data(source, cache, QUIET)
+    source, data = inputs.open_data(source, cache, QUIET)
     return Rig(source, data, gang, choose_plan(source, data, gang, QUIET))
 
 

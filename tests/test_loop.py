@@ -1,13 +1,15 @@
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.support.fakes import FakeEngine, FakeSplit
 from train.config import World, parse_args
-from train.data.feed import Placement
+from train.data.feed import Placement, step_batch
+from train.data.pack import Load
 from train.errors import NonFiniteError
 from train.launch.stopping import StopRequests
 from train.loop import NoSaver, Outputs, TrainingJob
@@ -16,6 +18,9 @@ from train.output.console import Console
 from train.output.metrics import read_metrics
 from train.output.record import EvalRecord, open_run_folder
 from train.output.trackers import NoTracker
+from train.planning.balance import Pace
+from train.planning.plan import Plan
+from train.run.balancing import rebalanced
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 60).astype(np.int32)
 
@@ -75,6 +80,38 @@ def test_replicas_together_see_each_sample_of_a_step_once(tmp_path):
         parts.append(engine.seen)
     for step, whole in enumerate(alone.seen):
         assert sorted(i for part in parts for i in part[step]) == list(whole)
+
+
+def test_a_replica_that_is_slow_as_measured_gets_less_work_and_every_step_is_the_same(
+    tmp_path, capsys
+):
+    slow = [Pace(2.0, 1.0), Pace(1.0, 2.0), Pace(2.0, 1.0)]
+    good = [Pace(2.0, 1.0), Pace(2.0, 0.5), Pace(2.0, 1.0)]
+    alone = FakeEngine()
+    records = fit(alone, replace(job(), total=50), outputs(tmp_path / "alone"))
+    parts, equal = [], Placement(replica=0, replicas=3, capacity=200)
+    moved = replace(equal, loads=(Load(200, 2.0), Load(200, 1.0), Load(200, 2.0)))
+    for replica in range(3):
+        engine = FakeEngine(measured=[slow, good])
+        own = replace(
+            job(), total=50, placement=replace(equal, replica=replica),
+            balanced=partial(rebalanced, Plan(zero=1, micro_tokens=200, dp=3)),
+        )  # fmt: skip
+        at = outputs(tmp_path / "shared")
+        fit(engine, own, at if replica == 0 else replace(at, console=Console(False)))
+        parts.append(engine.seen)
+    assert len(records) == 50
+    for step, whole in enumerate(alone.seen):
+        assert sorted(i for part in parts for i in part[step]) == list(whole)
+        placed = replace(moved if 21 <= step < 41 else equal, replica=1)
+        micros = step_batch(own.train, 0, 12, step, placed).micros
+        assert list(parts[1][step]) == sorted({int(i) for m in micros for i in m.samples if i >= 0})
+    work = [sum(int(LENGTHS[i]) for i in step) for step in parts[1]]
+    assert np.mean(work[21:41]) < 0.75 * np.mean(work[:21])
+    printed = capsys.readouterr().out
+    assert "As measured, rank 1 at 0.50 of the fastest's speed" in printed
+    assert "work for its own from step 22 on" in printed
+    assert "equally fast again" in printed and "from step 42 on" in printed
 
 
 def test_a_step_that_is_not_finite_ends_the_run_before_it_is_recorded(tmp_path):

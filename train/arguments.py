@@ -33,6 +33,7 @@ COLUMN_ROLES = (
 )  # fmt: skip
 PIN_KEYS = (
     "zero", "micro_tokens", "recompute", "offload", "dp", "tp", "pp", "sp", "replicas", "hpz",
+    "balance",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from train.data.batch import MicroBatch
+from train.planning.balance import Pace
 
 
 class StepOutcome(Protocol):
@@ -51,6 +52,10 @@ class Trainer(Protocol):
 
     def agree(self, *, wish: bool) -> bool:
         """Whether any rank wishes so; every rank must ask."""
+        ...
+
+    def paces(self) -> Sequence[Pace]:
+        """Return how fast every rank computed since this was asked last; every rank must ask."""
         ...
 
     def peak_bytes(self) -> int:

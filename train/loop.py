@@ -6,18 +6,27 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from train.config import OptimizerConfig, RunConfig
 from train.data.batch import MicroBatch
-from train.data.feed import Placement, Split, StepBatch, prefetched, step_batch, whole_split
+from train.data.feed import (
+    AHEAD,
+    Placement,
+    Split,
+    StepBatch,
+    prefetched,
+    step_batch,
+    whole_split,
+)
 from train.errors import NonFiniteError
 from train.interfaces import CheckpointSaver, MetricLogger, StepOutcome, Trainer
 from train.launch.stopping import StopRequests
 from train.output.console import Console
 from train.output.record import EvalRecord, RestartRecord, RunFolder, StepRecord
+from train.planning.balance import Pace, is_weighed
 
 
 class NoSaver:
@@ -47,6 +56,7 @@ class TrainingJob:
     `pending_eval`: an evaluation after step `start` that an interrupted run has not made.
     `evals`: evaluations up to there that count for --early-stop.
     `expected`: seconds of a step and peak bytes -> the plan's prediction against them, in words.
+    `balanced`: a placement and the paces of all ranks -> the next placement, what is told of it.
     `restarted`: this job, the start's number and the time of its first step -> what is told of it.
     """
 
@@ -62,6 +72,7 @@ class TrainingJob:
     pending_eval: bool = False
     evals: tuple[EvalRecord, ...] = ()
     expected: Callable[[float, float], str] | None = None
+    balanced: Callable[[Placement, Sequence[Pace]], tuple[Placement, str]] | None = None
     restarted: Callable[[TrainingJob, int, float], RestartRecord] | None = None
 
 
@@ -86,7 +97,11 @@ def fit(
         CheckpointError: a checkpoint could not be saved.
     """
     data, output = job.config.data, job.config.output
-    make = partial(_step_batch, job.train, data.seed, data.batch_size, job.placement)
+
+    def make(step: int) -> Callable[[], StepBatch]:
+        """With the placement as it is now: see `prefetched`."""
+        return partial(step_batch, job.train, data.seed, data.batch_size, step, job.placement)
+
     records = []
     evals = job.evals
     with out.console.bar(job.start, job.total) as bar, stop.deferred(), _saved(saver):
@@ -110,6 +125,7 @@ def fit(
             if len(records) == SETTLED and job.expected is not None:
                 fastest = min(record.seconds for record in records)
                 out.console.say(f"The plan: {job.expected(fastest, record.peak_bytes)}")
+            job = _weighed(engine, job, out, step)
             bar.update()
             ended = found.stop
             if is_due(step + 1, job.total, output.eval_step) and not ended:
@@ -163,6 +179,16 @@ def is_over(evals: Sequence[EvalRecord], patience: int | None) -> bool:
     return sum(one.step > best for one in evals) >= patience
 
 
+def _weighed(engine: Trainer, job: TrainingJob, out: Outputs, step: int) -> TrainingJob:
+    """Return the job as it goes on after step `step`: a replica that is slow gets less work."""
+    if job.balanced is None or not is_weighed(step) or step + AHEAD >= job.total:
+        return job
+    placement, said = job.balanced(job.placement, engine.paces())
+    if said:
+        out.console.say(f"{said} from step {step + AHEAD + 1} on")
+    return replace(job, placement=placement)
+
+
 @contextmanager
 def _saved(saver: CheckpointSaver) -> Iterator[None]:
     """Finish the last save at the end, and also when the loop ends with a step that is bad."""
@@ -209,10 +235,6 @@ def evaluate(
         out.tracker.write(step, {"eval/loss": record.eval_loss})
     out.console.say(f"Evaluation after step {step}: loss {record.eval_loss:.6f} on {tokens} tokens")
     return record
-
-
-def _step_batch(split: Split, seed: int, batch: int, placement: Placement, step: int) -> StepBatch:
-    return step_batch(split, seed, batch, step, placement)
 
 
 def is_due(done: int, total: int, every: int) -> bool:

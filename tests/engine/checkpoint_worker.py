@@ -61,7 +61,7 @@ def start(gang: Gang, variant: str, model: str, data: str, out: Path) -> Running
     config = parse_args([*words, *BASE.split(), *VARIANTS[variant].split()])
     quiet = Console(False)
     source = inputs.locate(config, out, quiet)
-    samples = inputs.open_data(source, out / "cache", quiet)
+    source, samples = inputs.open_data(source, out / "cache", quiet)
     planned = choose_plan(source, samples, gang, quiet)
     engine = engines.start(gang, config, source.model, planned.plan, dict(planned.zero))
     job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))

@@ -9,19 +9,27 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import torch
+
 from train.config import World, parse_args
+from train.data.feed import Placement
 from train.engine import start as engines
 from train.engine.gang import Gang, connect
+from train.engine.step import Engine
 from train.launch.stopping import StopRequests
-from train.loop import NoSaver, Outputs, fit
+from train.loop import NoSaver, Outputs, TrainingJob, fit
 from train.output.console import Console
 from train.output.trackers import NoTracker
+from train.planning import balance
+from train.planning.balance import Pace
 from train.run import inputs, session
 from train.run.planning import choose_plan
 from train.run.resume import Resumed
@@ -60,6 +68,8 @@ VARIANTS = {
         for sizes in ("2+1", "3+1", "3+2", "1+2+1")
         for z in range(4)
     },
+    # The last rank computes at half the speed, which is measured after 12 steps.
+    "batch13-paces-zero3": "recompute=none zero=3 --batch-size 13",
     # Ranks that are taken to be 1, 2, 3 … times as fast as the first.
     "batch13-speeds-zero1": "recompute=none zero=1 --batch-size 13",
     **{
@@ -96,7 +106,7 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     config = parse_args([*words, *BASE.split(), *pins.split(), *own])
     quiet = Console(False)
     source = inputs.locate(config, out, quiet)
-    samples = inputs.open_data(source, out / "cache", quiet)
+    source, samples = inputs.open_data(source, out / "cache", quiet)
     planned = choose_plan(source, samples, gang, quiet)
     if "speeds" in variant:
         speeds = tuple(float(rank + 1) for rank in range(gang.world.size))
@@ -113,9 +123,33 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     if "-huge-" in variant:
         engine.scale.value = HUGE
     job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))
+    if "paces" in variant:
+        job = slowed(engine, job, out / f"moved{gang.world.rank}.json")
     records = fit(engine, job, Outputs(quiet, None, NoTracker(), out), NoSaver(), UNASKED)
     engine.deepspeed.destroy()
     return [dataclasses.asdict(record) for record in records]
+
+
+def slowed(engine: Engine, job: TrainingJob, out: Path) -> TrainingJob:
+    """Make each product of this rank last, twice as long on the last; note whose work is moved."""
+    world = engine.gang.world
+    balance.EVERY = 12  # of 20 steps
+    each = 5e-5 * (1 + (world.rank == world.size - 1))
+
+    def lasting(forward: Callable[..., torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        time.sleep(each * tokens.shape[-2])
+        return forward(tokens)
+
+    for module in engine.model.module.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = partial(lasting, module.forward)
+
+    def noted(placement: Placement, paces: Sequence[Pace]) -> tuple[Placement, str]:
+        found, said = job.balanced(placement, paces)
+        out.write_text(json.dumps([[load.speed for load in found.loads], said]))
+        return found, said
+
+    return dataclasses.replace(job, balanced=noted)
 
 
 def train(gang: Gang, variants: Sequence[str], model: str, data: str, out: Path) -> None:

@@ -25,7 +25,8 @@ RANKS = {
     2: [*CORE, "even", "selective", "padded", "lora1", "bf16-zero2", "large1", "large2",
         "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
     3: [*CORE, "recompute", "lora2", "bf16-zero1", "large3",
-        "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "shared3-full"],
+        "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "batch13-paces-zero3",
+        "shared3-full"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
         "batch2-1+2+1-zero1"],
     5: [*CORE, "batch31-3+2-zero3"],
@@ -37,7 +38,7 @@ def possible(ranks: int) -> list[str]:
     """The variants whose replicas these ranks can make."""
     return [
         name for name, words in VARIANTS.items()
-        if name in ALONE or "speeds" in name or any(
+        if name in ALONE or "speeds" in name or ("paces" in name and ranks == 3) or any(
             (key == "sp" and ranks % int(value) == 0)
             or (key == "replicas" and sum(map(int, value.split("+"))) == ranks)
             for key, _, value in (word.partition("=") for word in words.split())
@@ -51,10 +52,15 @@ EQUAL = ("step", "lr", "samples", "loss_tokens", "tokens", "padded_tokens", "sam
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, preset, ragged, tmp_path_factory, request):
+def out(tmp_path_factory) -> Path:
+    """Where the ranks write."""
+    return tmp_path_factory.mktemp("invariance")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, preset, ragged, out, request):
     """Steps by number of ranks and variant."""
     mistral(tiny.with_name("large"), preset.model, layers=2, **LARGE)
-    out = tmp_path_factory.mktemp("invariance")
     cells = EXHAUSTIVE if request.config.getoption("--exhaustive") else RANKS
     for ranks, variants in cells.items():
         if ranks != LAUNCHED:
@@ -139,6 +145,16 @@ def test_invariance_where_ranks_share_rows(runs, capsys):
         limit = BF16 if name.endswith("bf16") else FP32
         alone = runs[1][f"shared1-{name.split('-')[1]}".replace("hpz", "full")]
         assert difference(alone, runs[n][name]) <= limit, name
+
+
+def test_invariance_where_work_is_moved_from_a_rank_that_is_slow_as_measured(runs, out):
+    notes = [json.loads((out / f"moved{rank}.json").read_text()) for rank in range(3)]
+    assert notes[0] == notes[1] == notes[2]
+    speeds, said = notes[0]
+    assert speeds[2] == 1
+    assert speeds[:2] == pytest.approx([2, 2], abs=0.5)
+    assert said.startswith("As measured, rank 2 at 0.")
+    assert difference(runs[1]["batch13-sp1-zero0"], runs[3]["batch13-paces-zero3"]) <= FP32
 
 
 def test_invariance_under_recomputation_and_padding(runs):

@@ -13,6 +13,7 @@ from train.data.batch import MicroBatch
 from train.data.order import Mixture
 from train.errors import NonFiniteError
 from train.hosts.probe import HostReport
+from train.planning.balance import Pace
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class FakeEngine:
     value: float = 0.0
     bad_samples: frozenset[int] = frozenset()
     seen: list[tuple[int, ...]] = field(default_factory=list)
+    measured: list[list[Pace]] = field(default_factory=list)
 
     def step(
         self,
@@ -79,6 +81,9 @@ class FakeEngine:
 
     def agree(self, *, wish: bool) -> bool:
         return wish
+
+    def paces(self) -> list[Pace]:
+        return self.measured.pop(0)
 
     def peak_bytes(self) -> int:
         return 1

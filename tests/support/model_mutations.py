@@ -143,7 +143,7 @@ def trial(folder: Path, data: Path, cache: Path) -> None:
     words += ["--batch-size", "2", "--block-size", "64", "--precision", "fp32"]
     quiet = Console(False)
     found = inputs.locate(parse_args(words), cache, quiet)
-    opened = inputs.open_data(found, cache, quiet)
+    found, opened = inputs.open_data(found, cache, quiet)
     check_vocabulary(found, opened)
     zero: dict[str, Any] = {"zero_optimization": {"stage": 0}}
     loaded = models.load(found.model, found.config.model, zero, torch.device("cpu"), 0, longest=64)

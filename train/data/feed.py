@@ -102,12 +102,21 @@ def whole_split(split: Split, batch: int, layout: Placement) -> Iterator[tuple[M
         yield batch_of(split, ids, layout).micros
 
 
-def prefetched(make: Callable[[int], StepBatch], first: int, last: int) -> Iterator[StepBatch]:
-    """Yield make(first) … make(last - 1), each made in a thread while the one before is used."""
+AHEAD = 2  # steps from one that has ended to the first whose batch is not being made yet
+
+
+def prefetched(
+    make: Callable[[int], Callable[[], StepBatch]], first: int, last: int
+) -> Iterator[StepBatch]:
+    """Yield what make(first) … make(last - 1) return, each called in a thread one step ahead.
+
+    `make` itself is called here, when step `step` is asked for with `step + 1`: so what it depends
+    on may change between two steps, and holds from the same step on all ranks.
+    """
     with ThreadPoolExecutor(1, "feed") as pool:
-        waiting = pool.submit(make, first) if first < last else None
+        waiting = pool.submit(make(first)) if first < last else None
         for step in range(first, last):
             assert waiting is not None
             share = waiting.result()
-            waiting = pool.submit(make, step + 1) if step + 1 < last else None
+            waiting = pool.submit(make(step + 1)) if step + 1 < last else None
             yield share

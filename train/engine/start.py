@@ -20,6 +20,7 @@ from train.engine import model as models
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs, packed_inputs, padded_inputs
 from train.engine.mesh import Mesh, join_mesh
+from train.engine.pace import Stopwatch
 from train.engine.scale import LossScale
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
@@ -73,7 +74,8 @@ def start(
     inputs = _shared_inputs(gang, mesh, plan) if loaded.packed else padded_inputs
     scale = LossScale.of(config.model.precision)
     limit = config.optimizer.max_grad_norm
-    return Engine(gang, mesh, loaded, wrapped, limit, inputs, before, scale)
+    watch = Stopwatch(loaded.module, gang.device) if plan.balances else None
+    return Engine(gang, mesh, loaded, wrapped, limit, inputs, before, scale, watch)
 
 
 def require_device(precision: str) -> None:

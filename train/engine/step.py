@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +23,10 @@ from train.engine.inputs import Inputs
 from train.engine.loss import summed_cross_entropy
 from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
+from train.engine.pace import Stopwatch
 from train.engine.scale import LossScale
 from train.errors import NonFiniteError
+from train.planning.balance import Pace
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Engine:
     """DeepSpeed's engine behind four verbs: step, evaluate, gather the weights, measure memory.
 
     `inputs` lays a micro-batch out as the model takes it: packed in one row, or padded.
+    `stopwatch` times the rank's products now and then; None where nothing depends on them.
     """
 
     gang: Gang
@@ -55,6 +59,7 @@ class Engine:
     inputs: Callable[[MicroBatch, torch.device], Inputs]
     before: int = 0
     scale: LossScale = field(default_factory=LossScale)
+    stopwatch: Stopwatch | None = None
 
     def step(
         self,
@@ -88,6 +93,8 @@ class Engine:
             found, sums = self._attempt(step, micros, loss_tokens, stop=stop)
             if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
                 self.scale.count()
+                if self.stopwatch is not None:
+                    self.stopwatch.note()
                 return replace(found, skipped=skipped)
             if not (math.isfinite(found.loss) and self.scale.halved()):
                 self._refuse(step, micros, sums, found)
@@ -102,7 +109,8 @@ class Engine:
         scale = self.scale.value * self.mesh.ranks / loss_tokens
         for number, micro in enumerate(micros):
             self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
-            loss, sums[number] = self._forward(step, micro, scale)
+            with self.stopwatch.watching(step) if self.stopwatch else nullcontext():
+                loss, sums[number] = self._forward(step, micro, scale)
             self.deepspeed.backward(loss, scale_wrt_gas=False)
         own = sums.sum() if self.mesh.speaks else sums.new_zeros(())
         totals = self.gang.sum(torch.stack([own, sums.new_tensor(float(stop))]))
@@ -137,6 +145,10 @@ class Engine:
         """Whether any rank wishes so; every rank must ask."""
         wishes = torch.tensor(float(wish), dtype=torch.float64, device=self.gang.device)
         return bool(self.gang.sum(wishes) > 0)
+
+    def paces(self) -> list[Pace]:
+        """Return every rank's pace since this was asked last, on every rank, which all must ask."""
+        return self.gang.gather(self.stopwatch.take() if self.stopwatch else Pace())
 
     def peak_bytes(self) -> int:
         """Return the most device memory this rank has allocated so far.

@@ -89,7 +89,8 @@ def _pairs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
 
 
 def _unpinned(request: PlanRequest) -> PlanRequest:
-    free = Pins(sequence=request.pins.sequence, shards=request.pins.shards)
+    pins = request.pins
+    free = Pins(sequence=pins.sequence, shards=pins.shards, balance=pins.balance)
     return replace(request, pins=free) if request.pins != free else request
 
 

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass
 from train.config import RunConfig
 from train.errors import PlanError, did_you_mean
 from train.planning.dsconfig import HPZ, DsConfig
-from train.planning.plan import OFFLOAD, RECOMPUTE, require_fp32_sums, require_offload
+from train.planning.plan import (
+    BALANCE,
+    OFFLOAD,
+    RECOMPUTE,
+    require_fp32_sums,
+    require_offload,
+)
 
 # To describe other people's runs: their kernels, and the type that they add gradients in.
 OTHERS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused"),
@@ -17,7 +23,8 @@ OTHERS = {"attention": ("dense", "flash"), "kernels": ("plain", "fused"),
 # Whether the ranks of tensor parallelism divide the tokens of norms among them (Megatron's
 # sequence parallelism), and whether ZeRO divides among all replicas or those of a host.
 DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
-NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"), **DIVIDED}
+NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"),
+         "balance": BALANCE, **DIVIDED}  # fmt: skip
 COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp", "hpz")
 PREDICTED_ONLY = ("tp", "pp")
 LARGEST = 10**12
@@ -45,6 +52,7 @@ class Pins:
     shards: str | None = None
     replicas: str | None = None
     hpz: int | None = None
+    balance: str | None = None
 
     def __post_init__(self) -> None:
         if self.zero is not None and self.offload is not None:

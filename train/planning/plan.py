@@ -13,6 +13,7 @@ from train.errors import PlanError
 
 RECOMPUTE = ("none", "selective", "full")
 OFFLOAD = ("none", "optimizer", "all")
+BALANCE = ("on", "off")
 # What each ZeRO stage can offload: without one the optimizer is whole on every rank.
 OFFLOADED_AT = (OFFLOAD[:1], OFFLOAD[:2], OFFLOAD[:2], OFFLOAD)
 
@@ -26,6 +27,7 @@ class Plan:
     `replicas` are the ranks of each of `dp` replicas that differ, as `4+3`; empty: all have `sp`.
     There `sp` and `micro_tokens` are those of the smallest, and others take as much a rank. Of
     ZeRO-3's weights every `hpz` neighbouring ranks keep a copy among them, if it is more than 1.
+    With `balance` on, a replica that computes slower than the others as measured gets less work.
 
     Raises:
         PlanError: no engine has such a layout.
@@ -42,11 +44,14 @@ class Plan:
     accumulation: int = 1
     replicas: str = ""
     hpz: int = 1
+    balance: str = "on"
 
     def __post_init__(self) -> None:
         counts = (self.micro_tokens, self.dp, self.tp, self.pp, self.sp, self.accumulation)
         if min(counts) < 1 or self.recompute not in RECOMPUTE or self.zero not in range(4):
             raise PlanError(f"there is no plan such as {self}: every count is at least 1")
+        if self.balance not in BALANCE:
+            raise PlanError(f"there is no plan such as {self}: balance is on or off")
         if (len(self.sizes), min(self.sizes)) != (self.dp, self.sp):
             raise PlanError(f"there is no plan such as {self}: its replicas are not dp and sp")
         require_offload(self.zero, self.offload)
@@ -66,6 +71,11 @@ class Plan:
     def gpus(self) -> int:
         """The number of GPUs that the plan uses."""
         return self.ranks * self.tp * self.pp
+
+    @property
+    def balances(self) -> bool:
+        """Whether measured speeds may move work between replicas."""
+        return self.balance == "on" and self.dp > 1
 
     def replica(self, rank: int) -> tuple[int, tuple[int, ...]]:
         """Return the number of a rank's replica, and the neighbouring ranks that make it."""

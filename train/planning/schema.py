@@ -126,7 +126,7 @@ ROOT = Section({
     "anyrank": Section({
         "micro_tokens": SIZE, "recompute": Kept("text", ("none", "selective", "full")),
         "offload": Kept("text", ("none", "optimizer", "all")), "dp": SIZE, "tp": SIZE, "pp": SIZE,
-        "sp": SIZE, "replicas": Kept("text"), "hpz": SIZE,
+        "sp": SIZE, "replicas": Kept("text"), "hpz": SIZE, "balance": Kept("text", ("on", "off")),
     }),
     "communication_data_type": DTYPE,
     "data_types": Section({"grad_accum_dtype": DTYPE, "param_dtype": _NOT_USED,

@@ -144,7 +144,7 @@ def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterato
                 ):
                     micros = accumulation(step, dp, tokens, lengths)
                     yield Plan(zero, tokens, recompute, offload, dp, tp, pp, replicas.ranks,
-                               micros, replicas.sizes, hpz)  # fmt: skip
+                               micros, replicas.sizes, hpz, pins.balance or "on")  # fmt: skip
 
 
 def _copies(request: PlanRequest, zero: int, offload: str) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from train.config import OutputConfig, World
 from train.data.feed import Placement, Split, StepBatch
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
-from train.data.pack import Load
 from train.data.preview import preview
 from train.data.stops import ends
 from train.data.tokenizers import load_tokenizer
@@ -54,8 +52,8 @@ from train.output.record import (
 from train.output.trackers import NoTracker, open_tracker
 from train.paths import PACKAGE
 from train.planning import Cluster, compare
-from train.planning.plan import Plan
 from train.planning.predict import sample_cost, step_flops
+from train.run.balancing import loads, rebalanced
 from train.run.inputs import RunInputs
 from train.run.planning import PlannedRun
 from train.run.resume import Resumed, require_shared, total_steps
@@ -184,7 +182,7 @@ def training_job(
             padded=not engine.model.packed,
             rank=ranks.index(engine.gang.world.rank),
             ranks=len(ranks),
-            loads=_loads(chosen, capacity, planned.cluster.speeds),
+            loads=loads(chosen, capacity, planned.cluster.speeds),
         ),
         start=resumed.start,
         total=total_steps(inputs.config, data),
@@ -196,6 +194,7 @@ def training_job(
         expected=lambda seconds, peak: compare(
             planned.chosen, seconds, peak, engine.reserved_bytes()
         ),
+        balanced=partial(rebalanced, chosen) if chosen.balances else None,
         restarted=partial(_restarted, (*instants, time.time()), resumed.last),
     )
 
@@ -220,21 +219,6 @@ def _restarted(
         **phases,
         time=first,
     )
-
-
-def _loads(plan: Plan, capacity: int, speeds: tuple[float, ...]) -> tuple[Load, ...]:
-    """Return what each replica takes, where they differ: as many tokens a rank as the smallest.
-
-    The ranks of a replica have equal parts, so its slowest decides.
-    """
-    if not (plan.replicas or speeds):
-        return ()
-    starts = [0, *accumulate(plan.sizes)]
-    return tuple(
-        Load(capacity * (end - start) // plan.sp,
-             (end - start) * (min(speeds[start:end]) if speeds else 1.0))
-        for start, end in pairwise(starts)
-    )  # fmt: skip
 
 
 def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
