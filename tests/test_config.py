@@ -1,11 +1,15 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PRESET
 from train.config import LoraConfig, World, build_parser, parse_args
-from train.errors import ConfigError
+from train.errors import ConfigError, PlanError
+from train.planning.dsconfig import read_ds_config
+from train.planning.pins import merge_pins, zero3_left_out
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMED = ["--model-name-or-path", "m", "--dataset-name-or-path", "d.jsonl"]
 
 
@@ -142,3 +146,18 @@ def test_the_world_is_read_from_the_launchers_variables():
 def test_inconsistent_variables_are_refused(env):
     with pytest.raises(ConfigError, match="RANK"):
         World.from_env(env)
+
+
+def test_quantize_needs_an_adapter_and_leaves_a_ds_configs_stage_3_out():
+    words = ["--model-name-or-path", "m", "--dataset-name-or-path", "d", "--quantize", "nf4"]
+    with pytest.raises(ConfigError, match="which nothing can train: give --use-lora as well"):
+        parse_args(words)
+    config = parse_args([*words, "--use-lora"])
+    ds = read_ds_config(ROOT / "ds_configs/zero3.json", config)
+    assert merge_pins(config, ds).zero is None
+    assert "is left out, since it would divide what is packed" in zero3_left_out(
+        config.pins, config, ds
+    )
+    pinned = parse_args([*words, "--use-lora", "--pin", "zero=3"])
+    with pytest.raises(PlanError, match="pin another stage"):
+        merge_pins(pinned, ds)

@@ -70,6 +70,7 @@ class ModelConfig:
     """Which model, in which precision, trained whole or through an adapter (`lora`).
 
     `chat_template`: the file of one to use instead of the tokenizer's own, or `chatml`.
+    `quantize`: the 4-bit type of the frozen model under an adapter.
     `hub`: the name that a hub knows the model by, where it was not given as a folder.
     """
 
@@ -80,6 +81,7 @@ class ModelConfig:
     trust_remote_code: bool
     chat_template: str | None = None
     hub: str | None = None
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,11 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     if given.get("early_stop") and not given.get("eval_step"):
         raise ConfigError(
             "--early-stop counts evaluations, but --eval-step is 0: give the steps between them"
+        )
+    if given.get("quantize") and not given.get("use_lora"):
+        raise ConfigError(
+            f"--quantize {given['quantize']} keeps the model frozen in 4 bits, which nothing can "
+            "train: give --use-lora as well, or leave it out"
         )
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:

@@ -108,8 +108,10 @@ def _flat(content: Mapping[str, Any], leave_out: Sequence[str]) -> Iterator[tupl
                 "eval_name_or_path": "eval_dataset_name_or_path",
             }
             instead = "warmup_steps" if value.get("warmup_ratio") is not None else ""
+            if hub := value.get("hub"):  # the folder is only where this machine keeps it
+                value = {**value, "name_or_path": hub}
             for name, inner in value.items():
-                if name not in (*leave_out, "lora", instead):
+                if name not in (*leave_out, "lora", "hub", instead):
                     yield named.get(name, name), inner
         elif key not in leave_out:
             yield ("pin" if key == "pins" else key), value

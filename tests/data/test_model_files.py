@@ -53,6 +53,16 @@ def test_a_config_that_says_quantized_is_refused_with_its_method(tmp_path, metho
             judge(folder(tmp_path, changes))
 
 
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [("gptq", "give the model that it was made from; with --use-lora --quantize nf4"),
+     ("fp8", "FineGrainedFP8Config with dequantize"), ("mxfp4", "Mxfp4Config with dequantize")],
+)  # fmt: skip
+def test_what_is_possible_with_a_quantized_model_is_said(tmp_path, method, way):
+    with pytest.raises(ModelError, match=way):
+        judge(folder(tmp_path, {"quantization_config": {"quant_method": method}}))
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32])
 def test_packed_weights_are_refused_whatever_the_config_says(tmp_path, kind):
     key = "model.layers.0.self_attn.q_proj.qweight"

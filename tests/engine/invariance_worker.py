@@ -55,6 +55,11 @@ VARIANTS = {
         f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3"
         for z in range(4)
     },
+    **{
+        f"qlora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3 "
+        "--quantize nf4"
+        for z in range(3)
+    },
     **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
     **{
         f"batch{b}-sp{k}-zero{z}": f"recompute=none zero={z} sp={k} --batch-size {b}"

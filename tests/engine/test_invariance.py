@@ -19,12 +19,12 @@ CORE = [f"zero{stage}" for stage in range(4)]
 ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared"))]
 # Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
-    1: [*CORE, "even", "few", "seed", "lora3", "bf16-zero3", "large0",
+    1: [*CORE, "even", "few", "seed", "lora3", "qlora0", "bf16-zero3", "large0",
         *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
         *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16"))],
-    2: [*CORE, "even", "selective", "padded", "lora1", "bf16-zero2", "large1", "large2",
+    2: [*CORE, "even", "selective", "padded", "lora1", "qlora1", "bf16-zero2", "large1", "large2",
         "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
-    3: [*CORE, "recompute", "lora2", "bf16-zero1", "large3",
+    3: [*CORE, "recompute", "lora2", "qlora2", "bf16-zero1", "large3",
         "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "batch13-paces-zero3",
         "shared3-full"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
@@ -127,6 +127,13 @@ def test_invariance_of_adapters_and_their_dropout_over_stages(runs):
     assert runs[1]["lora3"][-1]["loss"] < runs[1]["lora3"][0]["loss"]
     for n, name in found(runs, "lora"):
         assert difference(runs[1]["lora3"], runs[n][name]) <= FP32
+
+
+def test_invariance_of_adapters_over_a_base_in_4_bits(runs):
+    assert difference_of_losses(runs[1]["lora3"], runs[1]["qlora0"]) > 100 * FP32
+    assert runs[1]["qlora0"][-1]["loss"] < runs[1]["qlora0"][0]["loss"]
+    for n, name in found(runs, "qlora"):
+        assert difference(runs[1]["qlora0"], runs[n][name]) <= FP32
 
 
 def test_invariance_where_ranks_share_rows(runs, capsys):

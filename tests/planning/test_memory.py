@@ -16,6 +16,7 @@ from train.planning.activations import Setting, layer_bytes, peak
 from train.planning.duration import duration
 from train.planning.lengths import lengths_of
 from train.planning.memory import footprint
+from train.planning.search import choose
 from train.planning.states import pinned, states_of
 
 MISTRAL = built_in("mistral-7b")
@@ -154,3 +155,17 @@ def test_fused_kernels_keep_less_and_form_no_logits():
     asked = request(), request(fused=True)
     slow, fast = (duration(one, plan, FULL).compute for one in asked)
     assert 1.05 < slow / fast < 1.3
+
+
+def test_a_base_in_4_bits_costs_a_quarter_and_is_never_divided():
+    adapter = LoraConfig(16, 32, 0.0)
+    plan = Plan(1, 4096, dp=8)
+    whole = memory(plan, lora=adapter).gpu
+    packed = memory(plan, lora=adapter, quantize="nf4").gpu
+    # 6.98e9 of 7.25e9 parameters are in the layers' matrices.
+    assert whole.weights - packed.weights == pytest.approx(6.98e9 * (2 - 0.516), rel=1e-3)
+    assert packed.optimizer == whole.optimizer
+    found = choose(request(8, lora=adapter, quantize="nf4"))
+    assert {candidate.plan.zero for candidate in found.candidates} == {1, 2}
+    slower = duration(request(8, lora=adapter, quantize="nf4"), plan, FULL)
+    assert slower.compute > duration(request(8, lora=adapter), plan, FULL).compute

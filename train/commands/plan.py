@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--block-size", type=_whole, default=1024, metavar="L", help="tokens of a sample")
     add("--precision", default="bf16", choices=("bf16", "fp16", "fp32"))
     add("--use-lora", action="store_true", help="train an adapter, the model frozen")
+    add("--quantize", choices=("nf4",), help="the frozen model in 4 bits")
     add("--lora-r", type=_whole, default=16, metavar="R", help="its rank")
     add("--pin", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="fix a part of the plan: " + " ".join(KEYS))  # fmt: skip

@@ -51,6 +51,8 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
         UserError: an argument, pin, GPU, model, hostfile or dataset that cannot be.
     """
     words = parse_pins(given.pin, KEYS)
+    if given.quantize and not given.use_lora:
+        raise ConfigError("--quantize keeps the model frozen: give --use-lora as well")
     prices = _prices(given.price)
     clusters = [(one, prices.pop(one.gpu.name, None)) for one in _clusters(given, calibrations)]
     for name in prices.keys() - {one.gpu.name for one, _ in clusters}:
@@ -63,6 +65,7 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
         block_size=given.block_size,
         precision=given.precision,
         lora=LoraConfig(given.lora_r, 2 * given.lora_r, 0.0) if given.use_lora else None,
+        quantize=given.quantize,
         pins=read_pins({key: value for key, value in words.items() if key not in OTHERS}),
         implementation=read_implementation({k: v for k, v in words.items() if k in OTHERS}),
     )

@@ -68,6 +68,7 @@ def need_of(
         block_size=config.data.block_size,
         precision=config.model.precision,
         lora=config.model.lora,
+        quantize=config.model.quantize,
         pins=merge_pins(config, read_ds_config(Path(config.ds_config), config)),
     )
     choice = with_advice(request, choose(request))

@@ -24,6 +24,17 @@ POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)\.weight
 # Parts of a model of text and images or sound that are not its text part.
 OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|image\w*|multi_modal\w*|mm_\w+)\.")
 QUANTIZED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+# What is possible instead, by the method that config.json names.
+_SMALL = "with --use-lora --quantize nf4 that takes no more memory"
+_WHOLE = (
+    "load it by transformers' {} with dequantize=True and save it whole, then give that; "
+    f"{_SMALL}"
+)
+WAYS = {
+    "": f"give the model that it was made from; {_SMALL}",
+    "fp8": _WHOLE.format("FineGrainedFP8Config"),
+    "mxfp4": _WHOLE.format("Mxfp4Config"),
+}
 CLOSE = 0.03  # of the parameters: buffers that some files hold, and norms of rare kinds
 LARGEST_HEADER = 1 << 28  # bytes; the safetensors library refuses more than 100 MB
 
@@ -175,8 +186,8 @@ def _refuse_quantized(
         return
     proof = f"{packed[0][0]!r} is {packed[0][1]}" if packed else ", ".join(files) or "config.json"
     raise ModelError(
-        f"{folder} is quantized ({method or proof}), and what is trained must not be: give the "
-        "model that it was made from"
+        f"{folder} is quantized ({method or proof}), and what is trained must not be: "
+        f"{WAYS.get(str(method), WAYS[''])}"
         + ("" if packed else f"; if its weights are whole, remove that from {proof}")
     )
 

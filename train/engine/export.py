@@ -106,6 +106,9 @@ def _write(
     if card:
         (folder / "README.md").write_text(card, encoding="utf-8")
     told = settle_stops(base, folder, tokenizer)
+    if merge and config.quantize:
+        said = f"the adapter, trained over the base in {config.quantize}, is merged into the base's"
+        told = "; ".join(filter(None, (told, f"{said} own weights")))
     if tokenizer.info.fingerprint == exporter.index.run.must_match.get("tokenizer"):
         return told
     return "; ".join(filter(None, (told, "the tokenizer is not as it was when samples were made")))

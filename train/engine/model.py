@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
 from train.data.model_folder import read_model_config
-from train.engine import attention, kernels, lora, weights
+from train.engine import attention, kernels, lora, quantize, weights
 from train.engine.attention_probe import kernel_works
 from train.engine.packing import can_pack
 from train.errors import ModelError
@@ -86,6 +86,7 @@ def load(
         notices += said
     implementation = attention.register(kernel=kernel) if packed else None
     model = _from_pretrained(folder, shape, config, zero_config, implementation, device)
+    quantize.keep_exact(model)
     _check_ties(folder, model)
     weights.check_loaded(folder, model)
     supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
@@ -219,18 +220,23 @@ def _from_pretrained(
     device: torch.device,
 ) -> PreTrainedModel:
     sharded = zero_config["zero_optimization"]["stage"] == 3
+    assert not (sharded and config.quantize), "ZeRO-3 would divide what is packed in 4 bits"
+    dtype = DTYPES[config.precision]
+    placed: dict[str, Any] = {} if sharded or device.type == "cpu" else {"device_map": {"": device}}
+    if config.quantize:
+        placed = quantize.options(dtype, device)
     # transformers holds this object by a weak reference: it must live until the model is loaded.
     zero3 = HfDeepSpeedConfig(zero_config) if sharded else None
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=shape,
-            dtype=DTYPES[config.precision],
+            dtype=dtype,
             attn_implementation=implementation,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,
-            **({} if sharded or device.type == "cpu" else {"device_map": {"": device}}),
+            **placed,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         # Memory that runs out and lost peers are RuntimeErrors, too, but nothing a user mistook.

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from train.data.model_files import stored_tensors
+from train.engine.quantize import check_packed, true_shape
 from train.errors import ModelError
 
 CHUNK = 1 << 22  # elements compared at a time
@@ -83,9 +84,12 @@ def check_loaded(folder: Path, model: PreTrainedModel) -> None:
     """
     files = weight_files(folder)
     for name, parameter in model.named_parameters():
-        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+        packed = true_shape(parameter)
+        shape = packed or tuple(getattr(parameter, "ds_shape", parameter.shape))
         keys = keys_of(model, name, shape, files)
-        if len(keys) == 1:
+        if packed and len(keys) == 1:
+            check_packed(files[keys[0]], keys[0], name, parameter, model.dtype)
+        elif len(keys) == 1:
             start, part = _held(parameter)
             _compare(files[keys[0]], keys[0], name, start, part)
 

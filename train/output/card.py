@@ -85,6 +85,8 @@ def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
     }
     if lora:
         rows["adapter"] = f"LoRA, rank {lora['r']}, alpha {lora['alpha']}"
+        if kind := config["model"].get("quantize"):
+            rows["adapter"] += f", over the base in {kind}"
     if steps:
         rows["training loss"] = f"{steps[0]['loss']:.4f} → {steps[-1]['loss']:.4f}"
     if evals:

@@ -26,7 +26,7 @@ from train.planning.memory import element_size, low_precision_sums, setting_of, 
 from train.planning.plan import Plan
 from train.planning.request import Duration, PlanRequest
 from train.planning.shape import Shape
-from train.planning.states import counts_of
+from train.planning.states import PACKED, counts_of, packed_share
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     share = plan.sp * plan.dp / plan.ranks
     share *= request.cluster.gpus / request.cluster.power  # the slowest gets least
     micro = busiest_tokens(lengths, request.batch_size, plan.dp) * share / micros
-    pass_time = _micro(request, plan, lengths, micro, rates)
+    pass_time = _micro(request, plan, lengths, micro, rates) + _unpack(request, plan)
     tensor = _tensor(request, plan, lengths, micro, rates)
     work = pass_time + tensor
     bubble = (plan.pp - 1) * work + _boundaries(request, plan, micro, rates) * (micros + plan.pp)
@@ -114,6 +114,16 @@ def duration(request: PlanRequest, plan: Plan, lengths: Lengths, rates: Rates = 
     stragglers = 1 + rates.straggler_penalty * (hosts - 1).bit_length()
     compute = (micros * pass_time + update) * stragglers
     return Duration(compute, micros * tensor + exposed, bubble if plan.pp > 1 else 0.0, offload)
+
+
+def _unpack(request: PlanRequest, plan: Plan) -> float:
+    """Return the seconds in which a pass takes matrices of 4 bits back to the run's type."""
+    if not request.quantize:
+        return 0.0
+    shape = request.shape
+    moved = (PACKED + element_size(request)) * packed_share(shape) * shape.parameters
+    times = 3 if plan.recompute == "full" else 2
+    return times * moved / request.cluster.gpu.bandwidth
 
 
 def _micro(

@@ -57,6 +57,7 @@ def _best_of_each(ranked: Sequence[Candidate]) -> list[Candidate]:
 def describe_model(request: PlanRequest) -> str:
     """Say what is trained: its size, how much of it, in which precision."""
     how = f"LoRA r={request.lora.r}" if request.lora else "all parameters"
+    how += f" over a base in {request.quantize}" if request.quantize else ""
     shape = request.shape
     return (
         f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters, {how}, {request.precision}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from train.config import RunConfig
 from train.errors import PlanError, did_you_mean
@@ -84,6 +84,14 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
         PlanError: a value that no plan can have, ZeRO-0 in bf16, or a degree that is not run.
     """
     pins = read_pins({**ds.pins, **config.pins})
+    if config.model.quantize and pins.zero == 3:
+        if config.pins.get("zero") == "3":
+            raise PlanError(
+                f"--pin zero=3 would divide the base that --quantize {config.model.quantize} packs "
+                "in 4 bits: pin another stage; the base is whole on every rank there"
+            )
+        offload = None if pins.offload == "all" else pins.offload
+        pins = replace(pins, zero=None, hpz=None, offload=offload)
     for key in PREDICTED_ONLY:
         if (value := getattr(pins, key) or 1) != 1:
             raise PlanError(
@@ -106,6 +114,16 @@ def hpz_left_out(pins: Pins, config: RunConfig, ds: DsConfig, ranks: int) -> str
     if pins.zero not in (None, 3) or pins.offload == "all":
         return words + "it is for ZeRO-3 whose weights are not offloaded"
     return words + f"it does not divide {ranks} ranks" if ranks % pins.hpz else ""
+
+
+def zero3_left_out(pins: Mapping[str, str], config: RunConfig, ds: DsConfig) -> str:
+    """Say why a ds_config's stage 3 is not kept; empty: it is, or there is none."""
+    if not config.model.quantize or ds.pins.get("zero") != "3" or "zero" in pins:
+        return ""
+    return (
+        f"--quantize {config.model.quantize}: {ds.path}'s ZeRO-3 is left out, since it would "
+        "divide what is packed in 4 bits; the frozen base is whole on every rank"
+    )
 
 
 def read_pins(words: Mapping[str, str]) -> Pins:

@@ -22,7 +22,7 @@ class PlanRequest:
     (Liger's, on GPUs that have them); `packable` that its attention takes packed samples, without
     which ranks cannot share a row. `implementation` describes other people's run, which keeps its
     own accounts; None is a run of this project. `repeats_keys`: this torch's attention has no
-    grouped heads.
+    grouped heads. `quantize`: the 4-bit type of the frozen base's matrices.
     """
 
     shape: Shape
@@ -38,6 +38,7 @@ class PlanRequest:
     pins: Pins = field(default_factory=Pins)
     implementation: Implementation | None = None
     repeats_keys: bool = False
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)

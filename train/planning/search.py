@@ -129,7 +129,7 @@ def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterato
     for zero in range(4):
         if request.implementation is None and not sums_in_fp32(zero, request.precision):
             continue
-        if pins.zero not in (None, zero):
+        if pins.zero not in (None, zero) or (zero == 3 and request.quantize):
             continue
         for offload in OFFLOADED_AT[zero]:
             # A CPU rank's memory is the host's already.

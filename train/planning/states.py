@@ -16,6 +16,9 @@ from train.planning.shape import Shape
 
 # DeepSpeed's own bucket size, in elements.
 BUCKET_DEFAULT = 5e8
+# Bytes of an element in NF4: 4 bits, a scale of 8 bits for 64 elements, one of 4 bytes for 256 of
+# these (bitsandbytes, functional.py, quantize_4bit with compress_statistics).
+PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,20 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
     return Counts(shape.adapter_parameters(adapter) / (tp * pp), whole, small)
 
 
+def packed_share(shape: Shape) -> float:
+    """Return the share of a model's parameters that --quantize packs: its layers' matrices."""
+    return shape.layers * shape.layer_matrices / shape.parameters
+
+
 def states_of(
-    shape: Shape, plan: Plan, size: int, adapter: int, *, low: bool = False, shards: int = 0
+    shape: Shape,
+    plan: Plan,
+    size: int,
+    adapter: int,
+    *,
+    low: bool = False,
+    shards: int = 0,
+    packed: bool = False,
 ) -> States:
     """Return the bytes of a plan's states.
 
@@ -71,10 +86,13 @@ def states_of(
         low: gradients are added up in the weights' type, as in other people's runs before ZeRO-3,
             whose buckets have DeepSpeed's own size.
         shards: the ranks among which states are divided; 0: all replicas.
+        packed: the frozen base's matrices are in 4 bits, and whole on every rank.
     """
     counts = counts_of(shape, adapter, plan.tp, plan.pp)
     shards = shards or plan.ranks
-    all_weights = size * (counts.trained + counts.frozen)
+    share = packed_share(shape) if packed else 0.0
+    frozen = size * (1 - share) + PACKED * share
+    all_weights = size * counts.trained + frozen * counts.frozen
     if plan.zero == 3:
         kept = min(1.0, counts.small / (counts.trained + counts.frozen))
         second = 1 / plan.hpz if plan.hpz > 1 else 0.0
@@ -102,6 +120,8 @@ def states_of(
     here = master / shards if plan.offload == "none" else 0.0
     load = all_weights + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
+    if packed:  # the matrix that a product has taken back to the run's type
+        buffers += size * max(rows * columns for rows, columns in shape.linears)
     if low and plan.zero in (1, 2):
         buffers = 2.0 * size * min(BUCKET_DEFAULT, counts.trained)
     saved = 12.0 * counts.trained / plan.ranks

@@ -25,7 +25,7 @@ from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.catalog import hub_name
-from train.planning.pins import Pins, merge_pins
+from train.planning.pins import Pins, merge_pins, zero3_left_out
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     if ds.notice:
         console.say(ds.notice)
     pins = merge_pins(config, ds)
+    if left_out := zero3_left_out(config.pins, config, ds):
+        console.say(left_out)
     preset = config.preset
     if preset:
         config = _with_preset(config, cache, console)

@@ -160,6 +160,7 @@ def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
         block_size=config.data.block_size,
         precision=config.model.precision,
         lora=config.model.lora,
+        quantize=config.model.quantize,
         lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
         loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
         fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),

@@ -154,10 +154,11 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
     """Return what a checkpoint of this run belongs to, and with which settings it is made."""
     config = inputs.config
     lora, sizes, optimizer = config.model.lora, config.data, config.optimizer
+    quantized = {"base in": config.model.quantize} if config.model.quantize else {}
     must_match = {
         "model": asdict(inputs.shape),
         "config": meaning(read_model_config(inputs.model)),
-        "adapter": {"r": lora.r, "alpha": lora.alpha} if lora else None,
+        "adapter": {"r": lora.r, "alpha": lora.alpha} | quantized if lora else None,
         "base": weights_fingerprint(inputs.model) if lora else None,
         "block_size": sizes.block_size,
         "loss_on": sizes.loss_on,
