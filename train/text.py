@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 
@@ -24,14 +25,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def fitted(text: str, width: int | None) -> str:
+def fitted(text: str, width: int | None, indent: str = "") -> str:
     """Return a text with lines that are longer than a terminal's `width` broken between words."""
     if width is None:
         return text
     return "\n".join(
-        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent,
+                      break_long_words=False, break_on_hyphens=False)
         for line in text.splitlines()
-    )
+    )  # fmt: skip
 
 
 def printable(text: str, most: int | None = None) -> str:
@@ -42,6 +44,33 @@ def printable(text: str, most: int | None = None) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal, or of COLUMNS; None where output goes elsewhere."""
+    return shutil.get_terminal_size((0, 0)).columns or None
+
+
+def laid_out(
+    rows: Sequence[Sequence[str]], left: Sequence[bool], width: int | None, gap: str = "  "
+) -> list[str]:
+    """Return rows aligned as `align` does, the heads first, in a form that fits a terminal.
+
+    Where it is too narrow columns stand closer, and then the last one goes below each row that has
+    something in it.
+    """
+    for each in (gap, " "):
+        lines = align(rows, left, each)
+        if width is None or max(map(len, lines), default=0) <= width:
+            return lines
+    whole = len(left)
+    lines = align([row[:-1] if len(row) == whole else row for row in rows], left[:-1], " ")
+    found = lines[:1]
+    for line, row in zip(lines[1:], rows[1:], strict=True):
+        found.append(line)
+        if len(row) == whole and row[-1] != "-":
+            found += fitted(f"{rows[0][-1]}: {row[-1]}", width, "  ").splitlines()
+    return found
 
 
 def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") -> list[str]:

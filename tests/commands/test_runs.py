@@ -32,6 +32,22 @@ def test_runs_are_listed_with_step_loss_gpus_speed_and_last_fault(tmp_path, caps
     assert len(rows) == 2
 
 
+def test_the_table_fits_a_narrow_terminal_with_the_faults_below():
+    fault = "2026-01-01 00:00:00 rank 3 on node2 ended with exit code 1: CUDA error: device lost"
+    states = [
+        runs.RunState("20260131-120000-mistral-tiny", "running", 12345, 20000, 1.2345, 16, 123456.0,
+                      7261.0, fault),
+        runs.RunState("20260131-130000-mistral-tiny", "done", 20, 20, 1.5, 2, 900.0),
+    ]  # fmt: skip
+    lines = runs.table(states, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("20260131-120000-mistral-tiny") and "2:01:01" in lines[1]
+    assert lines[2].startswith("  LAST FAULT: 2026-01-01 00:00:00 rank 3 on node2")
+    assert lines[-1].startswith("20260131-130000")
+    assert len(runs.table(states, 200).splitlines()) == 3
+    assert runs.table(states, 200) == runs.table(states)
+
+
 def test_no_folder_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="there is no folder"):
         runs.command([str(tmp_path / "none")])

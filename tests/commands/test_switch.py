@@ -49,12 +49,17 @@ def test_a_number_is_read_until_one_is_valid_and_remembered(
 
 @pytest.mark.parametrize("word", ["q", None])
 def test_q_or_the_end_of_input_changes_nothing(
-    folder: Path, tmp_path: Path, word: str | None
+    folder: Path, tmp_path: Path, word: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     memory = tmp_path / "flavor"
     lines = answers(*([word] if word else []))
     assert switch.ask(flavor.find(folder), memory, lambda: next(lines)) == 0
     assert flavor.current(memory) is None
+    assert capsys.readouterr().out.endswith("Nothing was changed: this machine is used.\n")
+    flavor.remember(memory, flavor.choose("8node", flavor.find(folder)))
+    lines = answers("q")
+    assert switch.ask(flavor.find(folder), memory, lambda: next(lines)) == 0
+    assert "Nothing was changed: 8node is used." in capsys.readouterr().out
 
 
 def test_a_name_or_a_path_chooses_at_once_and_a_near_name_is_suggested(folder: Path) -> None:

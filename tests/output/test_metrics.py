@@ -10,8 +10,9 @@ from tests.report.test_report import LOSSES, make_run
 from train.errors import ConfigError
 from train.output.metrics import PHASES, read_metrics, rewind_metrics
 from train.output.record import RestartRecord, divide_pause
-from train.report.runs import read_runs, verdict
+from train.report.runs import read_runs
 from train.report.tables import as_text, tables
+from train.report.verdict import verdict
 
 
 def lines_of(tmp_path, *changed):

@@ -7,8 +7,9 @@ import pytest
 
 from train.commands.report import command
 from train.errors import ConfigError
-from train.report.runs import compare, read_runs, verdict
+from train.report.runs import compare, curves, read_runs
 from train.report.tables import tables
+from train.report.verdict import sentences, tone, verdict
 
 
 def make_run(path: Path, losses, ranks, *, begins=(1,), nudge=0.0, done=True, lines=()) -> Path:
@@ -61,11 +62,66 @@ def test_runs_of_different_counts_with_the_same_losses_are_one_curve(tmp_path, c
     assert not (one / "report").exists()
 
 
+def configure(run: Path, lr: float, **told) -> None:
+    """Write what the run's start says of itself."""
+    config = {"model": {"name_or_path": "/m/tiny", "precision": "fp32", "lora": None},
+              "data": {"name_or_path": "own/data", "batch_size": 4, "block_size": 8, "seed": 0},
+              "optimizer": {"lr": lr, "lr_schedule": "constant"}, "max_steps": 4,
+              "output": {"run_dir": str(run)}}  # fmt: skip
+    for attempt in (run / "attempts").iterdir():
+        (attempt / "config.json").write_text(json.dumps(config))
+        environment = json.loads((attempt / "environment.json").read_text())
+        environment |= {"arguments": ["--lr", f"{lr:g}"], "parameters": 2_000_000} | told
+        (attempt / "environment.json").write_text(json.dumps(environment))
+
+
+def test_runs_that_are_one_curve_are_told_even_where_a_third_differs(tmp_path, capsys):
+    one, two = (make_run(tmp_path / f"r{n}", LOSSES, (n,)) for n in (1, 2))
+    hot = make_run(tmp_path / "hot", LOSSES, (2,), nudge=0.01)
+    lines = (hot / "metrics.jsonl").read_text().replace('"lr": 0.001', '"lr": 0.01')
+    (hot / "metrics.jsonl").write_text(lines)
+    for run, rate in ((one, 0.005), (two, 0.005), (hot, 0.01)):
+        configure(run, rate)
+    runs = read_runs([one, hot, two])
+    assert [[run.name for run in group] for group in curves(runs)] == [["r1", "r2"], ["hot"]]
+    assert (tone(runs), tone([runs[0], runs[2]])) == ("plain", "good")
+    said = sentences(runs)
+    assert said[0].startswith("One curve: r1 (1 rank), r2 (2 ranks) give the same losses")
+    assert said[1].startswith("different runs: hot differs from r1")
+    assert said[1].endswith("from step 1: --lr 0.005 → 0.01")
+    rows = tables(runs)
+    shown = {(row[""], row["what was run"]): row["of"] for row in rows["What was run"]}
+    assert shown["model", "tiny, 2 million parameters, all trained, fp32"] == "all"
+    assert shown["rate", "0.005, constant"] == "r1, r2"
+    assert shown["command", "./launch.sh 2 --lr 0.01"] == "hot"
+    assert shown["data", "own/data"] == "all"
+    # Twice as fast on twice the ranks, which only what is one curve is compared for.
+    speed = [(row["run"], row["times as fast"], row["ideal"]) for row in rows["Speed-up"]]
+    assert speed == [("r1", "1.00", "1.00"), ("r2", "2.00", "2.00")]
+    assert command([str(run) for run in (one, hot, two)]) == 0
+    assert "set otherwise: --lr 0.005 → 0.01" in capsys.readouterr().out
+    drawn = (one / "report/speed-up.svg").read_text()
+    assert "currentColor" in drawn and ">ideal<" in drawn
+
+
+def test_a_run_is_compared_with_its_plan_with_a_word_on_why(tmp_path):
+    (run,) = read_runs([make_run(tmp_path / "run", LOSSES, (2,))])
+    rows = tables([run])
+    (memory,) = rows["Memory, predicted and measured"]
+    assert (memory["planned"], memory["measured"]) == ("0.5", "1.0")
+    assert memory["why"].startswith("of a CPU rank the growth of the whole process")
+    assert memory["planned for"] == "weights 0.5"
+    (time,) = rows["Time of a step, predicted and measured"]
+    assert (time["planned"], time["measured"], time[""]) == ("0.400", "0.500", "+25%")
+    assert "rough guess" in time["why"]
+
+
 def test_a_loss_that_differs_is_named_with_its_step(tmp_path):
     runs = [make_run(tmp_path / "a", LOSSES, (1,)), make_run(tmp_path / "b", LOSSES, (2,))]
     lines = (runs[1] / "metrics.jsonl").read_text().replace('"loss": 2.25', '"loss": 2.26')
     (runs[1] / "metrics.jsonl").write_text(lines)
     said = verdict(read_runs(runs))
+    assert tone(read_runs(runs)) == "bad"
     assert said.startswith("Not one curve") and "step 3 of b" in said and "1e-06" in said
 
 
@@ -127,10 +183,10 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<b>x" not in page and bad not in page
     assert "&lt;b&gt;x" in page and "&lt;script&gt;" in page
-    pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert pictures == {"losses", "history", "speed", "memory", "time"}
-    assert page.count("data:image/png;base64,") == len(pictures)
-    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    pictures = {path.stem for path in (tmp_path / "out").glob("*.svg")}
+    assert pictures == {"losses", "history", "speed-up", "speed", "memory", "time"}
+    assert page.count("<svg") == page.count("</svg>") == len(pictures)
+    assert re.findall(r'(?:src|href)="(?!#)', page) == []
     assert str(tmp_path / "out" / "index.html") in capsys.readouterr().out
 
 

@@ -20,6 +20,7 @@ from train.hosts.remote import Answer
 from train.hosts.shared_folder import shared_token
 from train.launch import arguments, preflight
 from train.paths import cache_path, calibration_folder
+from train.text import fitted, terminal_width
 
 USAGE = """\
 anyrank check [N] [--hostfile F] [the run's own arguments]
@@ -47,7 +48,9 @@ def command(argv: Sequence[str]) -> int:
     config, _ = arguments.check(asked, time.time())
     folder = Path(parse_args(asked.args).output.run_dir or "runs")
     failures = examine(hosts, folder, config)
-    print("\n".join(f"[fail] {failure}" for failure in failures) or "All is well.")
+    width = terminal_width()
+    said = (fitted(f"[fail] {failure}", width) for failure in failures)
+    print("\n".join(said) or "All is well.")
     return 1 if failures else 0
 
 
@@ -69,7 +72,7 @@ def examine(hosts: Hostfile, folder: Path, config: RunConfig) -> list[str]:
         print(f"{answer.host.name:<20} {f'{len(wrong)} {noun}' if wrong else 'ok'}")
         failures += wrong
     if need.words:
-        print(need.words)
+        print(fitted(need.words, terminal_width()))
     if known:
         failures += preflight.differences([report for _, report in known])
     return failures + reach([host for host, _ in known])

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from train.planning.explain import explain
 from train.planning.offers import compared, compared_header, describe, offers, spent, told
 from train.planning.request import Choice
 from train.planning.search import choose
-from train.text import fitted
+from train.text import fitted, terminal_width
 
 PATIENCE = 300.0  # seconds; measuring takes under 30, importing torch from a cold disk may add
 LARGEST = 10**9  # of any count: more samples, tokens or GPUs than anyone has
@@ -95,7 +94,7 @@ def command(argv: Sequence[str]) -> int:
             f"anyrank plan does not know '{unknown[0]}'{did_you_mean(unknown[0], flags)}"
         )
     question = read_question(given, calibrations, cache_path(os.environ))
-    width = shutil.get_terminal_size((0, 0)).columns or None  # 0: no terminal
+    width = terminal_width()
     if given.compare is not None:
         return _compare(question, width, as_json=given.json)
     start = perf_counter()

@@ -1,6 +1,6 @@
 """`anyrank report RUN…`: what runs did and whether their losses are one curve.
 
-Tables on the terminal; unless told otherwise, also a self-contained HTML page and its PNGs.
+Tables on the terminal; unless told otherwise, also a self-contained HTML page and its figures.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from train.arguments import Parser
 from train.errors import ConfigError, ExitCode
 from train.report.page import render_page
-from train.report.runs import Run, read_runs, verdict
+from train.report.runs import Run, read_runs
 from train.report.tables import as_text, checkpoints, tables
+from train.report.verdict import sentences, tone, verdict
 
 
 def command(argv: Sequence[str]) -> int:
@@ -55,11 +56,10 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
         ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        said = verdict(runs)
         text = render_page(
             title=f"anyrank report: {', '.join(run.name for run in runs)}",
-            verdict=said,
-            good=len(runs) < 2 or said.startswith("One curve"),
+            verdict=sentences(runs),
+            tone=tone(runs),
             tables=tables(runs),
             pictures=draw_all(runs, folder),
             footer=f"Made {time.strftime('%Y-%m-%d %H:%M')} from "

@@ -14,7 +14,7 @@ from train.errors import AnyrankError, ConfigError, ExitCode
 from train.launch import progress
 from train.launch.owner import owner_of
 from train.output.metrics import read_metrics
-from train.text import align, duration
+from train.text import duration, laid_out, terminal_width
 
 HEADS = ("RUN", "STATE", "STEP", "LOSS", "GPUS", "TOKENS/S", "LEFT", "LAST FAULT")
 FAULT = re.compile(r"rank \d+ on |host \S+ is lost|the run hangs|giving up|leaving out ")
@@ -65,7 +65,7 @@ def command(argv: Sequence[str]) -> int:
     try:
         while True:
             cleared = "\x1b[H\x1b[J" if given.watch and sys.stdout.isatty() else ""
-            print(cleared + table(survey(given.folder)), flush=True)
+            print(cleared + table(survey(given.folder), terminal_width()), flush=True)
             if not given.watch:
                 break
             time.sleep(_EVERY)
@@ -127,9 +127,9 @@ def last_fault(log: Path) -> str:
     return faults[-1] if faults else ""
 
 
-def table(states: Sequence[RunState]) -> str:
-    """Lay the runs out for a terminal."""
+def table(states: Sequence[RunState], width: int | None = None) -> str:
+    """Lay the runs out for a terminal of that width; in a narrow one faults stand below."""
     if not states:
         return "No run here."
     left = [head in ("RUN", "STATE", "LAST FAULT") for head in HEADS]
-    return "\n".join(align([HEADS, *(state.cells() for state in states)], left))
+    return "\n".join(laid_out([HEADS, *(state.cells() for state in states)], left, width))

@@ -12,7 +12,7 @@ from typing import Any
 from train.errors import ConfigError
 from train.hosts import flavor, hostfile, remote
 from train.hosts.hostfile import Host, Hostfile
-from train.text import align
+from train.text import laid_out, terminal_width
 
 USAGE = "anyrank smi [--hosts] [--hostfile F]      the current flavor, or this machine"
 _PATIENCE = 25.0  # seconds for a host to answer, whose nvidia-smi may take 20
@@ -50,7 +50,7 @@ def command(argv: Sequence[str]) -> int:
     answers = remote.ask(found.hosts, "train.hosts.usage", (), Path.cwd(), _PATIENCE)
     rows = [row(answer) for answer in answers]
     name = Path(found.path).name if found.path else "this machine"
-    print("\n".join(table([whole(name, rows), *(rows if each else ())])))
+    print("\n".join(table([whole(name, rows), *(rows if each else ())], terminal_width())))
     silent = [one for one in rows if one.error]
     if silent and not each:
         print(f"{len(silent)} of {len(rows)} hosts did not answer: anyrank smi --hosts shows which")
@@ -111,10 +111,10 @@ def whole(name: str, rows: Sequence[HostRow]) -> HostRow:
     )
 
 
-def table(rows: Sequence[HostRow]) -> list[str]:
-    """Return the rows as aligned lines below their heads."""
+def table(rows: Sequence[HostRow], width: int | None = None) -> list[str]:
+    """Return the rows as aligned lines below their heads; in a narrow terminal jobs stand below."""
     cells = [HEADS, *(_cells(one) for one in rows)]
-    return align(cells, [True] * len(HEADS), "   ")
+    return laid_out(cells, [True] * len(HEADS), width, "   ")
 
 
 def _cells(one: HostRow) -> tuple[str, ...]:

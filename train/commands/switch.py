@@ -68,6 +68,8 @@ def ask(flavors: tuple[flavor.Flavor, ...], memory: Path, read: Callable[[], str
             if not word:
                 print()
             if not word or word.strip():
+                chosen = flavor.current(memory)
+                print(f"Nothing was changed: {chosen.name if chosen else 'this machine'} is used.")
                 return 0
             continue
         try:

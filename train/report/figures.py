@@ -1,10 +1,16 @@
-"""Plots of runs, drawn with matplotlib, which is imported only here and only when asked for."""
+"""Plots of runs, drawn with matplotlib, which is imported only here and only when asked for.
+
+They are as wide as a phone can show without making their text too small, and take the colour of
+their text from the page, so that they can be read on a dark one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -14,26 +20,42 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from train.report.runs import TOLERANCE, Run, ranks, verdict
+from train.report.against_plan import speeds, time_of
+from train.report.runs import Run, limit_of, ranks
 
-COLORS = ("#1b6ca8", "#e07a1f", "#2a8f5c", "#8d4fa8", "#b8336a", "#5c6b73")
+COLORS = ("#2b83ba", "#e07a1f", "#2fa36a", "#a566c4", "#d0507f", "#7b8b95")
 MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve")
 TIME = ("compute", "communication", "pipeline", "offload")
 PARTS = ("#1b3a57", "#1b6ca8", "#6fb1d6", "#e07a1f", "#f2b872", "#8d99a6", "#cfd6dd")
 FLOOR = 1e-9  # the smallest difference drawn on a logarithmic axis
 GIB = 2**30
+WIDE = 5.2  # inches: at 72 points each about a phone's pixels
+INK = "#010203"  # stands for the page's own colour of text
+LOST = "#d0507f"
+SETTINGS: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "anyrank", "font.size": 10,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color",
+                     "ytick.color"), INK),
+}  # fmt: skip
 
 Draw = Callable[[Sequence[Run]], Figure]
 
 
 def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, Path]:
-    """Write every figure as `<name>.png` into `folder`; return title -> file."""
+    """Write every figure that has something to show as `<name>.svg`; return title -> file."""
     found = {}
     for name, (title, draw) in FIGURES.items():
-        figure = draw(runs)
-        found[title] = folder / f"{name}.png"
-        figure.savefig(found[title], dpi=130, bbox_inches="tight", facecolor="white")
+        with plt.rc_context(SETTINGS):
+            figure = draw(runs)
+        if figure.axes:
+            found[title] = folder / f"{name}.svg"
+            written = StringIO()
+            with plt.rc_context(SETTINGS):
+                figure.savefig(written, format="svg", bbox_inches="tight", transparent=True,
+                               metadata={"Date": None})  # fmt: skip
+            found[title].write_text(written.getvalue().replace(INK, "currentColor"), "utf-8")
         plt.close(figure)
     return found
 
@@ -41,23 +63,22 @@ def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, Path]:
 def losses(runs: Sequence[Run]) -> Figure:
     """All losses over one another, first widest, and below them how far each is from the first."""
     shape: dict[str, Any] = {"height_ratios": (3, 1)} if len(runs) > 1 else {}
+    rows = 2 if len(runs) > 1 else 1
     figure, axes = plt.subplots(
-        2 if len(runs) > 1 else 1, sharex=True, figsize=(10, 6), squeeze=False, gridspec_kw=shape
+        rows, sharex=True, figsize=(WIDE, 2.4 + 1.8 * rows), squeeze=False, gridspec_kw=shape
     )
     top = axes[0][0]
     for number, run in enumerate(runs):
-        place = len(runs) - 1 - number
+        place = (len(runs) - 1 - number) / max(1, len(runs) - 1)
         top.plot(
             [step["step"] for step in run.steps], [step["loss"] for step in run.steps],
-            color=_color(number), linewidth=1.4 + 3.2 * place, alpha=0.45 if place else 1.0,
+            color=_color(number), linewidth=1.4 + 5 * place, alpha=0.45 if place else 1.0,
             label=_label(run), solid_capstyle="round",
         )  # fmt: skip
         if run.evals:
             top.plot(*zip(*((e["step"], e["eval_loss"]) for e in run.evals), strict=True), "D",
-                     color=_color(number), markersize=4 + 2.5 * place, alpha=0.7)  # fmt: skip
+                     color=_color(number), markersize=4 + 4 * place, alpha=0.7)  # fmt: skip
         _resumes(top, run, _color(number))
-    said = verdict(runs).replace(" (", "\n(").replace("; ", "\n")
-    top.set_title(said, loc="left", fontsize=12, fontweight="bold")
     _finish(top, "loss (nats per token)")
     if len(runs) > 1:
         _differences(axes[1][0], runs)
@@ -75,7 +96,7 @@ def _resumes(axis: Axes, run: Run, color: str) -> None:
                 text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost;\n"
                 text += f" resumed from step {after.steps[0] - 1} on {after.gpus}"
             axis.text(after.steps[0] - 0.5, 0.97, text, transform=axis.get_xaxis_transform(),
-                      fontsize=8, color=color, va="top")  # fmt: skip
+                      fontsize=9, color=color, va="top")  # fmt: skip
 
 
 def _differences(axis: Axes, runs: Sequence[Run]) -> None:
@@ -85,10 +106,10 @@ def _differences(axis: Axes, runs: Sequence[Run]) -> None:
                  if base.get(s["step"])]  # fmt: skip
         axis.plot([step for step, _ in pairs], [max(size, FLOOR) for _, size in pairs], ".-",
                   color=_color(number), linewidth=1, markersize=4)  # fmt: skip
-    limit = max(TOLERANCE.get(run.precision, 1e-6) for run in runs)
-    axis.axhline(limit, color="#b8336a", linestyle="--", linewidth=1)
+    limit = limit_of(runs)
+    axis.axhline(limit, color=LOST, linestyle="--", linewidth=1)
     axis.text(0.995, limit, f"promised {limit:.0e} ", transform=axis.get_yaxis_transform(),
-              ha="right", va="bottom", fontsize=8, color="#b8336a")  # fmt: skip
+              ha="right", va="bottom", fontsize=9, color=LOST)  # fmt: skip
     axis.set_yscale("log")
     axis.set_ylim(FLOOR / 2, max(limit, axis.get_ylim()[1]) * 8)
     _finish(axis, f"relative difference\nto {runs[0].name}", legend=False)
@@ -97,22 +118,54 @@ def _differences(axis: Axes, runs: Sequence[Run]) -> None:
 def speed(runs: Sequence[Run]) -> Figure:
     """Real tokens per second of every step, and model FLOP utilisation where it is known."""
     known = any(step.get("mfu") is not None for run in runs for step in run.steps)
-    figure, axes = plt.subplots(1, 2 if known else 1, figsize=(10, 3.6), squeeze=False)
+    rows = 2 if known else 1
+    figure, axes = plt.subplots(rows, figsize=(WIDE, 0.6 + 2.6 * rows), squeeze=False, sharex=True)
     for axis, key, name in zip(
-        axes[0], ("tokens_per_s", "mfu"), ("real tokens per second", "MFU (%)"), strict=False
+        axes[:, 0], ("tokens_per_s", "mfu"), ("real tokens per second", "MFU (%)"), strict=False
     ):
         for number, run in enumerate(runs):
             scale = 100 if key == "mfu" else 1
             points = [(s["step"], s[key] * scale) for s in run.steps if s.get(key) is not None]
-            axis.plot(*zip(*points, strict=True), color=_color(number), label=_label(run),
-                      linewidth=1.2)  # fmt: skip
-            usual = run.usual(key)
-            if usual is not None:
-                axis.axhline(usual * scale, color=_color(number), linestyle="--", linewidth=0.8)
+            if not points:
+                continue
+            steps, values = zip(*points, strict=True)
+            axis.plot(steps, values, color=_color(number), linewidth=0.7, alpha=0.35)
+            axis.plot(steps, smoothed(values), color=_color(number), label=_label(run),
+                      linewidth=2)  # fmt: skip
         axis.set_ylim(bottom=0)
-        axis.set_xlabel("optimizer step  (dashed: median)")
-        _finish(axis, name)
-    figure.tight_layout()
+        _finish(axis, name, legend=axis is axes[0][0])
+    axes[-1][0].set_xlabel("optimizer step  (thin: each step; thick: median of its neighbours)")
+    return figure
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the median around each value, over a fifteenth of all but five at least."""
+    half = max(2, len(values) // 30)
+    return [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def speed_up(runs: Sequence[Run]) -> Figure:
+    """How many times as fast more ranks are, of every curve that was run on several counts."""
+    found = speeds(runs)
+    figure, axis = plt.subplots(figsize=(WIDE, 3.6))
+    if not found:
+        axis.remove()
+        return figure
+    for number, group in enumerate(found):
+        best = {one.gpus: one.times for one in reversed(group)}  # of each count first in the group
+        axis.plot(sorted(best), [best[n] for n in sorted(best)], color=_color(number),
+                  label=f"measured, over {ranks(group[0].gpus)}")  # fmt: skip
+        axis.plot([one.gpus for one in group], [one.times for one in group], "o",
+                  color=_color(number))  # fmt: skip
+        ends = [group[0], group[-1]]
+        axis.plot([one.gpus for one in ends], [one.ideal for one in ends], "--",
+                  color=_color(number), alpha=0.6, label="ideal")  # fmt: skip
+        for one in group:
+            axis.annotate(f"{one.times:.2f}", (one.gpus, one.times), (5, -12),
+                          textcoords="offset points", fontsize=9)  # fmt: skip
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("ranks")
+    _finish(axis, "times as fast")
     return figure
 
 
@@ -127,13 +180,13 @@ def memory(runs: Sequence[Run]) -> Figure:
 def step_time(runs: Sequence[Run]) -> Figure:
     """Seconds of one step: predicted part by part, and measured."""
     parts = [run.predicted("time") for run in runs]
-    measured = [run.usual("seconds") or 0.0 for run in runs]
+    measured = [time_of(run).measured for run in runs]
     return _bars(runs, parts, TIME, measured, 1.0, "seconds per step")
 
 
 def history(runs: Sequence[Run]) -> Figure:
     """What happened when: a row for each run, a bar for each start, a cross where one was lost."""
-    figure, axis = plt.subplots(figsize=(10, 1.3 + 0.75 * len(runs)))
+    figure, axis = plt.subplots(figsize=(WIDE, 1.2 + 0.7 * len(runs)))
     for row, run in enumerate(runs):
         zero = min((start.began for start in run.starts), default=run.steps[0]["time"])
         for start, late in zip_longest(run.starts, run.starts[1:]):
@@ -144,9 +197,9 @@ def history(runs: Sequence[Run]) -> Figure:
                       edgecolor="white")  # fmt: skip
             steps = f"steps {start.steps[0]}–{start.steps[1]}" if start.steps else "no step"
             axis.text(begin + width / 2, row + 0.36, f"{ranks(start.gpus)}, {steps}", ha="center",
-                      va="center", fontsize=8, color="#222222")  # fmt: skip
+                      va="center", fontsize=9)  # fmt: skip
             if late is not None:
-                mark = ("|", "#222222") if run.lossless(late) else ("x", "#b8336a")
+                mark = ("|", INK) if run.lossless(late) else ("x", LOST)
                 axis.plot(end, row, mark[0], color=mark[1], markersize=10, markeredgewidth=2.5)
             elif run.done:
                 axis.plot(end, row, "o", color="#2a8f5c", markersize=8)
@@ -161,6 +214,7 @@ def history(runs: Sequence[Run]) -> Figure:
 FIGURES: Mapping[str, tuple[str, Draw]] = {
     "losses": ("Loss", losses),
     "history": ("GPU counts, faults and resumes", history),
+    "speed-up": ("Speed-up", speed_up),
     "speed": ("Throughput", speed),
     "memory": ("Memory, predicted and measured", memory),
     "time": ("Time of a step, predicted and measured", step_time),
@@ -176,7 +230,7 @@ def _bars(
     label: str,
 ) -> Figure:
     """Two bars a run: the prediction, stacked, and the measurement."""
-    figure, axis = plt.subplots(figsize=(10, 1.2 + 0.9 * len(runs)))
+    figure, axis = plt.subplots(figsize=(WIDE, 1.3 + 0.8 * len(runs)))
     for row, (values, found) in enumerate(zip(parts, measured, strict=True)):
         left = 0.0
         for number, name in enumerate(names):
@@ -184,16 +238,16 @@ def _bars(
             axis.barh(row - 0.19, width, left=left, height=0.34, color=PARTS[number],
                       label=name if row == 0 else None)  # fmt: skip
             left += width
-        axis.text(left, row - 0.19, f" {left:.3g}", va="center", fontsize=8)
+        axis.text(left, row - 0.19, f" {left:.3g}", va="center", fontsize=9)
         width = found / unit
         axis.barh(row + 0.19, width, height=0.34, color="#2a8f5c",
                   label="measured" if row == 0 else None)  # fmt: skip
-        axis.text(width, row + 0.19, f" {width:.3g}", va="center", fontsize=8)
+        axis.text(width, row + 0.19, f" {width:.3g}", va="center", fontsize=9)
     axis.set_yticks(range(len(runs)), [_label(run) for run in runs])
     axis.invert_yaxis()
     axis.set_xlabel(label)
     axis.margins(x=0.08)
-    axis.legend(fontsize=8, ncols=4, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    axis.legend(fontsize=9, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -208,6 +262,7 @@ def _color(number: int) -> str:
 
 def _finish(axis: Axes, label: str, *, legend: bool = True) -> None:
     axis.set_ylabel(label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     if legend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,21 +11,35 @@ from markupsafe import Markup
 Table = Sequence[Mapping[str, str]]
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 1060px;
-       margin: 2em auto; padding: 0 1em }
+:root { color-scheme: light dark; --ink: #1d2733; --faint: #5c6b73; --line: #dde3e9;
+        --good: #eef7f2; --bad: #fbeef3 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #dbe2ea; --faint: #97a5b1; --line: #33404c; --good: #17301f; --bad: #3a1826 }
+  body { background: #12181e } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1060px;
+       margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere }
 h1 { font-size: 1.5em; margin-bottom: .2em } h2 { font-size: 1.1em; margin: 2em 0 .4em }
-.verdict { font-size: 1.15em; padding: .6em .9em; border-left: 6px solid #2a8f5c;
-           background: #eef7f2 }
-.verdict.bad { border-color: #b8336a; background: #fbeef3 }
-img { max-width: 100%; display: block } .scroll { overflow-x: auto }
+.verdict { font-size: 1.1em; padding: .6em .9em; border-left: 6px solid #2a8f5c;
+           background: var(--good) }
+.verdict.bad { border-color: #b8336a; background: var(--bad) }
+.verdict.plain { border-color: var(--faint); background: none }
+.verdict p { margin: .3em 0 }
+svg { display: block; width: 100%; max-width: 600px; height: auto }
+svg text { font-family: system-ui, sans-serif !important }
+.scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em }
-th, td { padding: .3em .8em; text-align: left; border-bottom: 1px solid #dde3e9 }
-td.number, th.number { text-align: right } th { color: #5c6b73; font-weight: 600 }
-footer { color: #5c6b73; margin-top: 2.5em; font-size: .85em }
+th, td { padding: .3em .8em .3em 0; text-align: left; border-bottom: 1px solid var(--line);
+         vertical-align: top; overflow-wrap: normal }
+td.long { min-width: 16em; overflow-wrap: anywhere }
+td.number, th.number { text-align: right } th { color: var(--faint); font-weight: 600 }
+footer { color: var(--faint); margin-top: 2.5em; font-size: .85em }
 """
 
 # Columns of words, set to the left; all others hold numbers.
-WORDS = {"run", "against", "what", "more", "state", "unit", "precision", "samples, rates, tokens"}
+LONG = {"what was run", "more", "why", "set otherwise", "planned for"}
+BELOW = {"why", "set otherwise", "planned for"}  # a terminal shows these in lines of their own
+WORDS = LONG | {"", "of", "run", "against", "what", "state", "unit", "precision",
+                "samples, rates, tokens"}  # fmt: skip
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -34,7 +47,9 @@ PAGE = """<!DOCTYPE html>
 <title>{{ title }}</title><style>{{ style }}</style></head>
 <body>
 <h1>{{ title }}</h1>
-<p class="verdict{{ '' if good else ' bad' }}">{{ verdict }}</p>
+<div class="verdict {{ tone }}">
+{% for sentence in verdict %}<p>{{ sentence }}.</p>{% endfor %}
+</div>
 {% for heading, content in tables.items() %}{% if content %}
 <h2>{{ heading }}</h2>
 <div class="scroll"><table>
@@ -54,9 +69,9 @@ PAGE = """<!DOCTYPE html>
 
 def render_page(
     title: str,
-    verdict: str,
+    verdict: Sequence[str],
     *,
-    good: bool,
+    tone: str,
     tables: Mapping[str, Table],
     pictures: Mapping[str, Path],
     footer: str,
@@ -64,20 +79,22 @@ def render_page(
     """Return the page; every cell, name and sentence is escaped.
 
     Args:
-        good: whether the verdict is shown as good news.
+        verdict: its sentences.
+        tone: how the verdict is shown: `good`, `bad`, or `plain` news.
         tables: heading -> rows, all with the keys of the first.
-        pictures: heading -> PNG file.
+        pictures: heading -> SVG file, put into the page as it is.
     """
 
     def picture(heading: str) -> Markup:
-        data = base64.b64encode(pictures[heading].read_bytes()).decode()
-        return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(heading, data)
+        # Drawn by matplotlib, which escapes what it writes; the prologue is a file's only.
+        drawn = pictures[heading].read_text(encoding="utf-8")
+        return Markup(drawn[drawn.index("<svg") :])
 
     def kind(name: str) -> Markup:
-        return Markup("" if name in WORDS else " class=number")
+        return Markup(" class=long" if name in LONG else "" if name in WORDS else " class=number")
 
     template = Environment(autoescape=True).from_string(PAGE)
     return template.render(
-        title=title, verdict=verdict, good=good, tables=tables, pictures=pictures,
+        title=title, verdict=verdict, tone=tone, tables=tables, pictures=pictures,
         picture=picture, kind=kind, footer=footer, style=Markup(STYLE),
     )  # fmt: skip

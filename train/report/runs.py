@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,7 @@ class Start:
     """One start of a run; times are seconds since the epoch, `steps` first and last."""
 
     number: int
+    folder: Path
     began: float
     ended: float
     gpus: int
@@ -55,7 +56,8 @@ class Event:
 class Run:
     """One run folder; `steps`, `evals` and `restarts` are lines of metrics.jsonl, in order.
 
-    `notice` says which of its lines do not count; empty: all do.
+    `notice` says which of its lines do not count; empty: all do. `config` and `arguments` are the
+    last start's; `parameters` of the model, None where its folder does not tell.
     """
 
     name: str
@@ -68,12 +70,21 @@ class Run:
     events: tuple[Event, ...]
     done: bool
     notice: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    parameters: int | None = None
 
     @property
     def gpus(self) -> tuple[int, ...]:
         """The GPU counts in the order in which they were used, repetitions left out."""
         counts = [int(step["world_size"]) for step in self.steps]
         return tuple(n for i, n in enumerate(counts) if i == 0 or counts[i - 1] != n)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its last start ran on CPU ranks."""
+        devices = self.starts[-1].devices if self.starts else ()
+        return any(device.partition(": ")[2].lower().startswith("cpu") for device in devices)
 
     def lossless(self, start: Start) -> bool:
         """Whether a start is known to have repeated no step of those before."""
@@ -132,13 +143,12 @@ def read_run(path: Path, name: str) -> Run:
         )
     starts = _starts(path / "attempts", [float(step["time"]) for step in metrics.steps])
     configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
-    model: Mapping[str, Any] = next(
-        (config["model"] for config in configs[::-1] if "model" in config), {}
-    )
+    config = next((config for config in configs[::-1] if "model" in config), {})
+    told = _json(starts[-1].folder / "environment.json") if starts else {}
     return Run(
         name=name,
         path=path,
-        precision=str(model.get("precision", "fp32")),
+        precision=str(config.get("model", {}).get("precision", "fp32")),
         steps=metrics.steps,
         evals=metrics.evals,
         restarts=metrics.restarts,
@@ -146,6 +156,9 @@ def read_run(path: Path, name: str) -> Run:
         starts=starts,
         events=tuple(_events(path / "launch.log")),
         done=(path / "DONE").exists(),
+        config=config,
+        arguments=tuple(map(str, told.get("arguments", ()))),
+        parameters=told.get("parameters"),
     )
 
 
@@ -161,31 +174,30 @@ def compare(base: Run, other: Run) -> Difference | None:
     return Difference(len(pairs), relative, int(step), min(apart, default=None))
 
 
-def verdict(runs: Sequence[Run]) -> str:
-    """Say in one sentence whether the runs' losses are one curve; in others what was not read."""
-    return ". ".join([_comparison(runs), *(f"{r.name}: {r.notice}" for r in runs if r.notice)])
+def curves(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs in groups that are one curve each: all are, with the first of their group."""
+    found: list[list[Run]] = []
+    for run in runs:
+        home = next((group for group in found if _alike(group[0], run)), None)
+        if home is None:
+            found.append([run])
+        else:
+            home.append(run)
+    return found
 
 
-def _comparison(runs: Sequence[Run]) -> str:
-    if len(runs) < 2:
-        return f"{runs[0].name}: {ranks(*runs[0].gpus)}, {len(runs[0].steps)} steps"
-    found = [(run, compare(runs[0], run)) for run in runs[1:]]
-    for run, difference in found:
-        if difference is None:
-            return f"{run.name} has no step in common with {runs[0].name}"
-        if difference.apart is not None:
-            return (
-                f"different runs: {run.name} differs from {runs[0].name} in samples, learning rate "
-                f"or token counts from step {difference.apart}"
-            )
-    run, worst = max(found, key=lambda pair: pair[1].relative if pair[1] else 0.0)
-    assert worst is not None
-    limit = max(TOLERANCE.get(run.precision, 1e-6) for run in runs)
-    counts = ", ".join(ranks(*run.gpus) for run in runs)
-    said = f"largest difference {worst.relative:.1e}, in step {worst.step} of {run.name}"
-    if worst.relative <= limit:
-        return f"One curve: {counts} give the same losses ({said})"
-    return f"Not one curve: {said}, more than the {limit:.0e} promised"
+def _alike(base: Run, run: Run) -> bool:
+    difference = compare(base, run)
+    return (
+        difference is not None
+        and difference.apart is None
+        and difference.relative <= limit_of((base, run))
+    )
+
+
+def limit_of(runs: Sequence[Run]) -> float:
+    """Return the largest relative difference of losses that is promised for runs' precisions."""
+    return max(TOLERANCE.get(run.precision, 1e-6) for run in runs)
 
 
 def ranks(*counts: int) -> str:
@@ -216,6 +228,7 @@ def _start(folder: Path, began: float, following: float, times: Sequence[float])
     written = [*times, log.stat().st_mtime] if log.exists() else times
     return Start(
         number=int(folder.name),
+        folder=folder,
         began=began,
         ended=max((t for t in written if began <= t < following), default=began),
         gpus=sum(map(int, filter(None, degrees.get("replicas", "").split("+"))))

@@ -9,7 +9,9 @@ from typing import Any
 from train.checkpoint.folder import survey
 from train.errors import ConfigError
 from train.output.metrics import PHASES
-from train.report.page import WORDS, Table
+from train.report.against_plan import Against, Speed, memory_of, speeds, time_of
+from train.report.facts import differences, what_was_run
+from train.report.page import BELOW, WORDS, Table
 from train.report.runs import Run, compare, ranks
 from train.text import GIB, align, format_bytes
 
@@ -17,8 +19,10 @@ from train.text import GIB, align, format_bytes
 def tables(runs: Sequence[Run]) -> dict[str, Table]:
     """Return the report's tables by heading."""
     return {
+        "What was run": what_was_run(runs),
         "Runs": [_summary(run) for run in runs],
         "Loss": [_against(runs[0], run) for run in runs[1:]],
+        "Speed-up": [_speed(one) for group in speeds(runs) for one in group],
         "GPU counts, faults and resumes": [row for run in runs for row in _history(run)],
         "Memory, predicted and measured": [_memory(run) for run in runs],
         "Time of a step, predicted and measured": [_time(run) for run in runs],
@@ -52,6 +56,7 @@ def _against(base: Run, run: Run) -> dict[str, str]:
         "largest relative difference": f"{found.relative:.2e}" if found else "–",
         "in step": str(found.step) if found else "–",
         "samples, rates, tokens": _same(found.apart) if found else "–",
+        "set otherwise": ", ".join(differences(base, run)) or "nothing",
     }
 
 
@@ -88,18 +93,40 @@ def _pause(line: Mapping[str, Any]) -> str:
     return f"before step {line['step'] + 1}: {parts}"
 
 
+def _speed(one: Speed) -> dict[str, str]:
+    return {
+        "run": one.run,
+        "ranks": str(one.gpus),
+        "tokens/s": f"{one.tokens_per_s:,.0f}",
+        "times as fast": f"{one.times:.2f}",
+        "ideal": f"{one.ideal:.2f}",
+        "of the ideal": f"{one.times / one.ideal:.0%}",
+        "slow/fast steps": f"{one.spread:.2f}",
+    }
+
+
 def _memory(run: Run) -> dict[str, str]:
-    parts = run.predicted("memory")
-    measured = max(step["peak_bytes"] for step in run.steps)
-    unit, name = (GIB, "GiB") if measured >= GIB else (GIB / 1024, "MiB")
-    shown = {"run": run.name} | {key: f"{value / unit:.1f}" for key, value in parts.items()}
-    return shown | {"measured": f"{measured / unit:.1f}", "unit": f"{name} per device"}
+    found = memory_of(run)
+    unit, name = (GIB, "GiB") if found.measured >= GIB else (GIB / 1024, "MiB")
+    return _row(run, found, run.predicted("memory"), unit, f"{name} per device", ".1f")
 
 
 def _time(run: Run) -> dict[str, str]:
-    parts = run.predicted("time")
-    shown = {"run": run.name} | {name: f"{value:.3f}" for name, value in parts.items()}
-    return shown | {"measured": f"{run.usual('seconds') or 0:.3f}", "unit": "seconds per step"}
+    return _row(run, time_of(run), run.predicted("time"), 1.0, "seconds per step", ".3f")
+
+
+def _row(
+    run: Run, found: Against, parts: Mapping[str, float], unit: float, name: str, form: str
+) -> dict[str, str]:
+    shown = {"run": run.name, "unit": name}
+    shown |= {"planned": f"{found.predicted / unit:{form}}" if found.ratio else "–"}
+    shown |= {"measured": f"{found.measured / unit:{form}}"}
+    shown |= {"": f"{found.ratio - 1:+.0%}" if found.ratio else "–", "why": found.why}
+    if not found.ratio:
+        return shown
+    kept = (f"{key} {value / unit:{form}}" for key, value in parts.items()
+            if key != "total" and value)  # fmt: skip
+    return shown | {"planned for": ", ".join(kept)}
 
 
 def checkpoints(path: Path) -> Table:
@@ -127,5 +154,10 @@ def as_text(tables: dict[str, Table]) -> str:
 
 
 def _aligned(rows: Table) -> str:
-    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("  " + line for line in align(cells, [name in WORDS for name in rows[0]]))
+    heads = [name for name in rows[0] if name not in BELOW]
+    cells = [heads, *([row[name] for name in heads] for row in rows)]
+    lines = align(cells, [name in WORDS for name in heads])
+    found = [lines[0]]
+    for line, row in zip(lines[1:], rows, strict=True):
+        found += [line, *(f"    {name}: {row[name]}" for name in row if name in BELOW)]
+    return "\n".join("  " + line for line in found)

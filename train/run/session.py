@@ -135,7 +135,8 @@ def open_outputs(
         folder.note("config.json", asdict(inputs.config))
         folder.note("plan.json", planned.chosen.to_json())
         folder.note("ds_config.json", planned.zero)
-        folder.note("environment.json", environment(env, devices))
+        told = environment(env, devices) | {"parameters": inputs.shape.parameters}
+        folder.note("environment.json", told)
         console.say(f"The run folder is {path}")
     return Outputs(console, folder, opened or NoTracker(), path)
 
