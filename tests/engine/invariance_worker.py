@@ -41,26 +41,28 @@ PINS = "--pin micro_tokens=600 offload=none "
 # Ten million elements: what sums of squares lose to rounding shows in the norm, and so in clipping.
 LARGE = "--model-name-or-path {beside}/large --batch-size 7 --block-size 48 --loss-on all "
 LARGE += "--max-grad-norm 0.5 --lr 1e-3"
+SHORT = "--max-steps 8"  # of those that are about one thing more than the ranks and the stage
 VARIANTS = {
     **{f"zero{z}": f"recompute=none zero={z}" for z in range(4)},
-    "even": "recompute=none zero=3 --batch-size 24",
-    "few": "recompute=none zero=3 --batch-size 5",
-    "recompute": "recompute=full zero=3",
-    "selective": "recompute=selective zero=2",
-    "padded": "recompute=none zero=2",
+    "short": f"recompute=none zero=0 {SHORT}",
+    "even": f"recompute=none zero=3 --batch-size 24 {SHORT}",
+    "few": f"recompute=none zero=3 --batch-size 5 {SHORT}",
+    "recompute": f"recompute=full zero=3 {SHORT}",
+    "selective": f"recompute=selective zero=2 {SHORT}",
+    "padded": f"recompute=none zero=2 {SHORT}",
     # DeepSpeed makes the groups of such copies once in a process: one variant for each start.
-    "shared2-hpz": "recompute=full zero=3 sp=2 hpz=2 --batch-size 5",
-    "seed": "recompute=none zero=0 --seed 8",
+    "shared2-hpz": f"recompute=full zero=3 sp=2 hpz=2 --batch-size 5 {SHORT}",
+    "seed": f"recompute=none zero=0 --seed 8 {SHORT}",
     **{
-        f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3"
+        f"lora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3 {SHORT}"
         for z in range(4)
     },
     **{
         f"qlora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3 "
-        "--quantize nf4"
+        f"--quantize nf4 {SHORT}"
         for z in range(3)
     },
-    **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16" for z in (1, 2, 3)},
+    **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16 {SHORT}" for z in (1, 2, 3)},
     **{
         f"batch{b}-sp{k}-zero{z}": f"recompute=none zero={z} sp={k} --batch-size {b}"
         for b in (1, 2, 13, 31)
@@ -78,7 +80,7 @@ VARIANTS = {
     # Ranks that are taken to be 1, 2, 3 … times as fast as the first.
     "batch13-speeds-zero1": "recompute=none zero=1 --batch-size 13",
     **{
-        f"shared{k}-{name}": f"{words.replace('zero', f'sp={k} zero')} --batch-size 5"
+        f"shared{k}-{name}": f"{words.replace('zero', f'sp={k} zero')} --batch-size 5 {SHORT}"
         for k in range(1, 5)
         for name, words in {
             "full": "recompute=full zero=3",

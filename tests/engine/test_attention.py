@@ -47,6 +47,19 @@ def test_packed_attention_is_dense_attention_with_a_block_diagonal_mask(heads, w
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_device_is_not_waited_for_where_the_boundaries_are_known_on_the_host(softcap):
+    query, key, value = inputs(4, 2)
+    unread = torch.empty(len(LENGTHS) + 1, dtype=torch.int32, device="meta")  # cannot be read
+    segments = (0, *torch.tensor(LENGTHS).cumsum(0).tolist())
+    found, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, cu_seq_lens_q=unread, max_length_q=20,
+        segments=segments, scaling=0.3, softcap=softcap,
+    )  # fmt: skip
+    wanted = dense(query, key, value, 0.3, None, softcap)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("knows_groups", [True, False])
 @pytest.mark.parametrize("window", [None, 5])
 def test_on_a_gpu_torchs_variable_length_attention_is_called_with_these_shapes(

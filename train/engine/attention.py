@@ -2,17 +2,17 @@
 
 One function is registered with transformers under `NAME` and chosen once, when the model is made.
 It receives the segment boundaries as `cu_seq_lens_q` (int32, on the device) and `max_length_q`
-(host), the names that transformers' own variable-length kernels use, and handles grouped-query
-heads and sliding windows. On CUDA it calls torch's variable-length attention; elsewhere, and for
-soft-capped scores, it walks over the samples, so that blocks between samples cost nothing. Where
-the ranks of a replica share the row, a segment is a stretch of a sample, and its keys are those of
-the sample up to the stretch's end: causal from the bottom right.
+(host), the names that transformers' own variable-length kernels use, and on the host as `segments`.
+It handles grouped-query heads and sliding windows. On CUDA it calls torch's variable-length
+attention; elsewhere, and for soft-capped scores, it walks over the samples, so that blocks between
+samples cost nothing. Where the ranks of a replica share the row, a segment is a stretch of a
+sample, and its keys are those of the sample up to the stretch's end: causal from the bottom right.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -45,6 +45,7 @@ def packed_attention(
     *,
     cu_seq_lens_q: torch.Tensor,
     max_length_q: int,
+    segments: tuple[int, ...] = (),
     shared_row: SharedRow | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -58,6 +59,7 @@ def packed_attention(
         query: (1, query heads, T, head dimension); key and value: (1, key heads, T, …).
         cu_seq_lens_q: segment boundaries, (segments + 1,), first 0, last T.
         max_length_q: length of the longest segment, tokens.
+        segments: the boundaries on the host; without them some devices are waited for.
         shared_row: where the row is shared, what fetches the keys that other ranks hold.
         sliding_window: a token sees itself and this many minus one before it; None: all.
 
@@ -66,7 +68,7 @@ def packed_attention(
     """
     longest = shared_row.longest if shared_row else max_length_q
     window = sliding_window if sliding_window and sliding_window < longest else None
-    keys = Keys(key, value, cu_seq_lens_q, max_length_q)
+    keys = Keys(key, value, cu_seq_lens_q, max_length_q, segments)
     if shared_row:
         keys = shared_row.keys(key, value, window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -74,7 +76,7 @@ def packed_attention(
         return _varlen(query, keys, cu_seq_lens_q, max_length_q, scale, window), None
     parts = [
         _segment(*rows, scale=scale, window=window, softcap=softcap)
-        for rows in _split(query, keys, cu_seq_lens_q.tolist())
+        for rows in _split(query, keys, segments or cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
@@ -86,10 +88,10 @@ def _fits_kernel(query: torch.Tensor) -> bool:
 
 
 def _split(
-    query: torch.Tensor, keys: Keys, bounds: list[int]
+    query: torch.Tensor, keys: Keys, bounds: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    segments = zip(pairwise(bounds), pairwise(keys.bounds.tolist()), strict=True)
-    for (first, last), (begin, end) in segments:
+    seen = keys.segments or keys.bounds.tolist()
+    for (first, last), (begin, end) in zip(pairwise(bounds), pairwise(seen), strict=True):
         yield query[:, :, first:last], keys.key[:, :, begin:end], keys.value[:, :, begin:end]
 
 

@@ -39,6 +39,7 @@ def packed_inputs(
         "position_ids": positions[None],
         "cu_seq_lens_q": bounds.to(device, non_blocking=True),
         "max_length_q": max(micro.lengths),
+        "segments": tuple(bounds.tolist()),
     }
     if replica is not None and micro.division:
         arguments["shared_row"] = SharedRow(replica, micro.division, device)

@@ -35,13 +35,15 @@ class Replica:
 class Keys:
     """Keys and values (1, heads, K, dimension) of all stretches, one after the other.
 
-    `bounds`: where each stretch's begin, int32 (stretches + 1,); `longest`: tokens of the longest.
+    `bounds`: where each stretch's begin, int32 (stretches + 1,); `longest`: tokens of the longest;
+    `segments`: the bounds on the host, where they are known there.
     """
 
     key: torch.Tensor
     value: torch.Tensor
     bounds: torch.Tensor
     longest: int
+    segments: tuple[int, ...] = ()
 
 
 class SharedRow:
@@ -70,7 +72,7 @@ class SharedRow:
             both = torch.cat([key, value], dim=-1).squeeze(0).transpose(0, 1)
             found = _Exchange.apply(both, self._replica, via).transpose(0, 1)[None]
             key, value = found.split(widths, dim=-1)
-        return Keys(key, value, via.bounds, via.longest)
+        return Keys(key, value, via.bounds, via.longest, via.segments)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class _Route:
     keys: torch.Tensor
     bounds: torch.Tensor
     longest: int
+    segments: tuple[int, ...]
     trivial: bool
 
     @staticmethod
@@ -96,6 +99,7 @@ class _Route:
             _on(device, found.keys),
             _on(device, bounds),
             int(np.diff(bounds).max()),
+            tuple(bounds.tolist()),
             quiet and bool((found.keys == np.arange(len(found.keys))).all()),
         )
 
