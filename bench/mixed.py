@@ -124,6 +124,7 @@ def _train(given: argparse.Namespace, task: dict[str, str], group: Group, rank: 
     from bench.rig import join, rig
     from train.data.feed import AHEAD
     from train.planning.balance import EVERY, is_weighed
+    from train.planning.shares import Share
     from train.run.balancing import loads
 
     gang = join()
@@ -135,7 +136,8 @@ def _train(given: argparse.Namespace, task: dict[str, str], group: Group, rank: 
     words += "--pin zero=1 recompute=none offload=none micro_tokens=2048"
     run = rig(gang, words.split())
     cases = {name: Case(run) for name in CASES}
-    told = loads(run.planned.plan, cases["told"].placement.capacity, SPEEDS)
+    capacity = cases["told"].placement.capacity
+    told = loads(run.planned.plan, capacity, [Share(capacity, speed) for speed in SPEEDS])
     cases["told"].placement = replace(cases["told"].placement, loads=told)
     said = ""
     for step in range(steps):

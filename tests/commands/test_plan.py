@@ -135,6 +135,28 @@ def test_a_hostfile_gives_hosts_and_hardware_and_the_command_line_wins(tmp_path,
         command(["--hostfile", str(path), "--num-gpus", "9"])
 
 
+def test_hosts_of_different_gpus_are_planned_with_the_share_of_each(tmp_path, capsys):
+    lines = ("#: gpu=H100-SXM nic=8x400Gb", "n1 slots=8", "#: gpu=A100-SXM-40GB", "n2 slots=8")
+    (tmp_path / "mixed").write_text("\n".join(lines))
+    words = ["--hostfile", str(tmp_path / "mixed"), "--batch-size", "128"]
+    assert command(words) == 0
+    printed = capsys.readouterr().out
+    assert "8 x H100-SXM (79 GiB) + 8 x A100-SXM-40GB (39 GiB) on 2 hosts" in printed
+    assert "8 replicas on A100-SXM-40GB: " in printed
+    assert command([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fast, slow = found["shares"][0], found["shares"][-1]
+    assert slow["speed"] == 1 < fast["speed"] and fast["capacity"] > slow["capacity"]
+    slower = tmp_path / "slower"
+    slower.write_text("\n".join((*lines, "")).replace("H100-SXM", "A100-SXM-40GB"))
+    assert command(["--hostfile", str(slower), "--batch-size", "128", "--json"]) == 0
+    alike = json.loads(capsys.readouterr().out)
+    assert "shares" not in alike
+    assert found["chosen"]["time"]["total"] < 0.8 * alike["chosen"]["time"]["total"]
+    assert command([*words, "--gpu", "H100-SXM", "--json"]) == 0
+    assert "shares" not in json.loads(capsys.readouterr().out)
+
+
 def test_a_hub_name_is_planned_by_its_config_alone(tmp_path, monkeypatch, capsys):
     from huggingface_hub import constants
 

@@ -6,7 +6,7 @@ import pytest
 
 from train.commands import switch
 from train.errors import HostfileError
-from train.hosts import flavor
+from train.hosts import flavor, hostfile
 from train.paths import shipped
 
 
@@ -32,6 +32,12 @@ def test_the_menu_shows_gpus_memory_and_the_current_flavor(folder: Path) -> None
     assert shown[0].split() == ["1)", "1node", "4", "x", "GPU"]
     assert shown[1].split() == ["2)", "8node", "32", "x", "A100-SXM-80GB", "2560", "GB", "*"]
     assert "broken:1:" in shown[2]
+
+
+def test_a_flavor_of_different_gpus_names_all_of_them() -> None:
+    lines = "#: gpu=A100-SXM-80GB\na slots=4\nb slots=4\nc slots=2 #: gpu=A100-SXM-40GB\n"
+    told = ("8 x A100-SXM-80GB + 2 x A100-SXM-40GB", "720 GB")
+    assert flavor.describe(hostfile.parse(lines)) == told
 
 
 def test_a_number_is_read_until_one_is_valid_and_remembered(

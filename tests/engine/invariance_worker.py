@@ -30,6 +30,7 @@ from train.output.console import Console
 from train.output.trackers import NoTracker
 from train.planning import balance
 from train.planning.balance import Pace
+from train.planning.shares import Share
 from train.run import inputs, session
 from train.run.planning import choose_plan
 from train.run.resume import Resumed
@@ -116,9 +117,8 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     source, samples = inputs.open_data(source, out / "cache", quiet)
     planned = choose_plan(source, samples, gang, quiet)
     if "speeds" in variant:
-        speeds = tuple(float(rank + 1) for rank in range(gang.world.size))
-        cluster = dataclasses.replace(planned.cluster, speeds=speeds)
-        planned = dataclasses.replace(planned, cluster=cluster)
+        shares = tuple(Share(600 + 50 * rank, rank + 1.0) for rank in range(gang.world.size))
+        planned = dataclasses.replace(planned, shares=shares)
     engine = engines.start(
         gang,
         config,

@@ -35,6 +35,18 @@ def test_hosts_hardware_and_comments_are_read() -> None:
     assert (found.slots, found.path) == (12, "f")
 
 
+def test_hosts_may_differ_in_their_gpus() -> None:
+    text = "#: gpu=H100-SXM nic=200Gb\na slots=8\nb slots=8\n#: gpu=A100-SXM\nc slots=4\n"
+    found = parse(text + "d slots=1 #: gpu=L40S memory=40GB\n".replace(" memory=40GB", ""), "f")
+    assert [host.gpu for host in found.hosts] == ["H100-SXM", "H100-SXM", "A100-SXM", "L40S"]
+    assert dict(found.hardware) == {"nic": "200Gb"}
+    behind = parse("a slots=1 #: gpu=A memory=30GB\nb slots=1  #: gpu=A memory=40GB\n")
+    assert dict(behind.hardware) == {"gpu": "A"}
+    assert behind.hosts == (Host("a", 1, memory="30GB"), Host("b", 1, memory="40GB"))
+    assert dict(parse("a slots=1\n#: gpu=A\n").hardware) == {"gpu": "A"}
+    assert fill(found, 9).hosts == (Host("a", 8, "H100-SXM"), Host("b", 1, "H100-SXM"))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -59,6 +71,9 @@ def test_hosts_hardware_and_comments_are_read() -> None:
         ("", 1, "no host is named"),
         ("#: gpu A100\nnode1 slots=4", 1, "not a hardware fact"),
         ("#: gpu=A\n#: gpu=B\nnode1 slots=4", 2, "given twice"),
+        ("#: nic=1Gb\nnode1 slots=4\n#: nic=2Gb\nnode2 slots=4", 3, "given twice"),
+        ("node1 slots=4\n#: gpu=B\nnode2 slots=4", 1, "gpu= is said of other hosts, but not of"),
+        ("#: gpu=A\nnode1 slots=4 #: nic=2Gb", 2, "'nic' is of all hosts"),
     ],
 )
 def test_a_wrong_line_is_refused_with_its_number(text: str, line: int, words: str) -> None:

@@ -15,8 +15,11 @@ from train.errors import PlanError
 from train.planning import Pins, Plan, choose, log_lines, merge_pins, read_ds_config
 from train.planning.cluster import Device, cluster_of_devices
 from train.planning.explain import describe_speeds
+from train.planning.hardware import find_gpu
 from train.planning.lengths import busiest_tokens, lengths_of
+from train.planning.memory import footprint
 from train.planning.pins import read_pins
+from train.planning.shares import Share, describe_shares, shares_of
 
 
 def ragged(count: int, block: int = 4096) -> list[int]:
@@ -175,6 +178,38 @@ def test_gpus_of_different_speeds_are_weighed_and_told():
     pinned = Pins(zero=3, recompute="full", micro_tokens=1024, offload="none")
     times = [choose(replace(q, pins=pinned)).candidates[0].time.compute for q in (mixed, slower)]
     assert times[0] == pytest.approx(times[1] * 2 / cluster.power, rel=0.05)
+
+
+def test_each_replica_gets_work_for_its_speed_and_rows_for_its_memory():
+    fast, slow = find_gpu("H100-SXM"), find_gpu("A100-SXM-40GB")
+    mixed = request(hosts=2, per_host=2, batch_size=64)
+    mixed = replace(mixed, cluster=mixed.cluster.with_gpus([fast, fast, slow, slow]))
+    assert (mixed.cluster.gpu.name, mixed.cluster.gpu.memory) == (slow.name, slow.memory)
+    plan = Plan(zero=3, micro_tokens=2048, recompute="none", dp=4)
+    found = shares_of(mixed, plan)
+    assert found[0] == found[1] and found[2] == found[3] == Share(2048, 1.0)
+    assert found[0].speed == pytest.approx(mixed.cluster.speeds[0]) and found[0].speed > 1.5
+    # The further memory is what the longer rows take.
+    both = lengths_of(None, mixed.block_size)
+    peaks = [footprint(mixed, replace(plan, micro_tokens=tokens), both).gpu.total
+             for tokens in (2048, found[0].capacity)]  # fmt: skip
+    assert peaks[1] - peaks[0] == pytest.approx(0.95 * (fast.memory - slow.memory), rel=0.02)
+    pinned = replace(mixed, pins=Pins(micro_tokens=2048))
+    assert {share.capacity for share in shares_of(pinned, plan)} == {2048}
+    said = describe_shares(mixed, plan, found)
+    assert said[1] == f"2 replicas on A100-SXM-40GB: {50 / (1 + found[0].speed):.1f} % of the " \
+        "work each, micro-batches of at most 2048 tokens"  # fmt: skip
+    two = replace(plan, dp=2, sp=1, replicas="3+1")
+    assert shares_of(mixed, two) == (Share(3 * 2048, 3.0), Share(2048, 1.0))
+    assert shares_of(replace(mixed, cluster=mixed.cluster.all_of(fast)), plan) == ()
+
+
+def test_twice_the_hosts_are_twice_the_gpus_of_each_kind():
+    fast, slow = find_gpu("H100-SXM"), find_gpu("A100-SXM-40GB")
+    cluster = request(hosts=2, per_host=1).cluster.with_gpus([fast, slow])
+    double = cluster.times(2)
+    assert double.gpus == len(double.speeds) == len(double.each) == 4
+    assert double.power == 2 * cluster.power
 
 
 def test_a_gpu_that_is_not_known_is_given_no_weight():

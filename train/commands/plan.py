@@ -23,6 +23,7 @@ from train.planning.explain import explain
 from train.planning.offers import compared, compared_header, describe, offers, spent, told
 from train.planning.request import Choice
 from train.planning.search import choose
+from train.planning.shares import shares_of
 from train.text import fitted, terminal_width
 
 PATIENCE = 300.0  # seconds; measuring takes under 30, importing torch from a cold disk may add
@@ -163,6 +164,9 @@ def to_json(choice: Choice, seconds: float, question: Question | None = None) ->
         "rejected": dict(choice.rejected),
         "table": [candidate.to_json() for candidate in choice.candidates],
     }
+    if question is not None and choice.chosen is not None:
+        shares = shares_of(question.request, choice.chosen.plan)
+        found |= {"shares": [asdict(share) for share in shares]} if shares else {}
     if question is not None and question.training is not None:
         cluster, price = question.clusters[0]
         takes = spent(question.training, choice.chosen, cluster.gpus, price)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,33 +176,42 @@ def _offered(name: str, count: int, each: int, calibrations: Path) -> Cluster:
 
 
 def _cluster(given: argparse.Namespace, calibrations: Path) -> Cluster:
-    hosts, hardware = _hosts(given)
-    name = given.gpu or hardware.get("gpu")
-    if name is None:
-        raise PlanError("which GPU? give --gpu, or a line such as '#: gpu=A100-SXM-80GB'")
-    memory = _CPU_MEMORY if name == "cpu" else None
-    return cluster_of(hosts, hardware, calibrated(find_gpu(name, memory), calibrations))
+    found = _hosts(given)
+    hosts, hardware = [(host.name, host.slots) for host in found.hosts], found.hardware
+    clusters: list[Cluster] = []  # as if all hosts were as one of them is
+    for host in found.hosts:
+        name = given.gpu or host.gpu or hardware.get("gpu")
+        if name is None:
+            raise PlanError("which GPU? give --gpu, or a line such as '#: gpu=A100-SXM-80GB'")
+        own = {"memory": host.memory} if host.memory else {}
+        gpu = calibrated(find_gpu(name, _CPU_MEMORY if name == "cpu" else None), calibrations)
+        clusters.append(cluster_of(hosts, {**hardware, **own}, gpu))
+    gpus = [one.gpu for one, (_, slots) in zip(clusters, hosts, strict=True) for _ in range(slots)]
+    whole = clusters[0].with_gpus(gpus)
+    # What the slowest needs of its host and network stands for all, as its rates do.
+    return next(one for one in clusters if one.gpu.name == whole.gpu.name).with_gpus(gpus)
 
 
-def _hosts(given: argparse.Namespace) -> tuple[list[tuple[str, int]], Mapping[str, str]]:
-    """Return names and GPUs of the hosts to plan for, and the hostfile's words about them."""
+def _hosts(given: argparse.Namespace) -> hostfile.Hostfile:
+    """Return the hosts to plan for."""
     if given.hostfile is None:
         if given.num_gpus is None:
             raise PlanError("how many GPUs? give --num-gpus, or a --hostfile")
-        return [(f"node{i + 1}", given.num_gpus) for i in range(given.num_nodes or 1)], {}
+        names = (f"node{number + 1}" for number in range(given.num_nodes or 1))
+        return hostfile.Hostfile(tuple(hostfile.Host(name, given.num_gpus) for name in names))
     found = hostfile.read(given.hostfile)
-    hosts = [(host.name, host.slots) for host in found.hosts]
+    hosts = found.hosts
     if given.num_nodes is not None and given.num_nodes > len(hosts):
         raise PlanError(
             f"--num-nodes is {given.num_nodes}, but the hostfile has {len(hosts)} hosts"
         )
     hosts = hosts[: given.num_nodes]
-    if given.num_gpus is None:
-        return hosts, found.hardware
-    few = [name for name, slots in hosts if slots < given.num_gpus]
-    if few:
-        raise PlanError(
-            f"--num-gpus is {given.num_gpus}, but host '{few[0]}' has fewer slots: "
-            "lower it, or raise slots= in the hostfile"
-        )
-    return [(name, given.num_gpus) for name, _ in hosts], found.hardware
+    if given.num_gpus is not None:
+        few = [host.name for host in hosts if host.slots < given.num_gpus]
+        if few:
+            raise PlanError(
+                f"--num-gpus is {given.num_gpus}, but host '{few[0]}' has fewer slots: "
+                "lower it, or raise slots= in the hostfile"
+            )
+        hosts = tuple(replace(host, slots=given.num_gpus) for host in hosts)
+    return replace(found, hosts=hosts)

@@ -65,15 +65,28 @@ def choose(word: str, flavors: tuple[Flavor, ...]) -> Flavor:
 
 def describe(hostfile: Hostfile) -> tuple[str, str]:
     """Return `32 x A100-SXM-80GB` and `2560 GB`; without a `#:` line the memory is not known."""
-    name = hostfile.hardware.get("gpu", "GPU")
+    common = hostfile.hardware.get("gpu", "GPU")
+    kinds: dict[str, int] = {}
+    for host in hostfile.hosts:
+        kinds[host.gpu or common] = kinds.get(host.gpu or common, 0) + host.slots
+    names = " + ".join(f"{slots} x {name}" for name, slots in kinds.items())
     try:
-        hosts = [(host.name, host.slots) for host in hostfile.hosts]
-        gpu = cluster_of(hosts, hostfile.hardware, find_gpu(name)).gpu
+        sizes = [slots * _printed(hostfile, name) for name, slots in kinds.items()]
     except UserError:
-        return f"{hostfile.slots} x {name}", ""
+        return names, ""
+    return names, f"{sum(sizes)} GB"
+
+
+def _printed(hostfile: Hostfile, name: str) -> int:
+    """Return the GB of one GPU, as they are printed on its box if they are in its name.
+
+    Raises:
+        UserError: there is no such GPU, or the hostfile's words about it are wrong.
+    """
+    hosts = [(host.name, host.slots) for host in hostfile.hosts]
+    gpu = cluster_of(hosts, hostfile.hardware, find_gpu(name)).gpu
     printed = re.search(r"(\d+)GB", name)
-    size = int(printed[1]) if printed else math.ceil(gpu.memory / GIB)
-    return f"{hostfile.slots} x {name}", f"{hostfile.slots * size} GB"
+    return int(printed[1]) if printed else math.ceil(gpu.memory / GIB)
 
 
 def choice_file(env: Mapping[str, str], checkout: Path = ROOT) -> Path:
@@ -115,8 +128,8 @@ def remember(memory: Path, flavor: Flavor | None) -> None:
 def _flavor(path: Path) -> Flavor:
     try:
         found = read(path)
-        if found.hardware.get("gpu"):
-            find_gpu(found.hardware["gpu"])
+        for name in {found.hardware.get("gpu", ""), *(host.gpu for host in found.hosts)} - {""}:
+            find_gpu(name)
         return Flavor(path.name, path, found)
     except (HostfileError, PlanError) as error:
         return Flavor(path.name, path, None, str(error))

@@ -3,18 +3,19 @@
     # a comment
     #: gpu=A100-SXM-80GB nic=200Gb        hardware, for plans made off the cluster
     node1 slots=4
-    user@node2 slots=4
+    user@node2 slots=4                   #: gpu=H100-SXM      of this host alone
 
 Whatever this accepts, DeepSpeed's own reader (launcher/runner.py, `_parse_hostfile`) reads as the
 same hosts, slots and order; whatever that reader would take in another sense is refused, with the
-line's number. A name cannot be an option, a path or a shell word. A slot is a device as torch
+line's number. Where hosts differ, a `#: gpu=` line between them is of the hosts below it, until the
+next. A name cannot be an option, a path or a shell word. A slot is a device as torch
 counts them: an MI250 card is two.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,23 +23,30 @@ from types import MappingProxyType
 from train.errors import HostfileError
 
 _NAME = r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*"
-_HOST = re.compile(rf"({_NAME})[ \t]+slots=([0-9]+)(?:[ \t]+#.*)?")
+_HOST = re.compile(rf"({_NAME})[ \t]+slots=([0-9]+)(?:[ \t]+(#.*))?")
 _FACT = re.compile(r"([a-z][a-z0-9_]*)=(\S+)")
+# What hosts may differ in; all else is of the whole cluster.
+_OWN = ("gpu", "memory")
 _LONGEST_NAME = 253  # RFC 1035
 _MOST_SLOTS = 1024  # more devices than any host has: a typing mistake
 
 
 @dataclass(frozen=True)
 class Host:
-    """One host: its name (`user@` kept) and how many devices it lends."""
+    """One host: its name (`user@` kept) and how many devices it lends.
+
+    `gpu` and `memory` are what `#:` lines say of it, where hosts differ in them.
+    """
 
     name: str
     slots: int
+    gpu: str = ""
+    memory: str = ""
 
 
 @dataclass(frozen=True)
 class Hostfile:
-    """Hosts in rank order, the hardware that `#:` lines describe, and where this was read."""
+    """Hosts in rank order, the hardware that `#:` lines say of all, and where this was read."""
 
     hosts: tuple[Host, ...]
     hardware: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -78,15 +86,18 @@ def parse(text: str, path: str = "hostfile") -> Hostfile:
     """
     hosts: list[Host] = []
     hardware: dict[str, str] = {}
+    own: dict[str, str] = {}  # of the hosts that follow
     lines: dict[str, int] = {}
     # Newlines as `open(path).readlines()` finds them, which is how DeepSpeed reads the file.
     for number, raw in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         line = raw.strip(" \t")
         try:
             if line.startswith("#:"):
-                hardware |= _facts(line[2:], hardware)
+                facts = _facts(line[2:], hardware if hosts else hardware | own)
+                own |= {key: value for key, value in facts.items() if key in _OWN}
+                hardware |= {key: value for key, value in facts.items() if key not in _OWN}
             elif line and not line.startswith("#"):
-                host = _host(line)
+                host = _host(line, own)
                 key = host.name.rpartition("@")[2].lower()
                 if key in lines:
                     raise HostfileError(
@@ -99,7 +110,36 @@ def parse(text: str, path: str = "hostfile") -> Hostfile:
             raise HostfileError(f"{path}:{number}: {error}") from None
     if not hosts:
         raise HostfileError(f"{path}:1: no host is named: write a line such as 'node1 slots=4'")
+    for key in _OWN:
+        hosts, common = _shared(hosts, key, own.get(key, ""), list(lines.values()), path)
+        hardware |= {key: common} if common else {}
     return Hostfile(tuple(hosts), MappingProxyType(hardware), path)
+
+
+def _shared(
+    hosts: Sequence[Host], key: str, last: str, lines: Sequence[int], path: str
+) -> tuple[list[Host], str]:
+    """Take what is the same of all hosts from them; return them, and that.
+
+    A line that stands below all hosts is of all of them, as one above.
+
+    Raises:
+        HostfileError: it is said of some hosts only.
+    """
+    said = [getattr(host, key) for host in hosts]
+    if not any(said):
+        return list(hosts), last
+    if "" in said:
+        at = said.index("")
+        raise HostfileError(
+            f"{path}:{lines[at]}: {key}= is said of other hosts, but not of '{hosts[at].name}': "
+            f"write '#: {key}=…' above the first host, and above each that differs"
+        )
+    if len(set(said)) > 1:
+        return list(hosts), ""
+    if key == "gpu":
+        return [replace(host, gpu="") for host in hosts], said[0]
+    return [replace(host, memory="") for host in hosts], said[0]
 
 
 def fill(hostfile: Hostfile, n: int) -> Hostfile:
@@ -124,7 +164,8 @@ def fill(hostfile: Hostfile, n: int) -> Hostfile:
     return replace(hostfile, hosts=tuple(taken))
 
 
-def _host(line: str) -> Host:
+def _host(line: str, own: Mapping[str, str]) -> Host:
+    """Read a host's line; `own` is what was said of the hosts from here on."""
     match = _HOST.fullmatch(line)
     if match is None:
         raise HostfileError(_advice(line))
@@ -136,7 +177,15 @@ def _host(line: str) -> Host:
             f"'{name}' has slots={match[2][:12]}, which must lie in 1..{_MOST_SLOTS}: give the "
             "number of its GPUs, or leave the line out"
         )
-    return Host(name, slots)
+    facts = dict(own)
+    if (match[3] or "").startswith("#:"):
+        facts |= _facts(match[3][2:], {})
+    for key in facts:
+        if key not in _OWN:
+            raise HostfileError(
+                f"'{key}' is of all hosts: write '#: {key}={facts[key]}' in a line of its own"
+            )
+    return Host(name, slots, facts.get("gpu", ""), facts.get("memory", ""))
 
 
 def _advice(line: str) -> str:

@@ -101,7 +101,7 @@ def _adapted(request: PlanRequest) -> PlanRequest:
 def _more_gpus(request: PlanRequest) -> PlanRequest | None:
     cluster = request.cluster
     for factor in (2, 4, 8, 16, 32, 64):
-        more = replace(request, cluster=replace(cluster, sizes=cluster.sizes * factor))
+        more = replace(request, cluster=cluster.times(factor))
         if request.pins.dp is None and feasible(more):
             return more
     return None
@@ -125,7 +125,7 @@ def _flavors(request: PlanRequest) -> Iterator[PlanRequest]:
         larger,
         key=lambda g: (g.name.startswith("MI") != here, round(g.memory / GIB), order[g.name]),
     ):
-        yield replace(request, cluster=replace(cluster, gpu=gpu))
+        yield replace(request, cluster=cluster.all_of(gpu))
 
 
 def _shorter(request: PlanRequest) -> PlanRequest | None:
@@ -180,7 +180,7 @@ def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
             f"the batch of {request.batch_size} samples leaves {idle} of {cluster.gpus} GPUs "
             "without work: use fewer"
         )
-    double = choose(replace(request, cluster=replace(cluster, sizes=cluster.sizes * 2))).chosen
+    double = choose(replace(request, cluster=cluster.times(2))).chosen
     if double is None:
         return None
     gain = choice.chosen.time.total / double.time.total

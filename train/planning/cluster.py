@@ -20,8 +20,8 @@ DIFFER = 1.05
 class Cluster:
     """Hosts and what they hold: `sizes` GPUs each, `nic` and `host_memory` of one whole host.
 
-    `gpu` is the slowest, with the memory of the smallest; `speeds` are those of all GPUs against
-    it, where they differ.
+    `gpu` is the slowest, with the memory of the smallest. Where GPUs differ, `each` are all of
+    them, in the order of their ranks, and `speeds` what they are worth against the slowest.
     """
 
     gpu: Gpu
@@ -29,6 +29,7 @@ class Cluster:
     nic: float
     host_memory: float
     speeds: tuple[float, ...] = ()
+    each: tuple[Gpu, ...] = ()
 
     @property
     def gpus(self) -> int:
@@ -39,6 +40,30 @@ class Cluster:
     def power(self) -> float:
         """How many of the slowest GPU all together are worth."""
         return sum(self.speeds) or float(self.gpus)
+
+    def times(self, factor: int) -> Cluster:
+        """Return a cluster of so many times the hosts."""
+        return replace(
+            self, sizes=self.sizes * factor, speeds=self.speeds * factor, each=self.each * factor
+        )
+
+    def all_of(self, gpu: Gpu) -> Cluster:
+        """Return it with this GPU in all places."""
+        return replace(self, gpu=gpu, speeds=(), each=())
+
+    def with_gpus(self, gpus: Sequence[Gpu]) -> Cluster:
+        """Return it with these GPUs, one for each rank; what is not known has no weight."""
+        slowest, least = _slowest(gpus), min(gpu.memory for gpu in gpus)
+        speeds = tuple(gpu.achievable_flops / slowest.achievable_flops for gpu in gpus)
+        known = all(gpu.known or gpu.is_cpu for gpu in gpus)
+        weighed = known and max(speeds) > DIFFER
+        differ = weighed or max(gpu.memory for gpu in gpus) > DIFFER * least
+        return replace(
+            self,
+            gpu=replace(slowest, memory=least),
+            speeds=speeds if weighed else (),
+            each=tuple(gpus) if differ else (),
+        )
 
     @property
     def per_host(self) -> int:
@@ -68,24 +93,21 @@ class Device:
 def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:
     """Return what the planner knows of devices that were found, in the order of their ranks.
 
-    The smallest memory and the smallest host stand for all, and so does the slowest device but for
-    the speeds.
+    The smallest memory and the smallest host stand for all, and so does the slowest device, but for
+    what each replica gets.
 
     Args:
         calibrations: where the rates lie that were measured before, if any were.
     """
     hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
-    gpus = {device: _gpu_of(device, calibrations) for device in set(devices)}
-    slowest = min(gpus.values(), key=lambda gpu: (gpu.achievable_flops, gpu.memory, gpu.name))
-    least = min(gpu.memory for gpu in gpus.values())
-    found = cluster_of(hosts, {}, replace(slowest, memory=least))
-    speeds = tuple(gpus[d].achievable_flops / slowest.achievable_flops for d in devices)
-    known = all(gpu.known or gpu.is_cpu for gpu in gpus.values())
-    return replace(
-        found,
-        host_memory=float(min(device.host_memory for device in devices)),
-        speeds=speeds if known and max(speeds) > DIFFER else (),
-    )
+    kinds = {device: _gpu_of(device, calibrations) for device in set(devices)}
+    gpus = [kinds[device] for device in devices]
+    found = cluster_of(hosts, {}, _slowest(gpus)).with_gpus(gpus)
+    return replace(found, host_memory=float(min(device.host_memory for device in devices)))
+
+
+def _slowest(gpus: Sequence[Gpu]) -> Gpu:
+    return min(gpus, key=lambda gpu: (gpu.achievable_flops, gpu.memory, gpu.name))
 
 
 def _gpu_of(device: Device, calibrations: Path | None) -> Gpu:

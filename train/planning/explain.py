@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from train.planning.advice import pin_cost, scaling_warning, with_advice
-from train.planning.cluster import Device
+from train.planning.cluster import Cluster, Device
 from train.planning.plan import Plan
 from train.planning.request import Candidate, Choice, PlanRequest
+from train.planning.shares import describe_shares, shares_of
 from train.text import GIB, align, fitted
 
 SHOWN = 8
@@ -36,7 +37,9 @@ def explain(
         blocks.append(f"{text[0].upper()}{text[1:]}.")
         shown: Sequence[Candidate] = sorted(choice.candidates, key=lambda c: c.memory.total)
     else:
-        blocks.append("\n".join(log_lines(choice)))
+        plan = choice.chosen.plan
+        shares = describe_shares(request, plan, shares_of(request, plan))
+        blocks.append("\n".join((*log_lines(choice), *shares)))
         shown = choice.possible
     shown = choice.candidates if everything else _best_of_each(shown)[:SHOWN]
     table = _table(shown, choice.chosen, width)
@@ -69,9 +72,16 @@ def _header(request: PlanRequest) -> str:
     hosts = f"{len(cluster.sizes)} host" + ("s" if len(cluster.sizes) > 1 else "")
     return (
         f"{describe_model(request)}\n"
-        f"{cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / GIB:.0f} GiB) on {hosts}, "
+        f"{describe_gpus(cluster)} on {hosts}, "
         f"{request.batch_size} samples of up to {request.block_size} tokens a step"
     )
+
+
+def describe_gpus(cluster: Cluster) -> str:
+    """Return `8 x A100-SXM-80GB (79 GiB)`, and more of it where GPUs differ."""
+    kinds = Counter((gpu.name, gpu.memory) for gpu in cluster.each or [cluster.gpu] * cluster.gpus)
+    words = [f"{n} x {name} ({memory / GIB:.0f} GiB)" for (name, memory), n in kinds.items()]
+    return " + ".join(words)
 
 
 COLUMNS = (

@@ -83,6 +83,14 @@ class Plan:
         number = bisect_right(bounds, rank) - 1
         return number, tuple(range(bounds[number], bounds[number + 1]))
 
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The GPUs that work on each replica's rows, at any stage: the order is that of `Mesh`."""
+        found: list[list[int]] = [[] for _ in self.sizes]
+        for gpu in range(self.gpus):
+            found[self.replica(gpu // self.tp % self.ranks)[0]].append(gpu)
+        return tuple(tuple(gpus) for gpus in found)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, keys as in `--pin`."""
         return asdict(self)

@@ -9,26 +9,30 @@ from train.data.feed import Placement
 from train.data.pack import Load
 from train.planning.balance import Pace, corrected, of_replica
 from train.planning.plan import Plan
+from train.planning.shares import Share
 
 NAMED = 4  # slow ranks that are named at most
 
 
-def loads(plan: Plan, capacity: int, speeds: Sequence[float]) -> tuple[Load, ...]:
+def loads(plan: Plan, capacity: int, shares: Sequence[Share]) -> tuple[Load, ...]:
     """Return what each replica takes, where they differ: as many tokens a rank as the smallest.
-
-    The ranks of a replica have equal parts, so its slowest decides.
 
     Args:
         capacity: tokens of a micro-batch of the smallest replica.
-        speeds: of each rank of the job, in any unit; empty: all are alike.
+        shares: of each replica where GPUs differ; its capacity goes over that one.
     """
-    if not (plan.replicas or speeds):
+    if not (plan.replicas or shares):
         return ()
-    slowest = [min(speeds[rank] for rank in ranks) if speeds else 1.0 for ranks in _members(plan)]
+    alike = _alike(plan, capacity)
     return tuple(
-        Load(capacity * size // plan.sp, size * speed)
-        for size, speed in zip(plan.sizes, slowest, strict=True)
-    )
+        Load(max(load.capacity, share.capacity), share.speed)
+        for load, share in zip(alike, shares, strict=True)
+    ) if shares else alike  # fmt: skip
+
+
+def _alike(plan: Plan, capacity: int) -> tuple[Load, ...]:
+    """Return what the replicas take where all ranks are alike."""
+    return tuple(Load(capacity * size // plan.sp, float(size)) for size in plan.sizes)
 
 
 def rebalanced(plan: Plan, placement: Placement, paces: Sequence[Pace]) -> tuple[Placement, str]:
@@ -37,8 +41,8 @@ def rebalanced(plan: Plan, placement: Placement, paces: Sequence[Pace]) -> tuple
     Args:
         paces: of each rank of the job.
     """
-    members = _members(plan)
-    given = placement.loads or loads(plan, placement.capacity, [1.0] * plan.gpus)
+    members = plan.members
+    given = placement.loads or _alike(plan, placement.capacity)
     before = [load.speed / size for load, size in zip(given, plan.sizes, strict=True)]
     found = corrected(before, [of_replica([paces[rank] for rank in own]) for own in members])
     if list(found) == before:
@@ -49,14 +53,6 @@ def rebalanced(plan: Plan, placement: Placement, paces: Sequence[Pace]) -> tuple
     )
     slowest = [min(own, key=lambda rank: paces[rank].rate) for own in members]
     return replace(placement, loads=moved), _told(slowest, found)
-
-
-def _members(plan: Plan) -> list[list[int]]:
-    """Return the ranks of the job that work on each replica's rows, at any stage: see `Mesh`."""
-    found: list[list[int]] = [[] for _ in plan.sizes]
-    for rank in range(plan.gpus):
-        found[plan.replica(rank // plan.tp % plan.ranks)[0]].append(rank)
-    return found
 
 
 def _told(ranks: Sequence[int], speeds: Sequence[float]) -> str:

@@ -37,17 +37,22 @@ from train.planning.cluster import Device, cluster_of_devices, require_bf16
 from train.planning.explain import describe_speeds
 from train.planning.pins import hpz_left_out
 from train.planning.plan import Plan
+from train.planning.shares import Share, describe_shares, shares_of
 from train.run.inputs import RunInputs
 from train.text import GIB
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The candidate chosen, on which cluster, as DeepSpeed's dictionary; `made` since the epoch."""
+    """The candidate chosen, on which cluster, as DeepSpeed's dictionary; `made` since the epoch.
+
+    `shares`: of each replica, where GPUs differ.
+    """
 
     chosen: Candidate
     cluster: Cluster
     zero: Mapping[str, object]
+    shares: tuple[Share, ...] = ()
     made: float = field(default_factory=time.time)
 
     @property
@@ -80,14 +85,14 @@ def choose_plan(
     names = {device.name for device in devices}
     for line in (*describe_others(devices), *describe_speeds(devices, request.cluster.speeds)):
         console.say(line)
-    choice, lines = gang.from_main(lambda: _choose(inputs, request, names))
+    choice, shares, lines = gang.from_main(lambda: _choose(inputs, request, names))
     for line in lines:
         console.say(line)
     if choice.chosen is None:
         raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
     config = inputs.config
     zero = render(choice.chosen.plan, inputs.shape, config.model, config.optimizer, inputs.ds)
-    return PlannedRun(choice.chosen, request.cluster, zero)
+    return PlannedRun(choice.chosen, request.cluster, zero, shares)
 
 
 def describe_layout(nodes: Sequence[int]) -> str:
@@ -127,7 +132,7 @@ def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
 
 def _choose(
     inputs: RunInputs, request: PlanRequest, devices: Collection[str]
-) -> tuple[Choice, tuple[str, ...]]:
+) -> tuple[Choice, tuple[Share, ...], tuple[str, ...]]:
     config = inputs.config
     run_dir = config.output.run_dir
     if request.cluster.gpus > 1:
@@ -136,8 +141,10 @@ def _choose(
     learned = ""
     if limit is not None:
         memory = min(limit, request.cluster.gpu.memory)
-        gpu = replace(request.cluster.gpu, memory=memory)
-        request = replace(request, cluster=replace(request.cluster, gpu=gpu))
+        gpu, part = request.cluster.gpu, memory / request.cluster.gpu.memory
+        each = tuple(replace(one, memory=one.memory * part) for one in request.cluster.each)
+        cluster = replace(request.cluster, gpu=replace(gpu, memory=memory), each=each)
+        request = replace(request, cluster=cluster)
         learned = f"A plan of this run ran out of memory: planning below {memory / GIB:.2f} GiB"
     choice = with_advice(request, choose(request))
     notices = (
@@ -146,7 +153,9 @@ def _choose(
         pin_cost(request, choice),
         scaling_warning(request, choice),
     )
-    return choice, (*log_lines(choice), *(notice for notice in notices if notice))
+    shares = shares_of(request, choice.chosen.plan) if choice.chosen else ()
+    told = describe_shares(request, choice.chosen.plan, shares) if choice.chosen else ()
+    return choice, shares, (*log_lines(choice), *told, *(notice for notice in notices if notice))
 
 
 def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:

@@ -183,7 +183,7 @@ def training_job(
             padded=not engine.model.packed,
             rank=ranks.index(engine.gang.world.rank),
             ranks=len(ranks),
-            loads=loads(chosen, capacity, planned.cluster.speeds),
+            loads=loads(chosen, capacity, planned.shares),
         ),
         start=resumed.start,
         total=total_steps(inputs.config, data),
