@@ -73,6 +73,9 @@ def test_amds_driver_files_are_read(tmp_path: Path) -> None:
     assert usage.amd(tmp_path) == (
         usage.DeviceUsage("AMD Instinct MI250", 1000.0, 68702699520.0, 0.5, 90.0),
     )
+    # An MI300 tells what it draws now, and no average.
+    (card / "hwmon/hwmon4/power1_average").rename(card / "hwmon/hwmon4/power1_input")
+    assert usage.amd(tmp_path)[0].power == 90.0
 
 
 def test_a_host_without_a_gpu_shows_its_processors_and_its_jobs(tmp_path: Path) -> None:

@@ -34,6 +34,18 @@ def test_every_die_of_an_amd_card_is_a_device_and_a_cpu_node_is_none(tmp_path: P
     assert find(env, tmp_path) == Devices("amd", (1,), restricted=True)
 
 
+def test_amds_gpus_may_be_named_by_their_uuids(tmp_path: Path) -> None:
+    amd(tmp_path, [0, 440, 440])
+    for number in (1, 2):
+        path = tmp_path / f"sys/class/kfd/kfd/topology/nodes/{number}/properties"
+        path.write_text(f"simd_count 440\nunique_id {0xABC0 + number}\n")
+    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        env = {"PATH": "", name: "GPU-000000000000abc2"}
+        assert find(env, tmp_path) == Devices("amd", (1,), restricted=True)
+    with pytest.raises(ConfigError, match="or their UUIDs, but is 'GPU-f'"):
+        find({"PATH": "", "ROCR_VISIBLE_DEVICES": "GPU-f"}, tmp_path)
+
+
 def kernel_names(root: Path, versions: list[int]) -> Path:
     amd(root, [256] * len(versions))
     for number, version in enumerate(versions):

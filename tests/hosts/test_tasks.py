@@ -5,7 +5,7 @@ import pytest
 from train.config import World
 from train.errors import ConfigError
 from train.hosts import network
-from train.hosts.tasks import refuse_copies, variables
+from train.hosts.tasks import own_device, refuse_copies, variables
 
 SRUN = {
     "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
@@ -62,6 +62,13 @@ def test_a_process_that_is_alone_stays_alone(env: dict[str, str]) -> None:
 
 def test_a_launchers_own_variables_count_first() -> None:
     assert variables(SRUN | {"RANK": "0"}) == {}
+
+
+def test_a_task_that_sees_one_gpu_alone_has_that_one() -> None:
+    """As `srun --gpus-per-task=1` has it; a launcher's ranks share what is visible."""
+    assert own_device(SRUN, 3, 1) == own_device(MPI, 1, 1) == 0
+    assert own_device(SRUN, 3, 4) == own_device({}, 3, 4) == 3
+    assert own_device({}, 1, 1) is None and own_device(SRUN, 3, 2) is None
 
 
 def test_several_copies_of_the_launcher_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from train.config import World
 from train.errors import ConfigError
+from train.hosts import tasks
 from train.hosts.probe import gpus_here
 from train.planning.cluster import Device
 from train.planning.memory import CONTEXT
@@ -38,20 +39,25 @@ def choose_device(world: World, env: MutableMapping[str, str]) -> torch.device:
         if error or found:
             raise ConfigError(error or f"torch cannot start any of the {found} GPUs here: {HINT}")
         return torch.device("cpu")
-    if world.local_rank >= torch.cuda.device_count():
+    own_gpu = tasks.own_device(env, world.local_rank, torch.cuda.device_count())
+    if own_gpu is None:
         raise ConfigError(
             f"{world.local_size} ranks were started on a host with {torch.cuda.device_count()} "
             "GPUs: lower --num_gpus, or the host's slots in the hostfile"
         )
-    torch.cuda.set_device(world.local_rank)
-    properties = torch.cuda.get_device_properties(world.local_rank)
+    if own_gpu != world.local_rank:  # DeepSpeed takes the GPU of that number
+        env["LOCAL_RANK"] = str(own_gpu)
+        if "OMPI_COMM_WORLD_LOCAL_RANK" in env:
+            env["OMPI_COMM_WORLD_LOCAL_RANK"] = str(own_gpu)
+    torch.cuda.set_device(own_gpu)
+    properties = torch.cuda.get_device_properties(own_gpu)
     own, made = architecture(properties), torch.cuda.get_arch_list()
     if not has_kernels(own, made):
         raise ConfigError(
             f"torch {torch.__version__} has no kernels for the {properties.name} ({own}), only for "
             f"{', '.join(made)}: install a torch that is built for it (pytorch.org names the index)"
         )
-    return torch.device("cuda", world.local_rank)
+    return torch.device("cuda", own_gpu)
 
 
 def has_kernels(own: str, made: Sequence[str]) -> bool:

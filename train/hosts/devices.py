@@ -59,7 +59,7 @@ def find(env: Mapping[str, str], root: Path = Path("/")) -> Devices:
     if len(amd) == len(unfit):
         return Devices("cpu", unfit=unfit)
     names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-    seen = _visible("amd", ("",) * len(amd), env, names)
+    seen = _visible("amd", amd_uuids(root), env, names)
     fit = tuple(number for number in seen.ids if amd[number] not in unfit)
     return replace(seen, ids=fit, unfit=unfit)
 
@@ -139,14 +139,25 @@ def driver_version(root: Path = Path("/")) -> str:
 def find_amd(root: Path = Path("/")) -> tuple[str, ...]:
     """Return the architecture of every AMD GPU, in the kernel's order; empty where not known.
 
-    One node with compute units stands for each die. The kernel writes gfx942 as 90402.
+    The kernel writes gfx942 as 90402.
     """
+    return tuple(_gfx(text) for text in _amd_nodes(root))
+
+
+def amd_uuids(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return the UUID of every AMD GPU as ROCm's variables take it, empty where it is not known."""
+    numbers = (re.search(r"^unique_id ([1-9]\d*)", text, re.M) for text in _amd_nodes(root))
+    return tuple(f"GPU-{int(told[1]):016x}" if told else "" for told in numbers)
+
+
+def _amd_nodes(root: Path) -> list[str]:
+    """Return the properties of every die, in the kernel's order: of nodes with compute units."""
     if not (root / "dev/kfd").exists():
-        return ()
+        return []
     folder = root / "sys/class/kfd/kfd/topology/nodes"
     nodes = sorted(folder.glob("*/properties"), key=lambda path: int(path.parent.name))
     texts = [_text(node) for node in nodes]
-    return tuple(_gfx(text) for text in texts if re.search(r"^simd_count [1-9]", text, re.M))
+    return [text for text in texts if re.search(r"^simd_count [1-9]", text, re.M)]
 
 
 def _gfx(properties: str) -> str:

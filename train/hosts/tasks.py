@@ -64,6 +64,16 @@ def variables(env: Mapping[str, str]) -> dict[str, str]:
     }  # fmt: skip
 
 
+def own_device(env: Mapping[str, str], local_rank: int, visible: int) -> int | None:
+    """Return which of a process's visible GPUs is its own; None: there are fewer than processes.
+
+    `srun --gpus-per-task=1` leaves each process one, which is the first that it sees.
+    """
+    if local_rank < visible:
+        return local_rank
+    return 0 if visible == 1 and _starter(env) is not None else None
+
+
 def refuse_copies(env: Mapping[str, str]) -> None:
     """Refuse to be one of several launchers, each of which would start the whole job.
 

@@ -95,8 +95,10 @@ def amd(root: Path) -> tuple[DeviceUsage, ...]:
         card = total.parent
         name = _text(card / "product_name") or "AMD GPU"
         busy, power = _number(card / "gpu_busy_percent"), None
-        for sensor in sorted(card.glob("hwmon/hwmon*/power1_average")):
-            power = _number(sensor)
+        for sensor in ("power1_input", "power1_average"):  # not every card averages
+            for path in sorted(card.glob(f"hwmon/hwmon*/{sensor}")):
+                told = _number(path)
+                power = power if told is None else told
         found.append(
             DeviceUsage(
                 name,

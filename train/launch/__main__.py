@@ -12,7 +12,7 @@ from pathlib import Path
 
 from train.config import build_parser
 from train.errors import AnyrankError, ConfigError
-from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks
+from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks, versions
 from train.launch import arguments
 from train.launch import command as commands
 from train.launch.job import LaunchJob, by_srun
@@ -102,6 +102,15 @@ def _require_packages() -> None:
             f"{sys.executable} lacks {', '.join(missing)}: run '{sys.executable} -m pip install -e "
             f"{ROOT}', or leave this environment and let ./launch.sh make its own"
         )
+    old, new = versions.outside(_NEEDED, versions.requirements())
+    if old:
+        raise ConfigError(
+            f"{sys.executable} has {'; '.join(old)}, which is too old: run "
+            f"'{sys.executable} -m pip install -e {ROOT}', or leave this environment and let "
+            "./launch.sh make its own"
+        )
+    if new:
+        print(f"[launch] newer than anyrank was tested with: {'; '.join(new)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
