@@ -67,8 +67,11 @@ def test_the_explanation_names_the_plan_what_pins_cost_and_where_gpus_stop_helpi
     assert "The number of candidates is " in text
     assert "No PP, No TP, recomputation : full" in text
     assert "cost" in text and "of a step's time" in text
-    assert command(["--num-nodes", "8", *BASE, "--batch-size", "2", "--pin", "recompute=full"]) == 0
-    assert "No PP, No TP, SP : " in (text := capsys.readouterr().out)
+    few = ["--num-nodes", "8", *BASE, "--batch-size", "2", "--pin", "recompute=full"]
+    assert command([*few, "pp=1"]) == 0
+    assert "No PP, No TP, SP : " in capsys.readouterr().out
+    assert command(few) == 0
+    assert "PP : 8, No TP" in (text := capsys.readouterr().out)
     assert "GPUs without work: use fewer" in text
 
 

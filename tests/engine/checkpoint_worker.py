@@ -42,6 +42,7 @@ VARIANTS = {
     **{f"fp16-zero{z}": f"zero={z} offload=none --precision fp16" for z in (1, 2, 3)},
     **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
     **{f"sp2-zero{z}": f"zero={z} offload=none sp=2" for z in (1, 3)},
+    **{f"pp2-zero{z}": f"zero={z} offload=none pp=2" for z in (0, 1)},
     "offload-all": "zero=3 offload=all",
     "hpz": "zero=3 offload=none --ds-config tests/engine/hpz.json",
 }

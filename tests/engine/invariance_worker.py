@@ -43,6 +43,8 @@ PINS = "--pin micro_tokens=600 offload=none "
 LARGE = "--model-name-or-path {beside}/large --batch-size 7 --block-size 48 --loss-on all "
 LARGE += "--max-grad-norm 0.5 --lr 1e-3"
 SHORT = "--max-steps 8"  # of those that are about one thing more than the ranks and the stage
+# Four layers and a tied embedding, which the first and the last stage have both.
+DEEPER = "--model-name-or-path {beside}/deeper --max-steps 8"
 VARIANTS = {
     **{f"zero{z}": f"recompute=none zero={z}" for z in range(4)},
     "short": f"recompute=none zero=0 {SHORT}",
@@ -78,6 +80,19 @@ VARIANTS = {
     },
     # The last rank computes at half the speed, which is measured after 12 steps.
     "batch13-paces-zero3": "recompute=none zero=3 --batch-size 13",
+    **{
+        f"stages{b}-pp{pp}-{kind}": f"recompute={again} pp={pp} {words} --batch-size {b} {DEEPER}"
+        for b in (1, 3, 13)
+        for pp in (1, 2, 3, 4)
+        for kind, again, words in (
+            ("zero0", "none", "zero=0"),
+            ("zero1", "selective", "zero=1"),
+            ("sp2", "full", "zero=1 sp=2"),
+        )
+    },
+    "lora1-pp2": f"recompute=full zero=1 pp=2 --use-lora --lora-dropout 0.2 --lr 5e-3 {SHORT}",
+    "bf16-pp2": f"recompute=none zero=1 pp=2 --precision bf16 {SHORT}",
+    "large-pp2": f"recompute=none zero=1 pp=2 {LARGE}",
     # Ranks that are taken to be 1, 2, 3 … times as fast as the first.
     "batch13-speeds-zero1": "recompute=none zero=1 --batch-size 13",
     **{

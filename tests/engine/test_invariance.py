@@ -16,34 +16,39 @@ from tests.support.ranks import together
 WORKER = Path(__file__).with_name("invariance_worker.py")
 LAUNCHED = 2  # ranks that DeepSpeed's launcher starts; others are forked, which is quicker
 CORE = [f"zero{stage}" for stage in range(4)]
-ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared"))]
+ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared")) and "pp" not in name]
 # Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
     1: [*CORE, "short", "even", "few", "seed", "lora3", "qlora0", "bf16-zero3", "large0",
         *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
-        *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16"))],
+        *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16")),
+        *(f"stages{b}-pp1-zero0" for b in (1, 3, 13))],
     2: [*CORE, "even", "selective", "padded", "lora1", "qlora1", "bf16-zero2", "large1", "large2",
-        "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective"],
+        "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective", "lora1-pp2", "bf16-pp2"],
     3: [*CORE, "recompute", "lora2", "qlora2", "bf16-zero1", "large3",
         "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "batch13-paces-zero3",
-        "shared3-full"],
+        "shared3-full", "stages3-pp3-zero0"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
-        "batch2-1+2+1-zero1"],
+        "batch2-1+2+1-zero1", "stages1-pp4-zero1", "stages13-pp2-zero1", "stages13-pp2-sp2"],
     5: [*CORE, "batch31-3+2-zero3"],
     8: [*CORE, "few"],
 }  # fmt: skip
 
 
 def possible(ranks: int) -> list[str]:
-    """The variants whose replicas these ranks can make."""
-    return [
-        name for name, words in VARIANTS.items()
-        if name in ALONE or "speeds" in name or ("paces" in name and ranks == 3) or any(
-            (key == "sp" and ranks % int(value) == 0)
-            or (key == "replicas" and sum(map(int, value.split("+"))) == ranks)
-            for key, _, value in (word.partition("=") for word in words.split())
-        )
-    ]  # fmt: skip
+    """The variants whose replicas, or stages, these ranks can make."""
+    return [name for name in VARIANTS if fits(name, ranks)]
+
+
+def fits(name: str, ranks: int) -> bool:
+    keys = dict(word.split("=") for word in VARIANTS[name].split() if "=" in word)
+    parts = int(keys.get("pp", 1)) * int(keys.get("sp", 1))
+    if "replicas" in keys:
+        return sum(map(int, keys["replicas"].split("+"))) == ranks
+    if "paces" in name:
+        return ranks == 3
+    parted = {"pp", "sp"} & keys.keys() and ranks % parts == 0
+    return name in ALONE or "speeds" in name or bool(parted)
 
 
 EXHAUSTIVE = {ranks: possible(ranks) for ranks in (*range(1, 9), 12)}
@@ -61,6 +66,7 @@ def out(tmp_path_factory) -> Path:
 def runs(tiny, preset, ragged, out, request):
     """Steps by number of ranks and variant."""
     mistral(tiny.with_name("large"), preset.model, layers=2, **LARGE)
+    mistral(tiny.with_name("deeper"), preset.model, layers=4, tie_word_embeddings=True)
     cells = EXHAUSTIVE if request.config.getoption("--exhaustive") else RANKS
     for ranks, variants in cells.items():
         if ranks != LAUNCHED:
@@ -162,6 +168,20 @@ def test_invariance_where_work_is_moved_from_a_rank_that_is_slow_as_measured(run
     assert speeds[:2] == pytest.approx([2, 2], abs=0.6)
     assert said.startswith("As measured, rank 2 at 0.")
     assert difference(runs[1]["batch13-sp1-zero0"], runs[3]["batch13-paces-zero3"]) <= FP32
+
+
+def test_invariance_of_pipelines(runs, capsys):
+    cells = [(n, name) for n, name in found(runs, "stages") if "-pp1-" not in name]
+    table = {
+        (n, name): difference(runs[1][f"{name.split('-')[0]}-pp1-zero0"], runs[n][name])
+        for n, name in cells
+    }
+    with capsys.disabled():
+        print("\n\nthe same in stages, by batch")
+        for (n, name), value in table.items():
+            print(f"{n:>5}  {name:<18} {value:7.1e}")
+        print(f"largest: {max(table.values()):.1e} (promised: {FP32:.0e})")
+    assert max(table.values()) <= FP32
 
 
 def test_invariance_under_recomputation_and_padding(runs):

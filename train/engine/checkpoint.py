@@ -63,6 +63,10 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, "save")
         self._pending: Future[None] | None = None
         self._staging: torch.Tensor | None = None
+        buffers = buffers_of(engine).values()
+        kept = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+        elements = sum(prod(shape) for shape in zero.trained_shapes(engine).values())
+        self._bytes = 12 * elements + kept
         self._bounce: torch.Tensor | None = None
         staging = self._reserve()  # so that it fails now, not at the end, if it must
         on_gpu = engine.gang.device.type == "cuda"
@@ -111,9 +115,7 @@ class Saver:
 
     def bytes(self) -> int:
         """Return the size of a checkpoint, but for its index and headers (one part in 1000)."""
-        elements = sum(prod(zero.shape_of(p)) for _, p in zero.trained(self._engine))
-        buffers = buffers_of(self._engine).values()
-        return 12 * elements + sum(b.numel() * b.element_size() for b in buffers)
+        return self._bytes
 
     def _begin(self, step: int, run: Path, kinds: Sequence[str]) -> Path:
         assert self._attempt is not None
@@ -126,7 +128,7 @@ class Saver:
 
     def _stage_to_host(self, kinds: Sequence[str]) -> list[ShardData]:
         """Copy what this rank owns to the host, into memory that is kept for the next save."""
-        shards = zero.local_shards(self._engine)
+        shards = self._saved_shards()
         if self._touched is not None:
             self._touched.result()
         staging = self._reserve()
@@ -139,14 +141,19 @@ class Saver:
                 values[kind] = copy.numpy().view(np.uint8)
                 used += shard.length
             parts.append(ShardData(shard.name, shard.shape, "F32", shard.start, values))
-        return parts + (self._buffers() if self._engine.gang.world.is_main else [])
+        mesh = self._engine.mesh
+        return parts + (self._buffers() if mesh.data == mesh.tensor == 0 else [])
+
+    def _saved_shards(self) -> tuple[zero.LocalShard, ...]:
+        copied = zero.copies(self._engine)
+        return tuple(s for s in zero.local_shards(self._engine) if s.name not in copied)
 
     def _reserve(self) -> torch.Tensor:
         """Return host memory for what this rank owns; a GPU's leaves through pinned memory.
 
         All of it pinned would be twice as much at worst: torch rounds to a power of two.
         """
-        total = len(STATE) * sum(shard.length for shard in zero.local_shards(self._engine))
+        total = len(STATE) * sum(shard.length for shard in self._saved_shards())
         if self._staging is None or self._staging.numel() < total:
             self._staging = torch.empty((total,), dtype=torch.float32)
         if self._bounce is None and self._engine.gang.device.type == "cuda":
@@ -196,6 +203,8 @@ class Saver:
         tensors = {}
         for name, (shape, dtype, kinds) in sorted(known.items()):
             slices = tuple(written[name] for _, written, _ in found if name in written)
+            if kinds == ("value",):  # of each stage that has such a buffer
+                slices = slices[:1]
             tensors[name] = TensorMetadata(shape, dtype, kinds, slices)
         provenance = {
             "attempt": self._attempt.name if self._attempt else None,

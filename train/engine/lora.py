@@ -51,12 +51,21 @@ class HashDropout(torch.nn.Module):
 
 
 def attach(
-    model: PreTrainedModel, config: LoraConfig, seed: int, context: DropoutContext
+    model: PreTrainedModel,
+    config: LoraConfig,
+    seed: int,
+    context: DropoutContext,
+    whole: PreTrainedModel | None = None,
 ) -> torch.nn.Module:
     """Freeze the model and put adapters beside its linear layers, in the model's own type.
 
     The first values follow from the seed alone, so every rank and every world size starts alike.
+
+    Args:
+        whole: the model that `model` is a stage of, without weights; its adapters are drawn.
     """
+    if whole is not None:
+        return _attach_part(model, attach(whole, config, seed, context), config, seed, context)
     from peft import LoraConfig as PeftConfig  # a quarter of a second that other runs are spared
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
@@ -79,6 +88,35 @@ def attach(
             for key in layer.lora_dropout:
                 layer.lora_dropout[key] = HashDropout(config.dropout, seed, number, context)
     return module
+
+
+def _attach_part(
+    model: PreTrainedModel,
+    whole: torch.nn.Module,
+    config: LoraConfig,
+    seed: int,
+    context: DropoutContext,
+) -> torch.nn.Module:
+    """Attach adapters to a stage with the values, and the dropouts, that the whole model's have."""
+    module = attach(model, config, seed, context)
+    drawn, there = dict(whole.named_parameters()), dict(whole.named_modules())
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(drawn[name])
+    for name, part in module.named_modules():
+        if isinstance(part, HashDropout):
+            part.module = there[name].module
+    return module
+
+
+def weightless(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Give a model on `meta` weights of no memory on the CPU, in place: adapters fit beside."""
+    for part in model.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            nothing = torch.zeros((), dtype=dtype).expand(parameter.shape)
+            setattr(part, name, torch.nn.Parameter(nothing, requires_grad=False))
+    return model
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from train.data.model_folder import read_model_config
 from train.engine import attention, kernels, lora, quantize, weights
 from train.engine.attention_probe import kernel_works
 from train.engine.packing import can_pack
+from train.engine.stages import WHOLE, Stage, StagedModel, can_cut, class_of, mark_copies, tied
 from train.errors import ModelError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -33,7 +34,9 @@ class LoadedModel:
     """A model ready for `deepspeed.initialize`, and what the user should be told about it.
 
     `supports_logits_to_keep`: its forward can be asked for the logits of some tokens only.
-    `head`: returns the loss instead of the logits, in Liger's kernel.
+    `head`: returns the loss instead of the logits, in Liger's kernel. `module` holds what belongs
+    to `stage`, and runs through `runs`; `shared` are parameters of it that the first and the last
+    stage have both; `hidden` is the width and type of what stages send.
     """
 
     module: torch.nn.Module
@@ -42,6 +45,14 @@ class LoadedModel:
     dropout: lora.DropoutContext
     notices: tuple[str, ...]
     head: kernels.FusedHead | None = None
+    stage: Stage = WHOLE
+    shared: tuple[torch.nn.Parameter, ...] = ()
+    hidden: tuple[int, torch.dtype] = (0, torch.float32)
+
+    @property
+    def runs(self) -> torch.nn.Module:
+        """What DeepSpeed wraps."""
+        return self.module if self.stage == WHOLE else StagedModel(self.module, self.stage)
 
 
 def load(
@@ -54,8 +65,11 @@ def load(
     packed: bool = True,
     fused: bool = True,
     longest: int = 0,
+    stage: Stage = WHOLE,
 ) -> LoadedModel:
-    """Load the folder's model; under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
+    """Load the folder's model, or one stage of it.
+
+    Under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
 
     Args:
         folder: a Hugging Face folder with safetensors weights.
@@ -64,6 +78,7 @@ def load(
         packed: pack where the model's attention allows it; otherwise pad.
         fused: use Liger's kernels where they are installed and right.
         longest: tokens that a sample may have, for rotations that depend on it.
+        stage: of a pipeline; only its weights are read.
 
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
@@ -79,25 +94,38 @@ def load(
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
     notices += _settle_rotation(shape, folder, longest)
-    kernel = True
-    if packed and device.type == "cuda" and config.precision == "bf16":
-        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        kernel, said = kernel_works(device, width)
-        notices += said
-    implementation = attention.register(kernel=kernel) if packed else None
-    model = _from_pretrained(folder, shape, config, zero_config, implementation, device)
+    implementation, said = _attention(shape, config, device) if packed else (None, ())
+    notices += said
+    _check_ties(folder, blank)
+    kind: Any = AutoModelForCausalLM if stage == WHOLE else class_of(type(blank), stage)
+    model = _from_pretrained(folder, kind, shape, config, zero_config, implementation, device)
+    mark_copies(model, stage)
     quantize.keep_exact(model)
-    _check_ties(folder, model)
     weights.check_loaded(folder, model)
     supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
     if fused:
         head, said = kernels.fuse(model, device, supports_logits_to_keep=supports_logits_to_keep)
         notices += said
     module: torch.nn.Module = model
-    dropout = lora.DropoutContext()
+    dropout, dtype = lora.DropoutContext(), DTYPES[config.precision]
     if config.lora is not None:
-        module = lora.attach(model, config.lora, seed, dropout)
-    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, head)
+        whole = None if stage == WHOLE else lora.weightless(blank, dtype)
+        module = lora.attach(model, config.lora, seed, dropout, whole)
+    shared = tuple(tied(model)) if stage.is_first != stage.is_last else ()
+    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, head, stage,
+                       shared, (int(getattr(shape, "hidden_size", 0)), dtype))  # fmt: skip
+
+
+def _attention(
+    shape: PreTrainedConfig, config: ModelConfig, device: torch.device
+) -> tuple[str, tuple[str, ...]]:
+    """Return the name of the packed attention, and what is to be told of its kernel."""
+    kernel = True
+    said: tuple[str, ...] = ()
+    if device.type == "cuda" and config.precision == "bf16":
+        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        kernel, said = kernel_works(device, width)
+    return attention.register(kernel=kernel), said
 
 
 def recompute(module: Any, mode: str) -> None:
@@ -113,6 +141,15 @@ def recompute(module: Any, mode: str) -> None:
         enable(activation_checkpointing_kwargs=options)
     else:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def divisible(folder: Path, config: ModelConfig) -> bool:
+    """Whether a folder's model can be cut into pipeline stages: it must pack, too.
+
+    Raises:
+        ModelError: the folder's config.json is of no model known here.
+    """
+    return can_cut(_read_config(folder, config))
 
 
 def packable(folder: Path, config: ModelConfig) -> bool:
@@ -213,6 +250,7 @@ def _settle_rotation(shape: PreTrainedConfig, folder: Path, longest: int) -> tup
 
 def _from_pretrained(
     folder: Path,
+    kind: Any,
     shape: PreTrainedConfig,
     config: ModelConfig,
     zero_config: dict[str, Any],
@@ -228,7 +266,7 @@ def _from_pretrained(
     # transformers holds this object by a weak reference: it must live until the model is loaded.
     zero3 = HfDeepSpeedConfig(zero_config) if sharded else None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             folder,
             config=shape,
             dtype=dtype,

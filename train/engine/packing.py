@@ -34,7 +34,7 @@ def can_pack(config: PreTrainedConfig) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:
-            return _apart(_small_model(config))
+            return _apart(small_model(config))
         except Exception:  # a model that does not take the boundaries, or that cannot be made small
             return False
 
@@ -69,7 +69,8 @@ def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return small
 
 
-def _small_model(config: PreTrainedConfig) -> Any:
+def small_model(config: PreTrainedConfig) -> Any:
+    """Return a small model with random weights on the CPU, in fp32, none of them 0."""
     model: Any = AutoModelForCausalLM.from_config(
         small_config(config), attn_implementation="eager", dtype=torch.float32
     )

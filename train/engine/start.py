@@ -22,6 +22,7 @@ from train.engine.inputs import Inputs, packed_inputs, padded_inputs
 from train.engine.mesh import Mesh, join_mesh
 from train.engine.pace import Stopwatch
 from train.engine.scale import LossScale
+from train.engine.stages import Stage
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
 from train.locking import locked
@@ -58,14 +59,14 @@ def start(
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(
         folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
-        longest=config.data.block_size,
+        longest=config.data.block_size, stage=Stage(mesh.pipe, mesh.pp),
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
     deepspeed.utils.groups.mpu = mesh.mpu  # DeepSpeed would keep that of the engine before
     with _quiet():  # its memory reports, which no setting switches off
         wrapped, *_ = deepspeed.initialize(
-            model=loaded.module,
+            model=loaded.runs,
             optimizer=_optimizer(groups, config.optimizer.lr, plan),
             mpu=mesh.mpu,
             # Without ZeRO the step clips for itself, since DeepSpeed would not say the norm.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,11 +19,12 @@ from numpy.typing import NDArray
 from train.data.batch import MicroBatch, continued
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs
-from train.engine.loss import summed_cross_entropy
 from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
 from train.engine.pace import Stopwatch
+from train.engine.pipeline import Neighbours, Pass, forward_only, passes, sum_over_ends
 from train.engine.scale import LossScale
+from train.engine.work import Work
 from train.errors import NonFiniteError
 from train.planning.balance import Pace
 
@@ -105,13 +105,11 @@ class Engine:
         self, step: int, micros: Sequence[MicroBatch], loss_tokens: int, *, stop: bool
     ) -> tuple[StepResult, torch.Tensor]:
         """Return what was found, and each micro-batch's loss; applied if all of it is finite."""
-        sums = torch.zeros((len(micros),), dtype=torch.float64, device=self.gang.device)
-        scale = self.scale.value * self.mesh.ranks / loss_tokens
-        for number, micro in enumerate(micros):
-            self.deepspeed.set_gradient_accumulation_boundary(number == len(micros) - 1)
-            with self.stopwatch.watching(step) if self.stopwatch else nullcontext():
-                loss, sums[number] = self._forward(step, micro, scale)
-            self.deepspeed.backward(loss, scale_wrt_gas=False)
+        work = self._work(step, micros, self.scale.value * self.mesh.ranks / loss_tokens)
+        sums = work.sums
+        self._neighbours(micros).follow(passes(self.mesh.pipe, self.mesh.pp, len(micros)), work.act)
+        if self.mesh.pp > 1:
+            self._reduce()
         own = sums.sum() if self.mesh.speaks else sums.new_zeros(())
         totals = self.gang.sum(torch.stack([own, sums.new_tensor(float(stop))]))
         norm = self._update()
@@ -124,9 +122,11 @@ class Engine:
         sums = torch.zeros((2,), dtype=torch.float64, device=self.gang.device)
         with torch.no_grad():
             for micros in batches:
-                for micro in micros:
-                    _, total = self._forward(0, micro, 1.0)
-                    sums += torch.stack([total, total.new_tensor(float(micro.loss_tokens))])
+                work = self._work(0, micros, 1.0)
+                self._neighbours(micros).follow(forward_only(len(micros)), work.act)
+                if self.mesh.speaks:
+                    tokens = float(sum(micro.loss_tokens for micro in micros))
+                    sums += torch.stack([work.sums.sum(), sums.new_tensor(tokens)])
         # A forward without a backward leaves parameters of ZeRO-3 on their way.
         self.deepspeed.empty_partition_cache()
         self.gang.sum(sums)
@@ -135,11 +135,22 @@ class Engine:
     def next_token(self, tokens: NDArray[np.int64]) -> int:
         """Return the likeliest token after `tokens` (T,) on rank 0; every rank must ask."""
         self.deepspeed.eval()
+        micros = [continued(tokens)]
+        work = self._work(0, micros, 1.0)
+        found = torch.zeros((), dtype=torch.int64, device=self.gang.device)
+
+        def act(now: Pass, come: torch.Tensor | None) -> torch.Tensor | None:
+            if not self.mesh.is_last:
+                return work.act(now, come)
+            logits = work.logits(now, come)
+            if self.mesh.speaks and self.mesh.data == 0:
+                found.copy_(logits[-1].argmax())
+            return None
+
         with torch.no_grad():
-            inputs = self.inputs(continued(tokens), self.gang.device)
-            logits = self._logits(inputs)
+            self._neighbours(micros).follow(forward_only(1), act)
         self.deepspeed.empty_partition_cache()
-        return self.gang.from_main(lambda: int(logits[-1].argmax()))
+        return int(self.gang.sum(found))
 
     def agree(self, *, wish: bool) -> bool:
         """Whether any rank wishes so; every rank must ask."""
@@ -162,27 +173,29 @@ class Engine:
         device = self.gang.device
         return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
-    def _forward(
-        self, step: int, micro: MicroBatch, scale: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = self.inputs(micro, self.gang.device)
-        self.model.dropout.set_tokens(step, inputs.samples, inputs.positions)
-        if self.model.head is None:
-            return summed_cross_entropy(self._logits(inputs), inputs.targets, scale)
-        self.model.head.set_targets(inputs.targets, scale)
-        loss, total = self._output(inputs)
-        return loss, total
+    def _lay(self, micro: MicroBatch) -> Inputs:
+        return self.inputs(micro, self.gang.device)
 
-    def _logits(self, inputs: Inputs) -> torch.Tensor:
-        """Return the logits of the tokens that carry loss, (K, vocabulary)."""
-        logits: torch.Tensor = self._output(inputs)
-        flat = logits.reshape(-1, logits.shape[-1])
-        return flat if self.model.supports_logits_to_keep else flat[inputs.where]
+    def _work(self, step: int, micros: Sequence[MicroBatch], scale: float) -> Work:
+        device = self.gang.device
+        sums = torch.zeros((len(micros),), dtype=torch.float64, device=device)
+        watch = self.stopwatch if torch.is_grad_enabled() else None
+        return Work(
+            self.deepspeed, self.model, self.mesh, step, micros, self._lay, scale, sums, watch
+        )
 
-    def _output(self, inputs: Inputs) -> Any:
-        """Return what the model's head makes of the tokens that carry loss, or of all tokens."""
-        options = {"logits_to_keep": inputs.where} if self.model.supports_logits_to_keep else {}
-        return self.deepspeed(**inputs.arguments, **options, use_cache=False).logits
+    def _neighbours(self, micros: Sequence[MicroBatch]) -> Neighbours:
+        """Return the way to the stages beside this one, which send hidden states."""
+        width, dtype = self.model.hidden
+        shapes = [(1, len(micro.tokens), width) for micro in micros]
+        return Neighbours(self.mesh, dtype, self.gang.device, shapes)
+
+    def _reduce(self) -> None:
+        """Reduce the gradients of a stage once all of them are there, those of both ends first."""
+        shared = [p for p in self.model.shared if p.requires_grad]
+        sum_over_ends(self.mesh, [accumulated(parameter) for parameter in shared])
+        self.deepspeed.set_gradient_accumulation_boundary(True)
+        self.deepspeed.allreduce_gradients()
 
     def _update(self) -> float:
         """Clip and apply the update unless a gradient is not finite; return the gradient norm.
@@ -230,6 +243,15 @@ class Engine:
             f"step {step + 1} is not finite {where} (loss {found.loss:g}, gradient norm "
             f"{found.grad_norm:g}); the update was not applied: lower --lr, or look at the samples"
         )
+
+
+def accumulated(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the gradient that was added up so far, wherever DeepSpeed's optimizers keep it."""
+    for name in ("_hp_grad", "grad_accum"):
+        if (found := getattr(parameter, name, None)) is not None:
+            return torch.as_tensor(found)
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -40,6 +40,22 @@ def trained(engine: Engine) -> tuple[Named, ...]:
     return tuple((n, p) for n, p in engine.model.module.named_parameters() if p.requires_grad)
 
 
+def copies(engine: Engine) -> frozenset[str]:
+    """Return which of this rank's parameters are copies that the first stage saves."""
+    return frozenset(n for n, p in trained(engine) if getattr(p, "ds_pipe_replicated", False))
+
+
+def trained_shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    """Return the whole shapes of all trained parameters, those of other stages too.
+
+    Every rank of a pipeline must ask.
+    """
+    own = {name: shape_of(parameter) for name, parameter in trained(engine)}
+    if engine.mesh.pp == 1:
+        return own
+    return {name: shape for found in engine.gang.gather(own) for name, shape in found.items()}
+
+
 def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     """Return a parameter's whole shape, also where ZeRO-3 has partitioned it."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

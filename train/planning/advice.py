@@ -154,8 +154,8 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
     return (
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
-        f"micro_tokens={best.plan.micro_tokens} sp={best.plan.replicas or best.plan.sp} would be "
-        "chosen"
+        f"micro_tokens={best.plan.micro_tokens} sp={best.plan.replicas or best.plan.sp} "
+        f"pp={best.plan.pp} would be chosen"
     )
 
 
@@ -175,7 +175,7 @@ def scaling_warning(request: PlanRequest, choice: Choice) -> str | None:
         return None
     cluster, plan = request.cluster, choice.chosen.plan
     if request.batch_size < plan.dp:
-        idle = plan.gpus - sum(plan.sizes[: request.batch_size])
+        idle = plan.gpus - sum(plan.sizes[: request.batch_size]) * plan.tp * plan.pp
         return (
             f"the batch of {request.batch_size} samples leaves {idle} of {cluster.gpus} GPUs "
             "without work: use fewer"

@@ -244,8 +244,10 @@ def _boundaries(request: PlanRequest, plan: Plan, tokens: float, rates: Rates) -
         return 0.0
     cluster = request.cluster
     size = element_size(request) * tokens / plan.sp * request.shape.hidden
-    across = plan.gpus // plan.pp >= cluster.per_host
-    rate = cluster.nic * rates.nic_efficiency / cluster.per_host if across else cluster.gpu.link
+    # Where a host holds several stages, those at its edge send to other hosts, and all wait.
+    beside = min(cluster.per_host, plan.gpus // plan.pp)
+    across = len(cluster.sizes) > 1
+    rate = cluster.nic * rates.nic_efficiency / beside if across else cluster.gpu.link
     return 2 * (size / plan.tp / rate + rates.collective_latency + rates.ring_step_across)
 
 
@@ -269,7 +271,9 @@ def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rat
             once(shards, counts.trained, size),
         )
         rounds = micros if plan.zero == 2 else 1
-        hidden = rates.overlap * work * 2 / 3
+        # This project's pipelines reduce when all micro-batches have come back.
+        alone = plan.pp > 1 and request.implementation is None
+        hidden = 0.0 if alone else rates.overlap * work * 2 / 3
         return rounds * max(0.0, reduce - hidden) + (refresh if plan.zero else 0.0)
     near = copy_group(plan, cluster) if plan.hpz > 1 else shards  # where backward gathers
     gathers = sum(

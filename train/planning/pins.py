@@ -15,6 +15,7 @@ from train.planning.plan import (
     RECOMPUTE,
     require_fp32_sums,
     require_offload,
+    require_stages,
 )
 
 # To describe other people's runs: their kernels, and the type that they add gradients in.
@@ -26,7 +27,7 @@ DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"),
          "balance": BALANCE, **DIVIDED}  # fmt: skip
 COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp", "hpz")
-PREDICTED_ONLY = ("tp", "pp")
+PREDICTED_ONLY = ("tp",)
 LARGEST = 10**12
 
 
@@ -81,7 +82,8 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     """Return the pins of a run, the command line's over the file's.
 
     Raises:
-        PlanError: a value that no plan can have, ZeRO-0 in bf16, or a degree that is not run.
+        PlanError: a value that no plan can have, ZeRO-0 in bf16, a degree that is not run, or
+            stages with a ZeRO stage that they do not go with.
     """
     pins = read_pins({**ds.pins, **config.pins})
     if config.model.quantize and pins.zero == 3:
@@ -100,6 +102,7 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
             )
     if pins.zero is not None:
         require_fp32_sums(pins.zero, config.model.precision)
+    require_stages(pins.pp or 1, pins.zero, pins.offload)
     return pins
 
 

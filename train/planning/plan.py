@@ -6,7 +6,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from train.errors import PlanError
@@ -14,6 +14,8 @@ from train.errors import PlanError
 RECOMPUTE = ("none", "selective", "full")
 OFFLOAD = ("none", "optimizer", "all")
 BALANCE = ("on", "off")
+# The last ZeRO stage that goes with pipeline stages.
+STAGED_ZERO = 1
 # What each ZeRO stage can offload: without one the optimizer is whole on every rank.
 OFFLOADED_AT = (OFFLOAD[:1], OFFLOAD[:2], OFFLOAD[:2], OFFLOAD)
 
@@ -130,6 +132,30 @@ def require_hpz(hpz: int, zero: int, offload: str, ranks: int) -> None:
             f"hpz={hpz} is a second copy of ZeRO-3's weights on every {hpz} ranks: it needs "
             f"zero=3, weights that are not offloaded, and a divisor of the {ranks} ranks"
         )
+
+
+def require_stages(pp: int, zero: int | None, offload: str | None) -> None:
+    """Refuse what a pipeline does not go with: each micro-batch would reduce, or fetch, again.
+
+    Raises:
+        PlanError: a ZeRO stage above 1, or offload, is pinned with more than one pipeline stage.
+    """
+    if pp > 1 and ((zero or 0) > STAGED_ZERO or offload not in (None, "none")):
+        given = f"zero={zero}" if (zero or 0) > STAGED_ZERO else f"offload={offload}"
+        raise PlanError(
+            f"the pins pp={pp}, {given} contradict each other: pp goes with zero=0 or 1 and "
+            "offload=none; change the one that --pin gives, or --ds-config (auto.json pins nothing)"
+        )
+
+
+def stage_layers(layers: int, stages: int) -> tuple[range, ...]:
+    """Return which layers each stage of a pipeline has: the first ones have what is left over.
+
+    The last has the head besides.
+    """
+    sizes = (layers // stages + (stage < layers % stages) for stage in range(stages))
+    ends = list(accumulate(sizes, initial=0))
+    return tuple(range(first, last) for first, last in pairwise(ends))
 
 
 def sums_in_fp32(zero: int, precision: str) -> bool:

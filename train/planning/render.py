@@ -18,7 +18,8 @@ def render(
     """Return the dictionary for `deepspeed.initialize`.
 
     The triangle holds with one "sample" and one step of accumulation, because the loop says itself
-    where a step ends and scales the loss itself. What `ds` sets wins over what is computed here.
+    where a step ends and scales the loss itself. What `ds` sets wins over what is computed here,
+    but for `overlap_comm` with several stages: they reduce when all micro-batches have come back.
 
     Raises:
         PlanError: ZeRO-0 in bf16 or fp16.
@@ -39,7 +40,10 @@ def render(
         "zero_optimization": _zero(plan, shape),
         "wall_clock_breakdown": False,
     }
-    return _merged(made, ds.extra)
+    found = _merged(made, ds.extra)
+    if plan.pp > 1 and plan.zero:
+        found["zero_optimization"]["overlap_comm"] = False
+    return found
 
 
 def _zero(plan: Plan, shape: Shape) -> dict[str, Any]:

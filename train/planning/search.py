@@ -15,10 +15,12 @@ from train.planning.plan import (
     OFFLOAD,
     OFFLOADED_AT,
     RECOMPUTE,
+    STAGED_ZERO,
     Plan,
     read_sizes,
     require_fp32_sums,
     require_hpz,
+    require_stages,
     sums_in_fp32,
 )
 from train.planning.predict import predict
@@ -26,17 +28,23 @@ from train.planning.request import Candidate, Choice, PlanRequest
 
 # How much faster a step must be for more ranks to share a row: what a prediction may be off.
 GAIN = 1.05
+# Stages that are tried.
+PIPELINES = (2, 4, 8, 16)
 # Ranks to a row that are tried one by one inside hosts; beyond comes the whole host.
 LARGEST_PART = 16
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many there are, of how many ranks; `sizes` as in `Plan.replicas`, where they differ."""
+    """How many there are, of how many ranks; `sizes` as in `Plan.replicas`, where they differ.
+
+    Each is `pp` stages of so many ranks.
+    """
 
     count: int
     ranks: int = 1
     sizes: str = ""
+    pp: int = 1
 
     @staticmethod
     def of(sizes: Sequence[int]) -> Replicas:
@@ -62,6 +70,8 @@ def choose(request: PlanRequest) -> Choice:
         found += [predict(request, plan, lengths) for plan in legal(request, lengths, replicas)]
         if not _could_gain(request, lengths, found, replicas.count):
             break
+    for replicas in _pipelines(request):
+        found += [predict(request, plan, lengths) for plan in legal(request, lengths, replicas)]
     ranked = tuple(sorted(found, key=_rank))
     rejected = Counter(candidate.reason for candidate in ranked if not candidate.fits)
     return Choice(ranked, _best(ranked), None, dict(sorted(rejected.items())))
@@ -92,14 +102,15 @@ def _could_gain(
 def _best(ranked: Sequence[Candidate]) -> Candidate | None:
     """Return the first that fits; what else there is in a plan must gain clearly.
 
-    That is more ranks to a row, or a second copy of the weights.
+    That is more stages, more ranks to a row, or a second copy of the weights.
     """
     best: Candidate | None = None
-    kinds = {(-candidate.plan.dp, candidate.plan.hpz) for candidate in ranked}
-    for kind in sorted(kinds):
-        first = next((c for c in ranked if c.fits and (-c.plan.dp, c.plan.hpz) == kind), None)
-        if first is None:
-            continue
+    firsts: dict[tuple[int, int, int], Candidate] = {}
+    for candidate in ranked:
+        plan = candidate.plan
+        if candidate.fits:
+            firsts.setdefault((plan.pp, -plan.dp, plan.hpz), candidate)
+    for _, first in sorted(firsts.items(), key=lambda item: item[0]):
         gains = best is None or (
             OFFLOAD.index(first.plan.offload) < OFFLOAD.index(best.plan.offload)
             or (
@@ -124,16 +135,17 @@ def _rank(candidate: Candidate) -> tuple[bool, int, float, float, str]:
 def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterator[Plan]:
     """Yield every legal plan with these replicas that the pins allow."""
     pins = request.pins
-    tp, pp = pins.tp or 1, pins.pp or 1
-    dp = replicas.count
-    for zero in range(4):
-        if request.implementation is None and not sums_in_fp32(zero, request.precision):
+    tp, pp, dp = pins.tp or 1, replicas.pp, replicas.count
+    ours = request.implementation is None
+    for zero in range(STAGED_ZERO + 1 if ours and pp > 1 else 4):
+        if ours and not sums_in_fp32(zero, request.precision):
             continue
         if pins.zero not in (None, zero) or (zero == 3 and request.quantize):
             continue
         for offload in OFFLOADED_AT[zero]:
-            # A CPU rank's memory is the host's already.
-            if (pins.offload or ("none" if request.cluster.gpu.is_cpu else offload)) != offload:
+            # A CPU rank's memory is the host's already, and stages offload nothing.
+            here = request.cluster.gpu.is_cpu or (ours and pp > 1)
+            if (pins.offload or ("none" if here else offload)) != offload:
                 continue
             for recompute in RECOMPUTE:
                 if pins.recompute not in (None, recompute):
@@ -182,7 +194,7 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
             f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
             f"{f', or replicas={others}' if tp * pp == 1 and gpus <= LARGEST_PART else ''}"
         )
-    found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp),)
+    found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp, pp=pp),)
     if pins.replicas:
         found = (Replicas.of(_pinned_sizes(pins, gpus)),)
     elif not (pins.sp or tp * pp > 1 or request.implementation) and request.packable:
@@ -201,9 +213,55 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
         )
     if request.shape.heads % tp:
         raise PlanError(f"--pin tp={tp} does not divide the model's {request.shape.heads} heads")
-    if pp > request.shape.layers:
-        raise PlanError(f"--pin pp={pp} is more than the model's {request.shape.layers} layers")
+    _require_stages(request, pp)
     return found
+
+
+def _require_stages(request: PlanRequest, pp: int) -> None:
+    """Refuse a number of stages that the model cannot be cut into.
+
+    Raises:
+        PlanError: it says which there may be.
+    """
+    shape = request.shape
+    if pp > shape.layers:
+        raise PlanError(
+            f"--pin pp={pp} is more than the model's {shape.layers} layers: pin 1 to {shape.layers}"
+        )
+    if request.implementation is not None or pp == 1:
+        return
+    if not _can_be_cut(request):
+        why = "attention cannot be packed" if request.divisible else "parts cannot be told apart"
+        why = "base is packed in 4 bits" if request.quantize else why
+        raise PlanError(
+            f"--pin pp={pp} cuts the model into stages, but {shape.name}'s {why}: leave it out, "
+            "only pp=1 is possible"
+        )
+    require_stages(pp, request.pins.zero, request.pins.offload)
+
+
+def _pipelines(request: PlanRequest) -> Iterator[Replicas]:
+    """Yield the pipelines to try, of one rank to a row, where no pin says otherwise."""
+    pins, gpus = request.pins, request.cluster.gpus
+    fixed = {"tp", "pp", "sp", "replicas", "hpz"} & pins.words().keys() - _ones(pins)
+    stages = pins.zero in (None, *range(STAGED_ZERO + 1)) and pins.offload in (None, "none")
+    alike = _can_be_cut(request) and not request.cluster.speeds
+    if fixed or not stages or not alike or request.implementation is not None:
+        return
+    for pp in PIPELINES:
+        count, rest = divmod(gpus, pp)
+        if rest == 0 and pp <= request.shape.layers and pins.dp in (None, count):
+            yield Replicas(count, pp=pp)
+
+
+def _can_be_cut(request: PlanRequest) -> bool:
+    """Whether stages of the model can be trained at all."""
+    return request.packable and request.divisible and not request.quantize
+
+
+def _ones(pins: Pins) -> set[str]:
+    """Return the degrees that are pinned to 1, but for that of stages."""
+    return {key for key in ("tp", "sp", "hpz") if getattr(pins, key) == 1}
 
 
 def _pinned_sizes(pins: Pins, gpus: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from train.data.model_folder import read_model_config
 from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
-from train.engine.model import packable
+from train.engine.model import divisible, packable
 from train.errors import ModelError, PlanError
 from train.launch import oom
 from train.output.console import Console
@@ -40,6 +40,8 @@ from train.planning.plan import Plan
 from train.planning.shares import Share, describe_shares, shares_of
 from train.run.inputs import RunInputs
 from train.text import GIB
+
+OVERLAP = "overlap_comm"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def choose_plan(
         console.say(line)
     if choice.chosen is None:
         raise PlanError(choice.nearest or "no plan fits: use more GPUs, or --use-lora")
+    if choice.chosen.plan.pp > 1 and inputs.ds.extra.get("zero_optimization", {}).get(OVERLAP):
+        console.say(
+            f"{inputs.ds.path}: {OVERLAP} is left out: the stages of a pipeline reduce gradients "
+            "once, when all micro-batches have come back"
+        )
     config = inputs.config
     zero = render(choice.chosen.plan, inputs.shape, config.model, config.optimizer, inputs.ds)
     return PlannedRun(choice.chosen, request.cluster, zero, shares)
@@ -136,7 +143,9 @@ def _choose(
     config = inputs.config
     run_dir = config.output.run_dir
     if request.cluster.gpus > 1:
-        request = replace(request, packable=packable(inputs.model, config.model))
+        packs = packable(inputs.model, config.model)
+        cuts = packs and divisible(inputs.model, config.model)
+        request = replace(request, packable=packs, divisible=cuts)
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
     learned = ""
     if limit is not None:

@@ -29,7 +29,7 @@ from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
 from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
-from train.engine.zero import shape_of, trained
+from train.engine.zero import trained_shapes
 from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
@@ -257,7 +257,7 @@ def _opened(engine: Engine, folder: Path) -> Index | CheckpointError:
 def _refuse_shapes(engine: Engine, index: Index, folder: Path) -> None:
     """Refuse a checkpoint whose parameters are not this model's, though its shape is."""
     there = {name: entry.shape for name, entry in index.tensors.items() if "master" in entry.kinds}
-    here = {name: shape_of(parameter) for name, parameter in trained(engine)}
+    here = trained_shapes(engine)
     for name in sorted(there.keys() ^ here.keys()) + sorted(there):
         if there.get(name) != here.get(name):
             raise CheckpointError(

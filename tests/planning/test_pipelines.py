@@ -1,0 +1,81 @@
+"""Pipelines: which are legal, what their borders cost, when they are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.planning.test_search import request
+from train.config import parse_args
+from train.errors import PlanError
+from train.planning import Pins, Plan, choose, log_lines, merge_pins, pin_cost, read_ds_config
+from train.planning.duration import duration
+from train.planning.lengths import lengths_of
+
+WORDS = ["--model-name-or-path", "m", "--dataset-name-or-path", "d", "--pin"]
+
+
+def slow(gigabits: float, **changes):
+    """Eight hosts of 4 A100, each with one adapter."""
+    found = request(hosts=8, per_host=4, **changes)
+    return replace(found, cluster=replace(found.cluster, nic=gigabits * 1e9 / 8))
+
+
+def test_a_pipeline_is_chosen_where_the_network_is_slow_and_none_where_it_is_not():
+    chosen = choose(slow(100)).chosen
+    assert chosen.plan.pp > 1 and chosen.plan.zero == 1
+    assert f"PP : {chosen.plan.pp}, No TP" in log_lines(choose(slow(100)))[3]
+    assert "No PP, No TP" in log_lines(choose(slow(1600)))[3]
+
+
+def test_what_a_ds_config_pins_away_is_told():
+    pinned = slow(25, pins=Pins(zero=3))
+    choice = choose(pinned)
+    assert choice.chosen.plan.pp == 1
+    assert "pp=" in pin_cost(pinned, choice) and "zero=3 cost" in pin_cost(pinned, choice)
+
+
+def test_every_pipeline_that_is_tried_can_be_run():
+    found = choose(slow(100, precision="fp32"))
+    pipelines = [c.plan for c in found.candidates if c.plan.pp > 1]
+    assert {plan.pp for plan in pipelines} == {2, 4, 8, 16}
+    assert {(plan.zero, plan.offload) for plan in pipelines} == {(0, "none"), (1, "none")}
+    for less in ({"divisible": False}, {"packable": False}, {"pins": Pins(offload="optimizer")}):
+        assert {c.plan.pp for c in choose(slow(100, **less)).candidates} == {1}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"pins": Pins(pp=5)}, "pp x sp = 5 does not divide the 32 GPUs"),
+    ({"pins": Pins(pp=2), "packable": False}, "attention cannot be packed: leave it out"),
+    ({"pins": Pins(pp=2), "divisible": False}, "parts cannot be told apart: leave it out"),
+    ({"pins": Pins(pp=2, zero=2)}, "pp goes with zero=0 or 1"),
+    ({"pins": Pins(pp=2, offload="optimizer")}, "pp=2, offload=optimizer contradict"),
+])  # fmt: skip
+def test_pipelines_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(PlanError, match=said):
+        choose(slow(100, **changes))
+
+
+def test_a_pin_is_compared_with_the_ds_config_before_anything_is_loaded():
+    stage3 = read_ds_config(Path("ds_configs/zero3.json"))
+    with pytest.raises(PlanError, match=r"pp=2, zero=3 contradict each other.*auto.json"):
+        merge_pins(parse_args([*WORDS, "pp=2"]), stage3)
+    auto = read_ds_config(Path("ds_configs/auto.json"))
+    assert merge_pins(parse_args([*WORDS, "pp=2"]), auto).pp == 2
+
+
+def test_stages_within_a_host_send_as_slowly_as_those_at_its_edge():
+    lengths = lengths_of(None, 1024)
+
+    def waited(pp: int) -> float:
+        """What a slow network costs a micro-batch."""
+        micros = 8 * pp
+        plan = Plan(1, 1024, dp=32 // pp, pp=pp, accumulation=micros)
+        found = [duration(slow(gigabits), plan, lengths).pipeline for gigabits in (25, 1600)]
+        return (found[0] - found[1]) / (micros + pp)
+
+    # One stage a host has four ranks that share its adapter, one of two stages has two.
+    assert waited(8) == pytest.approx(2 * waited(16), rel=0.01)
+    assert waited(16) > 0.005
