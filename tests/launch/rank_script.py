@@ -3,7 +3,8 @@
     rank_script.py --run-dir D --steps N [--opening SECONDS] [--accident RANK:STEP:KIND] ...
 
 `--opening` is how long the data is opened, before there is a run folder; `--unready` a rank that
-ends then; `--unfit` a number of ranks that have no plan. An accident happens once for each run
+ends then; `--unfit` a number of ranks that have no plan; `--tell` a variable whose value rank 0
+appends to the file `told`. An accident happens once for each run
 folder. The ranks wait for one another at each step.
 """
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--opening", type=float, default=0.0)
     parser.add_argument("--unready", type=int)
     parser.add_argument("--unfit", type=int)
+    parser.add_argument("--tell")
     known, _ = parser.parse_known_args()
     run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     time.sleep(known.opening)
@@ -51,6 +53,9 @@ def main() -> None:
         leave(2)
     run_dir.mkdir(parents=True, exist_ok=True)
     stop.follow(run_dir, supervised=heartbeat.supervised(os.environ))
+    if own == 0 and known.tell:
+        with (run_dir / "told").open("a") as file:
+            file.write(os.environ.get(known.tell, "-") + "\n")
     with stop.deferred():
         train(known, run_dir, own, size, stop)
     if own == 0:

@@ -36,6 +36,7 @@ def main() -> int:
         script=FOLDER / "rank_script.py",
         lease=float(os.environ.get("LEASE", protocol.LEASE)),
         least=int(os.environ["LEAST"]) if "LEAST" in os.environ else None,
+        free_only="LEAST" in os.environ,
         saves=True,
         regrow="NO_REGROW" not in os.environ,
         probe=1.0,

@@ -50,7 +50,8 @@ class HostReport:
     that variables hide others; `usage` is of the visible GPUs, `unfit` the architectures of those
     that no torch is built for. `error`: why it cannot take part. `port` is free there; `shm` and
     `disk` are free bytes; `files` and `locked` are this user's limits of open files and of locked
-    memory (-1: none). `shared`: whether it sees the run folder, None before it has looked.
+    memory (-1: none). `shared`: whether it sees the run folder, None before it has looked. `held`:
+    which GPUs were taken out of it because others use them, in words.
     """
 
     host: str
@@ -75,6 +76,7 @@ class HostReport:
     infiniband: bool
     shared: bool | None = None
     unfit: tuple[str, ...] = ()
+    held: str = ""
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> HostReport:

@@ -84,6 +84,7 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         env,
         Path.cwd(),
         least=asked.least,
+        free_only=asked.least is not None,
         regrow=not config.no_regrow,
         saves=config.output.save_step > 0,
     )

@@ -50,8 +50,19 @@ def room(devices: Devices) -> int:
     return devices.count if devices.kind != "cpu" else _MOST_CPU_RANKS
 
 
-def visible(kind: str, gpus: Sequence[int], *, restricted: bool) -> dict[str, str]:
-    """Return the variable that leaves a host's fit GPUs, where others stand among them."""
+def visible(
+    kind: str, gpus: Sequence[int], *, restricted: bool, chosen: bool = False
+) -> dict[str, str]:
+    """Return the variables that leave a host's GPUs, where others stand among them.
+
+    Args:
+        chosen: they are those that nobody else uses; else those that torch is built for.
+    """
+    if kind == "nvidia" and chosen:  # by the numbers of nvidia-smi
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
     if kind != "amd" or restricted or list(gpus) == list(range(len(gpus))):
         return {}
     return {"HIP_VISIBLE_DEVICES": ",".join(map(str, gpus))}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from train.errors import HostfileError
@@ -16,6 +16,7 @@ from train.hosts.probe import HostReport
 from train.hosts.remote import here
 from train.hosts.shared_folder import shared_token
 from train.launch import command, preflight, protocol, terminal
+from train.launch.free import free_of
 from train.launch.job import LaunchJob
 from train.launch.link import Events, Link
 from train.launch.output import Output
@@ -42,7 +43,8 @@ class HostCommand:
 class Crew:
     """Hosts that were chosen, their agents, and what each is to run.
 
-    `master`: the address at which the ranks meet; None on one machine.
+    `master`: the address at which the ranks meet; None on one machine. `gpus`: the numbers of those
+    that the ranks of a host use.
     """
 
     hosts: Hostfile
@@ -50,6 +52,7 @@ class Crew:
     events: Events
     starts: tuple[HostCommand, ...]
     master: str | None
+    gpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def begin(self, job: LaunchJob) -> None:
         """Start the ranks; they wait, all imported, for `go`."""
@@ -62,12 +65,17 @@ class Crew:
 class Muster:
     """Agents on all hosts of a start, asked what their hosts are; no error leaves one behind.
 
+    Of a job of free GPUs only, those that others use are left out of what a host has; `own` are
+    the numbers of those that the run itself uses, by host.
+
     Raises:
         HostfileError: there is no ssh, or no srun, on this machine.
     """
 
-    def __init__(self, job: LaunchJob, wanted: Hostfile) -> None:
-        self.job, self.wanted = job, wanted
+    def __init__(
+        self, job: LaunchJob, wanted: Hostfile, own: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        self.job, self.wanted, self.own = job, wanted, own or {}
         self.events: Events = queue.Queue()
         self.links: list[Link] = []
         self.clock, self.looking = AwakeClock(), ExitStack()
@@ -101,7 +109,10 @@ class Muster:
         if message is None:  # an agent that had reported may end as well
             link.report = None
         elif kind == "hello":
-            link.report, link.reported = HostReport.from_json(message["report"]), time.time()
+            report = HostReport.from_json(message["report"])
+            if self.job.free_only:
+                report = free_of(report, self.own.get(link.name, ()))
+            link.report, link.reported = report, time.time()
             if self.token is not None:
                 link.send("look", path=str(self.token))
                 return
@@ -125,7 +136,9 @@ class Muster:
             raise HostfileError(error)
         starts, master = plan_starts(self.job, hosts, chosen, reports, args)
         describe(hosts, chosen, reports, starts, output)
-        return Crew(hosts, chosen, self.events, tuple(starts), master)
+        gpus = {host.name: report.gpus[: host.slots]
+                for host, report in zip(hosts.hosts, reports, strict=True)}  # fmt: skip
+        return Crew(hosts, chosen, self.events, tuple(starts), master, gpus)
 
     def close(self, patience: float = CLOSING) -> None:
         """End all agents that are left; one that takes more than `patience` seconds is dropped."""
@@ -199,10 +212,9 @@ def leave_out(
             told.append(f"leaving out {error}")
             continue
         if found != host:
-            lost = host.slots - found.slots
-            told.append(
-                f"host {host.name}: {lost} of {host.slots} GPUs are gone, going on with the rest"
-            )
+            lost, held = host.slots - found.slots, link.report.held if link.report else ""
+            why = f"are left out: others use {held}" if held else "are gone, going on with the rest"
+            told.append(f"host {host.name}: {lost} of {host.slots} GPUs {why}")
         kept.append(found)
     slots = sum(host.slots for host in kept)
     if least is not None and slots < least:
@@ -233,7 +245,9 @@ def plan_starts(
         sent = {} if network.is_here(link.name) else command.forwarded(job.env)
         place = {"LOCAL_SIZE": str(host.slots), "CROSS_RANK": str(node)}
         report = reports[node]
-        seen = command.visible(report.device, report.gpus, restricted=report.restricted)
+        seen = command.visible(
+            report.device, report.gpus, restricted=report.restricted, chosen=report.held != ""
+        )
         env = sent | added | meeting | place | seen
         starts.append(HostCommand((str(job.script), *args), env, first, host.slots))
         first += host.slots

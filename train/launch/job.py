@@ -21,8 +21,9 @@ class LaunchJob:
     """A run: which hosts it may use, how many ranks it wants, and what every rank is told.
 
     `least`: it takes what there is from so many on, up to `ranks`; None: it wants just `ranks`, and
-    after a loss goes on with any. `regrow`: hosts that it lacks are taken back, asked every `probe`
-    seconds. `saves`: it makes checkpoints before its end.
+    after a loss goes on with any. `free_only`: GPUs that others use are left alone. `regrow`: hosts
+    that it lacks are taken back, asked every `probe` seconds. `saves`: it makes checkpoints before
+    its end.
     """
 
     hostfile: Hostfile
@@ -37,6 +38,7 @@ class LaunchJob:
     script: Path = SCRIPT
     lease: float = protocol.LEASE
     least: int | None = None
+    free_only: bool = False
     regrow: bool = True
     saves: bool = False
     probe: float = PROBE

@@ -30,6 +30,8 @@ def error_of(host: Host, report: HostReport | None, connection: str) -> str:
     if report.shared is False:
         return f"host {host.name}: {UNSHARED}"
     found = len(report.gpus)
+    if report.device != "cpu" and found < host.slots and report.held:
+        return f"host {host.name}: {found} GPUs are free; others use {report.held}"
     if report.device != "cpu" and found < host.slots:
         return (
             f"host {host.name}: it has {found} GPUs, but slots={host.slots} are asked of it: "

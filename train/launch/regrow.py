@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from train.hosts.hostfile import Host, Hostfile, fill
@@ -22,8 +22,14 @@ class Regrowth:
     own, and a host that comes and goes is no reason for a pause each time.
     """
 
-    def __init__(self, job: LaunchJob, hosts: Hostfile, output: Output) -> None:
-        self.job, self.hosts, self.output = job, hosts, output
+    def __init__(
+        self,
+        job: LaunchJob,
+        hosts: Hostfile,
+        output: Output,
+        own: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.job, self.hosts, self.output, self.own = job, hosts, output, own
         has = {host.name: host.slots for host in hosts.hosts}
         lacking = tuple(host for host in job.hostfile.hosts if has.get(host.name, 0) < host.slots)
         self.lacking = replace(job.hostfile, hosts=lacking)
@@ -47,7 +53,7 @@ class Regrowth:
             self.close()
         elif self.muster is None and self.clock() > self.due and self.hosts.slots < self.wanted:
             self.put_off()
-            self.muster = Muster(self.job, self.lacking)
+            self.muster = Muster(self.job, self.lacking, self.own)
         return None
 
     def put_off(self) -> None:

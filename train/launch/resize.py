@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +29,8 @@ _LOOK = 0.5  # seconds between two looks for requests
 class Standby:
     """Ranks that are made ready: their hosts asked, chosen, and the ranks started to wait.
 
+    `own`: the numbers of GPUs that the present ranks use, by host.
+
     Raises:
         HostfileError: there is no ssh, or no srun, on this machine.
     """
@@ -39,9 +42,10 @@ class Standby:
         select: Select,
         args: tuple[str, ...],
         output: Output,
+        own: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.job, self.select, self.args, self.output = job, select, args, output
-        self.muster = Muster(job, wanted)
+        self.muster = Muster(job, wanted, own)
         self.found: Crew | None = None
         self.clock = AwakeClock()
         self.heard: dict[str, float] = {}
@@ -132,13 +136,17 @@ class Resizer:
     """Attends to requests while a start runs; `ready` holds the ranks that wait to replace it."""
 
     def __init__(
-        self, job: LaunchJob, hosts: Hostfile | None, output: Output, change: Change | None
+        self, job: LaunchJob, crew: Crew | None, output: Output, change: Change | None
     ) -> None:
+        hosts = None if crew is None else crew.hosts
+        self.own = {} if crew is None else crew.gpus
         self.job, self.hosts, self.output, self.change = job, hosts, output, change
         self.looked = 0.0
         self.request: ResizeRequest | None = None
         self.target = job
-        self.regrowth = None if hosts is None or job.dry_run else Regrowth(job, hosts, output)
+        self.regrowth = (
+            None if hosts is None or job.dry_run else Regrowth(job, hosts, output, self.own)
+        )
         self.standby: Standby | None = None
         self.ready: Standby | None = None
 
@@ -181,7 +189,7 @@ class Resizer:
         self.say(f"resizing from {self.hosts.slots} to {wanted.slots}: its ranks are made ready")
         known = [host.name for host in self.hosts.hosts]
         select = partial(require_all, output=self.output, known=known)
-        self.standby = Standby(self.job, wanted, select, self.job.resuming, self.output)
+        self.standby = Standby(self.job, wanted, select, self.job.resuming, self.output, self.own)
 
     def _tell_pause(self, change: Change) -> None:
         steps = progress.steps(self.job.run_dir, change.stopped)

@@ -67,7 +67,7 @@ def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
     marks: dict[str, float] = {}
     while True:
         outcome = Outcome(ended=ExitCode.STOPPED)
-        resizer = Resizer(job, None if ready is None else ready.crew.hosts, output, change)
+        resizer = Resizer(job, None if ready is None else ready.crew, output, change)
         if ready is not None:
             outcome = run_once(job, ready, marks, resizer, output, signals)
             marks = {"saved": outcome.ended_at, "ended": time.time()}
