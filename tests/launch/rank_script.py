@@ -4,7 +4,8 @@
 
 `--opening` is how long the data is opened, before there is a run folder; `--unready` a rank that
 ends then; `--unfit` a number of ranks that have no plan; `--tell` a variable whose value rank 0
-appends to the file `told`. An accident happens once for each run
+appends to the file `told`; `--busy WHAT:STEP` a step at which rank 0 loads, saves or evaluates for
+two seconds, once for each run folder. An accident happens once for each run
 folder. The ranks wait for one another at each step.
 """
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--unready", type=int)
     parser.add_argument("--unfit", type=int)
     parser.add_argument("--tell")
+    parser.add_argument("--busy", action="append", default=[])
     known, _ = parser.parse_known_args()
     run_dir, own, size = known.run_dir, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     time.sleep(known.opening)
@@ -56,6 +58,7 @@ def main() -> None:
     if own == 0 and known.tell:
         with (run_dir / "told").open("a") as file:
             file.write(os.environ.get(known.tell, "-") + "\n")
+    busy(known, "loading", own, 0)
     with stop.deferred():
         train(known, run_dir, own, size, stop)
     if own == 0:
@@ -79,7 +82,11 @@ def train(
         meeting.wait(step)
         time.sleep(STEP)
         if own == 0:
-            save(run_dir, step, size, known.checkpoints)
+            save(run_dir, step, size)
+            busy(known, "saving", own, step)
+            if known.checkpoints:
+                commit(run_dir, step)
+            busy(known, "evaluating", own, step)
         if agreed.exists():
             leave(75)
 
@@ -122,14 +129,24 @@ class Meeting:
                 raise ConnectionError("Connection reset by peer")
 
 
-def save(run_dir: Path, step: int, size: int, checkpoints: bool) -> None:
+def busy(known: argparse.Namespace, what: str, own: int, step: int) -> None:
+    """Do for two seconds what is asked for at this step, having said so in a file."""
+    mark = known.run_dir / f"busy-{what}"
+    if own == 0 and f"{what}:{step}" in known.busy and not mark.exists():
+        mark.touch()
+        time.sleep(2.0)
+
+
+def save(run_dir: Path, step: int, size: int) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         record = {"step": step, "seconds": STEP, "time": time.time(), "world_size": size}
         file.write(json.dumps(record) + "\n")
-    if checkpoints:
-        folder = run_dir / "checkpoints" / f"step_{step:08d}"
-        folder.mkdir(parents=True)
-        (folder / "COMPLETE").touch()
+
+
+def commit(run_dir: Path, step: int) -> None:
+    folder = run_dir / "checkpoints" / f"step_{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "COMPLETE").touch()
 
 
 def happen(kind: str, mark: Path) -> None:

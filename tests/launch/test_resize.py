@@ -116,6 +116,27 @@ def test_what_stands_in_the_folder_can_be_no_option_of_ssh(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_size_that_is_asked_for_while_loading_saving_and_evaluating_is_taken(
+    tmp_path: Path,
+) -> None:
+    run_dir = tmp_path / "r"
+    moments = {"loading": ("0", "3"), "saving": ("30", "1"), "evaluating": ("60", "2")}
+    busy = [word for what, (step, _) in moments.items() for word in ("--busy", f"{what}:{step}")]
+    process = start(run_dir, 4, "--steps", "400", "--checkpoints", *busy, hosts=HERE, RANKS="2")
+    for what, (step, size) in moments.items():
+        until((run_dir / f"busy-{what}").exists)
+        at = steps(run_dir)[-1:] if step != "0" else []
+        asking = resize(run_dir, size)
+        until(lambda: (run_dir / "resize").exists() and list((run_dir / "resize").glob("*.json")))
+        assert at == (steps(run_dir)[-1:] if step != "0" else []), f"{what} is over"
+        assert said(asking)[0] == 0
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert steps(run_dir) == list(range(1, 401))
+    assert sizes(run_dir)[-3:] == [3, 1, 2]  # before them 2, if loading was over before 3 waited
+    assert "starting again" not in err and err.count("resized to ") == 3
+
+
 def test_two_requests_at_once_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
     run_dir = tmp_path / "r"
     process = start(run_dir, 4, "--steps", "400", "--checkpoints", hosts=HERE, RANKS="2")
