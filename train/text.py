@@ -18,6 +18,15 @@ def format_bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def format_count(number: float) -> str:
+    """Write a large number in short: `1.9 M`."""
+    for unit in ("", " k", " M"):
+        if number < 1000:
+            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f} G"
+
+
 def duration(seconds: float) -> str:
     """Write seconds as hours, minutes and seconds: `1:02:03`, `2:03`."""
     minutes, rest = divmod(round(seconds), 60)

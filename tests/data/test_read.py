@@ -4,6 +4,7 @@ import json
 import pytest
 
 from train.data.read import read_files
+from train.data.read_json import rows_of
 from train.errors import DataError
 
 ROWS = [{"text": f"hello {number} é"} for number in range(5)]
@@ -11,8 +12,13 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 CSV = "text\n" + "".join(row["text"] + "\n" for row in ROWS)
 
 
+def read_rows(files):
+    for block in read_files(files):
+        yield from rows_of(block)
+
+
 def read(path):
-    return [row.value for row in read_files([path])]
+    return [row.value for row in read_rows([path])]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_columns_are_separated_by_what_separates_the_header(write, name, between
 
 
 def test_rows_within_an_object_have_a_place_and_tell_what_stands_beside(write):
-    (row,) = read_files([write('{"version": 1, "data": [{"text": "a"}]}', "a.json")])
+    (row,) = read_rows([write('{"version": 1, "data": [{"text": "a"}]}', "a.json")])
     assert row.place.endswith("a.json, line 1, row 1 of 'data'") and row.beside == ("version",)
     talk = [{"id": 1, "talk": [{"role": "user", "content": "a"}]}]
     assert read(write(talk)) == talk
@@ -79,7 +85,7 @@ def test_parquet_is_read_by_rows(tmp_path):
     messages = [{"messages": [{"role": "user", "content": "a"}]}]
     parquet.write_table(pyarrow.Table.from_pylist(messages), path)
     assert read(path) == messages
-    assert next(read_files([path])).place == f"{path}, row 1"
+    assert next(read_rows([path])).place == f"{path}, row 1"
 
 
 def test_blank_lines_are_no_samples(write):
@@ -91,7 +97,7 @@ def test_csv_fields_may_hold_lines_quotes_and_a_hundred_thousand_words(write):
     long = "word " * 100_000
     path = write(f'text,note\n"a\n""b""",1\n"{long}",2\n', "a.csv")
     assert read(path) == [{"text": 'a\n"b"', "note": "1"}, {"text": long, "note": "2"}]
-    assert [row.place for row in read_files([path])] == [f"{path}, line 2", f"{path}, line 4"]
+    assert [row.place for row in read_rows([path])] == [f"{path}, line 2", f"{path}, line 4"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_csv_fields_may_hold_lines_quotes_and_a_hundred_thousand_words(write):
 )
 def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, line, words):
     path = write(content, name)
-    (bad,) = [row for row in read_files([path]) if row.value is None]
+    (bad,) = [row for row in read_rows([path]) if row.value is None]
     assert bad.place == f"{path}, line {line}"
     assert words in bad.problem
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -67,12 +68,12 @@ class RowFormat:
     alpaca: bool = False
     given: bool = False
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """What is trained on: `messages`, `completion`, `text` or `prompt`, a role of `roles`."""
         return next(role for role in KINDS if role in self.roles)
 
-    @property
+    @cached_property
     def required(self) -> Mapping[str, str]:
         """The roles that every row must have."""
         optional = OPTIONAL.get(self.kind, ())

@@ -27,14 +27,16 @@ TOLD = {
 }
 
 
-def settle(rendered: Rendered, tokenizer: Tokenizer, counts: Counter[str]) -> Rendered:
+def settle(
+    rendered: Rendered, edges: tuple[str, str], tokenizer: Tokenizer, counts: Counter[str]
+) -> Rendered:
     """Return a sample's text without the tokens that are written around it, or closed.
 
-    Counts in `counts`, under the keys of TOLD, what was found.
+    Counts in `counts`, under the keys of TOLD, what was found. `edges` are the `edge_tokens`.
     """
-    first, last = edge_tokens(tokenizer)
+    first, last = edges
     if rendered.complete:
-        return _closed(rendered, last, tokenizer, counts)
+        return _closed(rendered, edges, tokenizer, counts)
     runs = []
     found = {"brought": False, "inside": False}
     for number, run in enumerate(rendered.runs):
@@ -44,6 +46,8 @@ def settle(rendered: Rendered, tokenizer: Tokenizer, counts: Counter[str]) -> Re
         found["inside"] |= any(token and token in text for token in (first, last))
         runs.append(run)
     counts.update(name for name, value in found.items() if value)
+    if not found["brought"]:
+        return rendered
     return replace(rendered, runs=tuple(runs))
 
 
@@ -76,12 +80,14 @@ def _stripped(run: Segments, first: str, last: str) -> tuple[Segments, bool]:
     return tuple(pieces), brought
 
 
-def _closed(rendered: Rendered, last: str, tokenizer: Tokenizer, counts: Counter[str]) -> Rendered:
+def _closed(
+    rendered: Rendered, edges: tuple[str, str], tokenizer: Tokenizer, counts: Counter[str]
+) -> Rendered:
     """Close a conversation whose last turn with loss ends in no token that could stop a model."""
     run = rendered.runs[-1]
     text = "".join(piece for piece, _ in run)
+    first, last = edges
     ends = {tokenizer.ends_turn(piece) or last for piece, loss in run if loss}
-    first = tokenizer.spelling(tokenizer.info.opening)
     counts["doubled"] += any(token and token * 2 in text for token in {first, last, *ends})
     carried = [number for number, (text, loss) in enumerate(run) if loss and text.strip()]
     if not carried or tokenizer.ends_turn(run[carried[-1]][0]) is not None:

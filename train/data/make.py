@@ -7,7 +7,9 @@ and find it made. No collective is involved, so none can time out.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import DataConfig, ModelConfig
+from train.data.blocks import Progress, Recipe, make_blocks
 from train.data.chatml import CHATML, END
 from train.data.columns import listed
 from train.data.edges import edge_tokens, sentences
+from train.data.parts import Parts
 from train.data.source import DataSource
 from train.data.store import Sealed, Store, StoreWriter, open_store, seal
 from train.data.template import OWN, NoTemplateError, describe
-from train.data.tokenize_rows import Tally, tokenize
+from train.data.tokenize_rows import Tally
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizers import load_tokenizer, today, tokenizer_name
 from train.errors import DataError
+from train.hosts.probe import code_digest
 from train.locking import locked
+from train.paths import PACKAGE
 
 # What a dataset is for: training and, held out of it, evaluation; or one of them alone.
 Use = Literal["both", "train", "evaluate"]
@@ -44,13 +50,17 @@ TOLD = {
     "tokens and were truncated",
     "without loss": "{count} samples without a loss token were left out",
 }
+KEPT = 14 * 86400  # seconds for which what was interrupted is kept
 HELD_OUT = 20  # one sample in twenty is held out where there is no validation split
+
+
+Making = Generator[Progress, None, Store | None]
 
 
 def make_once(
     folder: Path, source: DataSource, use: Use, config: DataConfig, model: ModelConfig
-) -> Store | None:
-    """Return the store in `folder`, made first if this host does not have it yet.
+) -> Making:
+    """Yield progress, and return the store in `folder`, made if this host does not have it yet.
 
     None: the rows are conversations, and the tokenizer has no template to write them with.
 
@@ -64,7 +74,7 @@ def make_once(
             return None
         if found is None:
             try:
-                _make(folder, source, use, config, model)
+                yield from _make(folder, source, use, config, model)
             except NoTemplateError:
                 untemplated(folder).touch()
                 return None
@@ -81,35 +91,58 @@ def untemplated(folder: Path) -> Path:
 
 def _make(
     folder: Path, source: DataSource, use: Use, config: DataConfig, model: ModelConfig
-) -> None:
-    """Tokenize a dataset into `folder`; called under its lock, so leftovers belong to the dead."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+) -> Generator[Progress, None, None]:
+    """Tokenize a dataset into `folder`; called under its lock, so leftovers belong to the dead.
+
+    Of these, blocks that are made are taken over.
+    """
     date = config.date or today()
-    tokenizer = load_tokenizer(model, date)
+    _tidy(folder.parent)
+    recipe = Recipe(
+        config,
+        load_tokenizer(model, date),
+        Parts.open(folder.with_suffix(".parts"), (date, code_digest(PACKAGE))),
+    )
     splits, said = source.splits()
     read, told = _splits_to_read(splits, source, use)
-    tally = Tally()
-    counted = []
+    tally, blocks, train = Tally(), 0, 0
     try:
-        with StoreWriter(partial) as writer:
-            for split in read:
-                writer.extend(tokenize(splits[split], config, tokenizer, tally))
-                counted.append(len(writer))
-                if len(counted) == 1:
-                    _require_samples(len(writer), tally, source, config)
-        dated = date if "strftime_now" in tokenizer.template else None
-        notices = (*said, *_notices(tally, config, tokenizer, dated), *_guessed(model, tokenizer))
-        notices += _template_told(model, tokenizer, tally)
-        train = 0 if use == "evaluate" else counted[0]
-        held = np.arange(len(writer)) >= train
-        if use == "both" and not held.any():
-            held, validation = _hold_out(writer.drawn, source, empty="validation" in splits)
-            notices += (validation,)
-        named = tally.form is not None and tally.form.given
-        seal(partial, folder, Sealed(held, (*notices, *told), dated, named), tokenizer)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for split in read:
+            what = f"{source.name.short}, {split}" if len(read) > 1 else source.name.short
+            blocks = yield from make_blocks(splits[split], blocks, what, recipe, tally)
+            train = train or tally.counts["samples"]
+            _require_samples(train, tally, source, config)
+    except (DataError, NoTemplateError):  # other rows are another dataset
+        shutil.rmtree(recipe.parts.folder, ignore_errors=True)
+        raise
+    partial = folder.with_suffix(".partial")
+    drawn = _joined(partial, recipe.parts, blocks)
+    dated = date if "strftime_now" in recipe.tokenizer.template else None
+    notices = (*said, *_notices(tally, model, recipe, dated), *told)
+    held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
+    if use == "both" and not held.any():
+        held, validation = _hold_out(drawn, source, empty="validation" in splits)
+        notices += (validation,)
+    named = tally.form is not None and tally.form.given
+    seal(partial, folder, Sealed(held, notices, dated, named), recipe.tokenizer)
+    shutil.rmtree(recipe.parts.folder, ignore_errors=True)
+
+
+def _joined(folder: Path, parts: Parts, blocks: int) -> NDArray[np.uint64]:
+    """Write blocks to a new folder, one behind another; return the numbers drawn (n,)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with StoreWriter(folder) as writer:
+        for number in range(blocks):
+            writer.extend(parts.take(number))
+    return writer.drawn
+
+
+def _tidy(folder: Path) -> None:
+    """Clear away blocks of datasets that nobody has gone on with for long."""
+    for path in folder.glob("*.parts"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > KEPT:
+                shutil.rmtree(path)
 
 
 def _splits_to_read(
@@ -207,9 +240,10 @@ def _hold_out(
 
 
 def _notices(
-    tally: Tally, config: DataConfig, tokenizer: Tokenizer, dated: str | None
-) -> Sequence[str]:
+    tally: Tally, model: ModelConfig, recipe: Recipe, dated: str | None
+) -> tuple[str, ...]:
     counts, form, first = tally.counts, tally.form, tally.first
+    config, tokenizer = recipe.config, recipe.tokenizer
     if form is None:
         return ()
     said = [describe(form, config.loss_on, tally.how)]
@@ -227,4 +261,4 @@ def _notices(
         said.append(f"the chat template writes the date into every sample: it is {dated} there")
     if not tokenizer.info.closing:
         said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")
-    return said
+    return (*said, *_guessed(model, tokenizer), *_template_told(model, tokenizer, tally))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from train.config import DataConfig, ModelConfig
+from train.data.blocks import Progress
 from train.data.chatml import CHATML
 from train.data.columns import listed
-from train.data.make import Use, make_once, untemplated
+from train.data.make import Making, Use, make_once, untemplated
 from train.data.mix import Dataset, mixed
 from train.data.source import find_source
 from train.data.store import Store, open_store
@@ -20,11 +21,23 @@ from train.errors import DataError
 from train.names import DatasetName
 
 FORMAT = 5
+Opening = Generator[Progress, None, Dataset]
 UNTEMPLATED = "the tokenizer has no chat template, so conversations are written in ChatML"
 
 
 def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset:
-    """Return the dataset of a run, made first if this host does not have it yet.
+    """Return the dataset of a run, made first if this host does not have it yet: see `opening`."""
+    steps = opening(config, model, cache)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Dataset = end.value
+            return found
+
+
+def opening(config: DataConfig, model: ModelConfig, cache: Path) -> Opening:
+    """Yield how far the dataset of a run is made, where this host does not have it yet; return it.
 
     Args:
         config: which rows, and how long a sample may be; the batch size and seed do not matter.
@@ -40,19 +53,21 @@ def open_dataset(config: DataConfig, model: ModelConfig, cache: Path) -> Dataset
     train: Use = "train" if held_names else "both"
     uses: list[tuple[DatasetName, Use]] = [(name, train) for name in names]
     uses += [(name, "evaluate") for name in held_names]
-    stores = [_open_one(name, use, config, model, cache) for name, use in uses]
-    if None in stores:  # conversations, and no template
-        with_template = replace(model, chat_template=CHATML)
-        found = open_dataset(config, with_template, cache)
-        return replace(found, template=CHATML, notices=(UNTEMPLATED, *found.notices))
-    opened = [store for store in stores if store is not None]
-    _require_columns([name for name, _ in uses], opened, config)
-    return mixed(names, opened[: len(names)], held_names, opened[len(names) :])
+    stores: list[Store] = []
+    for name, use in uses:
+        store = yield from _open_one(name, use, config, model, cache)
+        if store is None:  # conversations, and no template
+            with_template = replace(model, chat_template=CHATML)
+            found = yield from opening(config, with_template, cache)
+            return replace(found, template=CHATML, notices=(UNTEMPLATED, *found.notices))
+        stores.append(store)
+    _require_columns([name for name, _ in uses], stores, config)
+    return mixed(names, stores[: len(names)], held_names, stores[len(names) :])
 
 
 def _open_one(
     name: DatasetName, use: Use, config: DataConfig, model: ModelConfig, cache: Path
-) -> Store | None:
+) -> Making:
     source = find_source(name, cache.expanduser())
     settings = (FORMAT, source.key, tokenizer_key(model), model.tokenizer, config.loss_on,
                 config.block_size, config.skip_bad_rows, config.columns, config.several,
@@ -67,7 +82,9 @@ def _open_one(
             found = open_store(folder)
         if untemplated(folder).exists():
             return None
-        return found if found is not None else make_once(folder, source, use, config, model)
+        if found is None:
+            found = yield from make_once(folder, source, use, config, model)
+        return found
     except OSError as error:
         raise DataError(
             f"the cache folder {cache} cannot be used ({error.strerror or error}): free space "

@@ -10,40 +10,58 @@ import csv
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from train.data.columns import listed
 from train.data.read_json import read_json
-from train.data.rows import BOM, Row, first_line, not_utf8, numbered_lines, open_file
+from train.data.rows import (
+    BOM,
+    Block,
+    Row,
+    first_line,
+    in_blocks,
+    line_blocks,
+    numbered_lines,
+    open_file,
+    unpacked_from,
+)
 from train.errors import DataError
 
 BLOCK = 1000  # rows that are taken from a columnar file at a time
 
 
-def read_files(files: Sequence[Path]) -> Iterator[Row]:
-    """Yield the rows of data files in order.
+def read_files(files: Sequence[Path]) -> Iterator[Block]:
+    """Yield the rows of data files in order, in blocks.
 
     Raises:
         DataError: a file cannot be read at all.
     """
-    for path in files:
+    sizes = [path.stat().st_size for path in files]
+    for number, path in enumerate(files):
+        before, own, whole = sum(sizes[:number]), sizes[number], max(1, sum(sizes))
         try:
-            yield from _read_file(path)
+            for block in _read_file(path):
+                yield replace(block, share=(before + block.share * own) / whole)
         except (OSError, EOFError, zlib.error) as error:  # gzip raises all three
             raise DataError(
                 f"{path} cannot be read ({first_line(error)}): give a file that can be"
             ) from None
 
 
-def read_table(table: Any, place: str) -> Iterator[Row]:
-    """Yield the rows of a `datasets.Dataset`."""
+def read_table(table: Any, place: str) -> Iterator[Block]:
+    """Yield the rows of a `datasets.Dataset`, in blocks."""
+    yield from in_blocks(_table_rows(table, place))
+
+
+def _table_rows(table: Any, place: str) -> Iterator[Row]:
     number = 0
     for block in table.iter(batch_size=BLOCK):
         for values in zip(*block.values(), strict=True):
             number += 1
             row = dict(zip(block, map(_without_nulls, values), strict=True))
-            yield Row(f"{place}, row {number}", row)
+            yield Row(f"{place}, row {number}", row, share=number / len(table))
 
 
 def file_format(path: Path) -> str:
@@ -51,28 +69,16 @@ def file_format(path: Path) -> str:
     return (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
-def _read_file(path: Path) -> Iterator[Row]:
+def _read_file(path: Path) -> Iterator[Block]:
     form = file_format(path)
     if form == ".parquet":
-        yield from _read_parquet(path)
+        yield from in_blocks(_read_parquet(path))
     elif form in (".csv", ".tsv"):
-        yield from _read_csv(path)
+        yield from in_blocks(_read_csv(path))
     elif form == ".txt":
-        yield from _read_text(path)
+        yield from line_blocks(path)
     else:
         yield from read_json(path)
-
-
-def _read_text(path: Path) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
-        place = f"{path}, line {number}"
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            yield Row(place, None, not_utf8(line, error))
-            continue
-        if text.strip():
-            yield Row(place, {"text": text})
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -85,6 +91,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
     head = next((line for _, line in numbered_lines(path)), b"")
     delimiter = max(b",", b";", b"\t", key=head.count).decode()
     with open_file(path) as file:
+        raw, size = unpacked_from(file), path.stat().st_size
         texts = (
             (line.removeprefix(BOM) if number == 0 else line).decode("utf-8", "surrogateescape")
             for number, line in enumerate(file)
@@ -114,7 +121,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
                         f"{place} names the column {listed(twice[:1])} twice: rename one"
                     )
             elif fields:
-                yield _csv_row(place, header, fields)
+                yield replace(_csv_row(place, header, fields), share=raw.tell() / size)
 
 
 def _csv_row(place: str, header: Sequence[str], fields: Sequence[str]) -> Row:
@@ -141,10 +148,12 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        for block in parquet.ParquetFile(path).iter_batches(batch_size=BLOCK):
+        file = parquet.ParquetFile(path)
+        for block in file.iter_batches(batch_size=BLOCK):
             for value in block.to_pylist():
                 number += 1
-                yield Row(f"{path}, row {number}", {k: _without_nulls(v) for k, v in value.items()})
+                row = {k: _without_nulls(v) for k, v in value.items()}
+                yield Row(f"{path}, row {number}", row, share=number / file.metadata.num_rows)
     except ArrowException as error:
         raise DataError(
             f"{path} is not a Parquet file ({first_line(error)}): write it again"

@@ -1,5 +1,5 @@
 """Rows of JSON files: an object a line, objects of several lines, an array, or rows that one object
-wraps.
+wraps; and of text files, whose lines are rows.
 """
 
 from __future__ import annotations
@@ -11,38 +11,64 @@ from pathlib import Path
 from typing import Any
 
 from train.data.columns import is_known, listed
-from train.data.rows import BOM, Row, not_utf8, numbered_lines, open_file
+from train.data.rows import (
+    BOM,
+    Block,
+    Row,
+    in_blocks,
+    line_blocks,
+    not_utf8,
+    numbered_lines,
+    open_file,
+)
 from train.data.turns import ROLE_KEYS
 from train.errors import DataError
 
 
-def read_json(path: Path) -> Iterator[Row]:
+def read_json(path: Path) -> Iterator[Block]:
     """Yield the rows of a JSON file in whichever of these forms it is written.
 
     Raises:
         DataError: a text that spans lines is malformed, after which nothing can be found.
     """
     if _starts_with_bracket(path):
-        yield from _read_array(path)
+        yield from in_blocks(_read_array(path))
     elif _spans_lines(path):
-        yield from _read_objects(path)
+        yield from in_blocks(_read_objects(path))
     else:
-        yield from _read_json_lines(path)
+        yield from line_blocks(path)
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
-        place = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode(), object_pairs_hook=_once)
-        except UnicodeDecodeError as error:
-            yield Row(place, None, not_utf8(line, error))
-        except (ValueError, RecursionError) as error:
-            yield Row(place, None, f"is not a JSON object ({_reason(error)})")
-        else:
-            yield from _rows(place, value)
+def rows_of(block: Block) -> Iterator[Row]:
+    """Yield a block's rows; those that lines hold are read here.
+
+    Raises:
+        DataError: a line is an object that wraps several lists of rows.
+    """
+    yield from block.rows
+    read = _read_text if block.path.lower().removesuffix(".gz").endswith(".txt") else _read_line
+    for number, line in enumerate(block.lines, block.first):
+        text = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
+        if text.strip():
+            yield from read(f"{block.path}, line {number}", text)
+
+
+def _read_text(place: str, line: bytes) -> Iterator[Row]:
+    try:
+        yield Row(place, {"text": line.decode()})
+    except UnicodeDecodeError as error:
+        yield Row(place, None, not_utf8(line, error))
+
+
+def _read_line(place: str, line: bytes) -> Iterator[Row]:
+    try:
+        value = _DECODER.decode(line.decode())
+    except UnicodeDecodeError as error:
+        yield Row(place, None, not_utf8(line, error))
+    except (ValueError, RecursionError) as error:
+        yield Row(place, None, f"is not a JSON object ({_reason(error)})")
+    else:
+        yield from _rows(place, value)
 
 
 def _object(place: str, value: Any) -> Row:
@@ -95,6 +121,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {listed([twice])} stands twice")
     return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _reason(error: Exception) -> str:
@@ -155,7 +184,8 @@ def _read_objects(path: Path) -> Iterator[Row]:
             value, end = json.JSONDecoder(object_pairs_hook=_once).raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise DataError(_no_value(path, text, line, error)) from None
-        yield from _rows(f"{path}, line {line}", value)
+        share = end / len(text)
+        yield from (replace(row, share=share) for row in _rows(f"{path}, line {line}", value))
         at = _skip(text, end)
 
 
@@ -177,7 +207,7 @@ def _read_array(path: Path) -> Iterator[Row]:
                 raise ValueError("a comma or ] must follow")
         except (ValueError, RecursionError) as error:
             raise DataError(_no_value(path, text, line, error)) from None
-        yield _object(f"{path}, line {line}", value)
+        yield replace(_object(f"{path}, line {line}", value), share=end / len(text))
         at = _skip(text, at + 1) if text[at] == "," else at
     if _skip(text, at + 1) < len(text):
         line += text.count("\n", counted, _skip(text, at + 1))

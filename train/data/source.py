@@ -11,7 +11,7 @@ from typing import Any
 from train.data.columns import listed
 from train.data.configurations import configured_files
 from train.data.read import file_format, read_files, read_table
-from train.data.rows import Row
+from train.data.rows import Block
 from train.data.urls import fetched
 from train.errors import DataError, did_you_mean
 from train.names import DatasetName
@@ -83,7 +83,7 @@ class DataSource:
     folder: Path | None = None
     notices: tuple[str, ...] = ()
 
-    def splits(self) -> tuple[Mapping[str, Iterator[Row]], tuple[str, ...]]:
+    def splits(self) -> tuple[Mapping[str, Iterator[Block]], tuple[str, ...]]:
         """Open the splits, named as in `SPLITS`; rows are read as they are asked for.
 
         Returns:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +25,24 @@ from train.data.order import Mixture
 from train.data.tokenizer import Segment, Tokenizer, TokenizerInfo
 
 Sample = tuple[NDArray[np.int32], NDArray[np.bool_]]
-# With a number of 0..2**64-1 that is drawn by the sample's text.
-StoredSample = tuple[NDArray[np.int32], NDArray[np.bool_], int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples, one behind another: `tokens` as little-endian int32 and `mask` as bytes of 0 and 1.
+
+    Of each sample: `lengths` and `loss_tokens`, and a number of 0..2**64-1 that is drawn by its
+    text.
+    """
+
+    tokens: bytes
+    mask: bytes
+    lengths: array[int]
+    loss_tokens: array[int]
+    drawn: array[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +128,13 @@ class StoreWriter:
         """The number of each sample (n,)."""
         return np.array(self._drawn, dtype=np.uint64)
 
-    def extend(self, samples: Iterable[StoredSample]) -> None:
+    def extend(self, part: Part) -> None:
         """Append samples."""
-        for tokens, mask, drawn in samples:
-            self._tokens.write(tokens.astype("<i4").tobytes())
-            self._mask.write(mask.tobytes())
-            self._lengths.append(len(tokens))
-            self._loss_tokens.append(int(np.count_nonzero(mask)))
-            self._drawn.append(drawn)
+        self._tokens.write(part.tokens)
+        self._mask.write(part.mask)
+        self._lengths.extend(part.lengths)
+        self._loss_tokens.extend(part.loss_tokens)
+        self._drawn.extend(part.drawn)
 
     def __enter__(self) -> Self:
         return self

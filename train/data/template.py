@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -317,38 +318,53 @@ def _compare(talk: Conversation, text: str) -> int:
     Raises:
         ValueError: nothing is left of a turn, or a part of a call or of the tools is missing.
     """
-    squeezed, shortened = _squeeze(text), 0
-    if "{'type':'text'" in squeezed:
+    written, shortened = _Written(text), 0
+    if "'type'" in text and "{'type':'text'" in written.squeezed:
         raise ValueError("the template takes no list of parts")
     for tool in talk.tools:
         name = str(tool.get("function", tool).get("name", ""))
-        if not _stands(name, squeezed):
+        if not written.holds(name):
             raise ValueError(f"the template leaves out the tools, as {listed([name])}: {ELSE}")
     for number, message in enumerate(talk.messages, 1):
         for call in message.get("tool_calls", ()):
             parts = [call["function"]["name"], *_leaves(call["function"]["arguments"])]
-            if not all(_stands(part, squeezed) for part in parts):
+            if not all(map(written.holds, parts)):
                 raise ValueError(f"the template leaves out a call of message {number}: {ELSE}")
         content = message["content"] or ""
-        if content.strip() and not any(_stands(part, squeezed) for part in PARTS.split(content)):
+        missing = content and not written.holds(content) and not content.isspace()
+        if missing and not any(map(written.holds, PARTS.split(content))):
             raise ValueError(
                 f"the template leaves out message {number}, the {message['role']}'s: {ELSE}"
             )
-        said = [content, *(str(message.get(key) or "") for key in REASONING)]
-        shortened += any(part.strip() and not _stands(part, squeezed) for part in said)
+        thoughts = [str(message.get(key) or "") for key in REASONING]
+        shortened += bool(missing) or any(
+            part.strip() and not written.holds(part) for part in thoughts
+        )
     return shortened
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A text, to be looked through for others without heed of white space."""
+
+    text: str
+
+    @cached_property
+    def squeezed(self) -> str:
+        return _squeeze(self.text)
+
+    def holds(self, part: str) -> bool:
+        """Whether a text that is not blank stands in it, as it is or within a JSON text."""
+        if not part or part.isspace():
+            return False
+        if part in self.text:
+            return True
+        part = _squeeze(part)
+        return part in self.squeezed or json.dumps(part, ensure_ascii=False)[1:-1] in self.squeezed
 
 
 def _squeeze(text: str) -> str:
     return "".join(text.split())
-
-
-def _stands(part: str, squeezed: str) -> bool:
-    """Whether a text that is not blank stands in another, as it is or within a JSON text."""
-    part = _squeeze(part)
-    return bool(part) and (
-        part in squeezed or json.dumps(part, ensure_ascii=False)[1:-1] in squeezed
-    )
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from train.config import DataConfig
 from train.data.columns import (
@@ -20,15 +20,13 @@ from train.data.columns import (
     require_weight,
     richer,
 )
-from train.data.edges import settle
+from train.data.edges import edge_tokens, settle
 from train.data.rows import Row
-from train.data.store import StoredSample
-from train.data.template import Rendered, Segments, render
+from train.data.store import Part
+from train.data.template import Rendered, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 from train.text import printable
-
-ROWS = 1000  # rows that are tokenized at a time, shared out to threads by the tokenizer's library
 
 
 class Tally:
@@ -47,6 +45,30 @@ class Tally:
         self.first_problem = ""
         self.how = ""
 
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what became of later rows, as `told` has put it.
+
+        A row's form is decided before others are read elsewhere.
+        """
+        if self.form is None and other["form"] is not None:
+            self.form = RowFormat(**{**other["form"], "unused": tuple(other["form"]["unused"])})
+        self.counts.update(other["counts"])
+        self.unused |= dict.fromkeys(other["unused"])
+        self.first = {**other["first"], **self.first}
+        self.first_problem = self.first_problem or other["first_problem"]
+        self.how = self.how or other["how"]
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "form": None if self.form is None else asdict(self.form),
+            "counts": dict(self.counts),
+            "unused": list(self.unused),
+            "first": self.first,
+            "first_problem": self.first_problem,
+            "how": self.how,
+        }
+
     def count(self, what: str, place: str, times: int = 1) -> None:
         """Count something about a row."""
         if times:
@@ -54,28 +76,34 @@ class Tally:
             self.first.setdefault(what, place)
 
 
-def tokenize(
-    rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
-) -> Iterator[StoredSample]:
-    """Yield the samples that carry loss, counting in `tally` what is read, cut and left out.
+def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally) -> Part:
+    """Return the samples that carry loss, counting in `tally` what is read, cut and left out.
 
     Raises:
         DataError: a row is malformed and `--skip-bad-rows` was not given.
     """
-    rendered = _render_rows(rows, config, tokenizer, tally)
-    while block := tuple(islice(rendered, ROWS)):
-        texts = ["".join(text for text, _ in run) for item, _ in block for run in item.runs]
-        encoded = iter(tokenizer.encode_batch(texts))
-        for item, drawn in block:
-            parts = [(run, next(encoded)) for run in item.runs]
-            tokens, mask = _assemble(parts, complete=item.complete, info=tokenizer.info)
-            tally.counts["truncated"] += len(tokens) > config.block_size
-            tokens, mask = tokens[: config.block_size], mask[: config.block_size]
-            if mask.any():
-                tally.counts["samples"] += 1
-                yield tokens, mask, drawn
-            else:
-                tally.counts["without loss"] += 1
+    items = list(_render_rows(rows, config, tokenizer, tally))
+    runs = [run for item, _ in items for run in item.runs]
+    texts = ["".join(text for text, _ in run) for run in runs]
+    cuts = [list(accumulate(len(text) for text, _ in run[:-1])) for run in runs]
+    encoded = iter(tokenizer.encode_batch(texts, cuts))
+    tokens, mask = array("i"), bytearray()
+    lengths, loss_tokens, drawn = array("i"), array("i"), array("Q")
+    for item, number in items:
+        ids, carried = _assemble(item, encoded, tokenizer.info)
+        tally.counts["truncated"] += len(ids) > config.block_size
+        ids, carried = ids[: config.block_size], carried[: config.block_size]
+        carrying = carried.count(1)
+        tally.counts["samples" if carrying else "without loss"] += 1
+        if carrying:
+            tokens.extend(ids)
+            mask += carried
+            lengths.append(len(ids))
+            loss_tokens.append(carrying)
+            drawn.append(number)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return Part(tokens.tobytes(), bytes(mask), lengths, loss_tokens, drawn)
 
 
 def _draw(said: str) -> int:
@@ -88,6 +116,7 @@ def _draw(said: str) -> int:
 def _render_rows(
     rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
 ) -> Iterator[tuple[Rendered, int]]:
+    edges = edge_tokens(tokenizer)
     for row in rows:
         tally.counts["rows"] += 1
         problem = row.problem
@@ -96,7 +125,7 @@ def _render_rows(
                 form = _form(row.value, row.place, config, tally)
                 tally.unused |= dict.fromkeys(row.beside)
                 rendered = render(form, row.value, config.loss_on, tokenizer)
-                settled = settle(rendered, tokenizer, tally.counts)
+                settled = settle(rendered, edges, tokenizer, tally.counts)
             except ValueError as error:
                 problem = f": {error}"
             except DataError as error:
@@ -144,19 +173,19 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
 
 
 def _assemble(
-    parts: Sequence[tuple[Segments, Encoded]], *, complete: bool, info: TokenizerInfo
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Join tokenized runs, each closed by the last token, into tokens and mask (T,)."""
-    tokens = [] if complete else [np.array(info.opening)]
-    mask = [np.zeros(len(part), np.bool_) for part in tokens]
-    for run, (ids, characters) in parts:
-        ends = np.cumsum([len(text) for text, _ in run])
-        owners = np.minimum(np.searchsorted(ends, characters, side="right"), len(run) - 1)
-        tokens.append(ids)
-        mask.append(np.array([loss for _, loss in run])[owners])
-        if not complete:
-            tokens.append(np.array(info.closing))
-            mask.append(np.full(len(info.closing), run[-1][1]))
-    joined, carried = np.concatenate(tokens).astype(np.int32), np.concatenate(mask).astype(np.bool_)
-    carried[:1] = False  # nothing predicts the first token
-    return joined, carried
+    item: Rendered, encoded: Iterator[Encoded], info: TokenizerInfo
+) -> tuple[list[int], bytearray]:
+    """Join tokenized runs, each closed by the last token, into tokens and a mask of 0 and 1."""
+    ids = [] if item.complete else list(info.opening)
+    mask = bytearray(len(ids))
+    for run in item.runs:
+        own, counts = next(encoded)
+        ids += own
+        ends = [*counts, len(own)]
+        for (_, loss), start, end in zip(run, [0, *counts], ends, strict=False):
+            mask += (b"\1" if loss else b"\0") * (end - start)
+        if not item.complete:
+            ids += info.closing
+            mask += (b"\1" if run[-1][1] else b"\0") * len(info.closing)
+    mask[:1] = b"\0"[: len(mask)]  # nothing predicts the first token
+    return ids, mask

@@ -1,7 +1,7 @@
 """From text to token ids and back, whatever library the tokenizer comes from.
 
-A text is tokenized whole, so its ids are those that the tokenizer's own library gives for it; each
-token also names the character that decides what it belongs to, so masks are exact to the token.
+A text is tokenized whole, so its ids are those that the tokenizer's own library gives for it; where
+a part of it begins is asked for by its character, so masks are exact to the token.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 Segment = tuple[str, bool]  # a piece of text, and whether it carries loss
-Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
+# A text's ids, and how many of them stand before each of the characters that were asked for.
+Encoded = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,11 @@ class Tokenizer(Protocol):
         """Return the added token that a text ends in, blanks left out; None where it is text."""
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return, for each text, its ids (T,) and the character each belongs to (T,)."""
+    def encode_batch(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Encoded]:
+        """Return the ids of each text, and how many stand before each of its `cuts`, ascending.
+
+        A token belongs to the part of a text in which its last character lies.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -14,14 +14,13 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from train.data.tokenizer import Encoded, Segment, TokenizerInfo
 from train.data.tokenizer_folder import load_own
 from train.errors import DataError
 
 Render = Callable[..., str]
 MARK = "anyrank\N{DIVISION SIGN}turn"  # nothing that a conversation holds or a template changes
+NAMED = ("reasoning_content", "thinking", "reasoning")
 GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
 
 
@@ -104,7 +103,7 @@ class HuggingFaceTokenizer:
         copy.post_processor = processors.Sequence([])
         return copy
 
-    @property
+    @cached_property
     def template(self) -> str:
         """The chat template that the tokenizer's files bring, or an empty text."""
         return str(self.inner.get_chat_template()) if self.inner.chat_template else ""
@@ -128,17 +127,24 @@ class HuggingFaceTokenizer:
             line = line.replace(end, "").strip()
         named = any(token in line for token in special) or len(line) < 3
         found = sorted(special if named else special | {line})
-        return re.compile("|".join(map(re.escape, found))) if found else None
+        # A literal at the beginning is found far more quickly than one of several.
+        pairs = zip(found[0], found[-1], strict=False) if found else ()
+        head = "".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        tails = "|".join(re.escape(mark.removeprefix(head)) for mark in found)
+        return re.compile(f"{re.escape(head)}(?:{tails})") if found else None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return ids and deciding characters; the batch is split over threads by the library."""
+    def encode_batch(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Encoded]:
+        """Return ids, and how many stand before each cut."""
         found = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [_encoded(item.ids, item.offsets) for item in found]
+        return [
+            (item.ids, [_count(item, cut) for cut in where])
+            for item, where in zip(found, cuts, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, without special tokens."""
@@ -152,8 +158,9 @@ class HuggingFaceTokenizer:
     def ends_turn(self, text: str) -> str | None:
         """Return the longest added token that the text ends in, blanks left out."""
         text = text.rstrip()
-        found = [token for token in self._added if text.endswith(token)]
-        return max(found, key=len, default=None)
+        if not text.endswith(self._added):
+            return None
+        return max((token for token in self._added if text.endswith(token)), key=len)
 
     @cached_property
     def _added(self) -> tuple[str, ...]:
@@ -178,13 +185,12 @@ class HuggingFaceTokenizer:
             return None
         turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         carrying = turns if carrying is None else carrying
-        template = _dated(self.inner.get_chat_template(tools=list(tools) or None), self.date)
+        template, marked = self._templates[bool(tools)]
         try:
-            if GENERATION.search(template):
+            if marked:
                 return self._marked(messages, tools, template, [k in carrying for k in turns])
-            return find_turns(
-                messages, partial(self._render, tools=tools, template=template), carrying
-            )
+            given = [_with_reasoning(message) for message in messages]
+            return find_turns(given, partial(self._render, tools=tools), carrying)
         except ValueError:
             raise
         except Exception as error:  # jinja2 raises what the template tells it to
@@ -199,24 +205,40 @@ class HuggingFaceTokenizer:
         text = json.dumps(settings, indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
 
+    @cached_property
+    def _templates(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
+        """The template without and with tools, and whether it has {% generation %} marks."""
+        texts = [self.inner.get_chat_template(tools=tools) for tools in (None, [dict[str, Any]()])]
+        plain, tooled = (_dated(text, self.date) for text in texts)
+        return (plain, bool(GENERATION.search(plain))), (tooled, bool(GENERATION.search(tooled)))
+
+    @cached_property
+    def _special(self) -> Mapping[str, Any]:
+        return {
+            role: [str(name) for name in names] if isinstance(names, list) else str(names)
+            for role, names in self.inner.special_tokens_map.items()
+        }
+
     def _render(
         self,
         messages: Sequence[Mapping[str, Any]],
         opened: bool = False,  # noqa: FBT001, FBT002  (a Render)
         tools: Sequence[Mapping[str, Any]] = (),
-        template: str | None = None,
     ) -> str:
         # Not apply_chat_template, which takes keys without a value away: some templates want them.
-        from transformers.utils.chat_template_utils import render_jinja_template
+        # Nor what stands between: it copies the conversation, for each of its turns anew.
+        from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        found: Any = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
-            tools=[dict(tool) for tool in tools] or None,
-            chat_template=template or self.inner.get_chat_template(),
-            add_generation_prompt=opened,
-            **self.inner.special_tokens_map,
+        compiled: Any = _compile_jinja_template(self._templates[bool(tools)][0])  # kept by its text
+        return str(
+            compiled.render(
+                messages=messages,
+                tools=list(tools) or None,
+                documents=None,
+                add_generation_prompt=opened,
+                **self._special,
+            )
         )
-        return str(found[0][0])
 
     def _marked(
         self,
@@ -235,7 +257,7 @@ class HuggingFaceTokenizer:
             tools=[dict(tool) for tool in tools] or None,
             chat_template=template,
             return_assistant_tokens_mask=True,
-            **self.inner.special_tokens_map,
+            **self._special,
         )
         (text,), (spans,) = found
         if all(carrying):
@@ -246,6 +268,12 @@ class HuggingFaceTokenizer:
                 " turns, so the turns that carry no loss cannot be told apart: use another template"
             )
         return _segments(text, [span for span, kept in zip(spans, carrying, strict=True) if kept])
+
+
+def _with_reasoning(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a message's reasoning the names under which templates look for it, as transformers."""
+    said = next((message[key] for key in NAMED if message.get(key) is not None), None)
+    return message if said is None else {"thinking": said, **message, "reasoning_content": said}
 
 
 def find_turns(
@@ -259,7 +287,8 @@ def find_turns(
     text = render(messages)
     spans = []
     for number in sorted(carrying):
-        span = _by_beginnings(text, messages, number, render)
+        after = text if number + 1 == len(messages) else render(messages[: number + 1])
+        span = _by_beginnings(text, after, messages[:number], render)
         span = span or _by_mark(text, messages, number, render)
         span = span or _by_call(text, messages, number, render)
         if span is None:
@@ -273,13 +302,15 @@ def find_turns(
 
 
 def _by_beginnings(
-    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
+    text: str, after: str, before: Sequence[Mapping[str, Any]], render: Render
 ) -> tuple[int, int] | None:
-    """Render the conversation up to the turn and through it: the turn is the difference."""
-    before = render(messages[:number], True) if number else ""
-    after = render(messages[: number + 1])
-    whole = text.startswith(after) and after.startswith(before)
-    return (len(before), len(after)) if whole and number else None
+    """Compare the conversation rendered through the turn with that up to it: the difference is the
+    turn.
+    """
+    if not before or not text.startswith(after):
+        return None
+    up_to = render(before, True)
+    return (len(up_to), len(after)) if after.startswith(up_to) else None
 
 
 def _by_mark(
@@ -352,6 +383,17 @@ def _around(whole: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[
     )
 
 
-def _encoded(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Encoded:
-    edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    return np.array(ids, dtype=np.int32), np.maximum(edges[:, 0], edges[:, 1] - 1)
+def _count(found: Any, cut: int) -> int:
+    """Return how many tokens lie before a character, by the last character of each."""
+    number = found.char_to_token(cut)
+    if number is None:  # blanks that belong to no token, or the end
+        return sum(max(start, end - 1) < cut for start, end in found.offsets)
+    before: int = number
+    while before and max(*_last(found.token_to_chars(before - 1))) >= cut:
+        before -= 1  # of a character in several tokens the first, and spans without a character
+    return before
+
+
+def _last(span: tuple[int, int] | None) -> tuple[int, int]:
+    start, end = span or (-1, -1)
+    return start, end - 1

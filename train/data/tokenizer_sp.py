@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from train.data.tokenizer import Encoded, Segment, TokenizerInfo
@@ -100,13 +100,19 @@ class SentencePieceTokenizer:
         ids: list[int] = self.processor.encode(text)
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return ids and deciding characters; the batch is split over threads by the library.
+    def encode_batch(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Encoded]:
+        """Return ids, and how many stand before each cut.
 
         The leading bytes of a character that is spelt out in bytes have an empty span before it.
         """
-        found = self.processor.encode(list(texts), return_type="offset_mapping")
-        return [_encoded(item["ids"], item["offsets"]) for item in found]
+        if not any(cuts):
+            found = self.processor.encode(list(texts), num_threads=1)
+            return [(ids, []) for ids in found]
+        spans = self.processor.encode(list(texts), return_type="offset_mapping", num_threads=1)
+        return [
+            (item["ids"], [_count(item["offsets"], cut) for cut in where])
+            for item, where in zip(spans, cuts, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; control tokens have none."""
@@ -224,6 +230,6 @@ def _merges(pieces: Sequence[Any], vocab: Mapping[str, int]) -> list[tuple[str, 
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _encoded(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Encoded:
-    edges = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    return np.array(ids, dtype=np.int32), np.maximum(edges[:, 0], edges[:, 1] - 1)
+def _count(spans: Sequence[tuple[int, int]], cut: int) -> int:
+    """Return how many tokens lie before a character, by the last character of each."""
+    return bisect_left(spans, cut, key=lambda span: max(span[0], span[1] - 1))

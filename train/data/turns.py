@@ -153,7 +153,8 @@ def checked(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{what} must be text, but is {noun(value)} instead")
     try:
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{what} holds half of a surrogate pair, which is not a text") from None
     return value

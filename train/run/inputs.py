@@ -14,7 +14,7 @@ from train.config import RunConfig, World
 from train.data.mix import Dataset
 from train.data.model_files import require_trainable, rounded
 from train.data.model_folder import locate_model, read_model_config
-from train.data.open import open_dataset
+from train.data.open import opening
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.preview import sample_lines
@@ -124,7 +124,7 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInpu
         DataError: it is missing, empty or malformed, or smaller than one batch.
     """
     config = inputs.config
-    data = open_dataset(config.data, config.model, cache)
+    data = console.follow(opening(config.data, config.model, cache))
     for notice in data.notices:
         console.say(notice)
     places, batch = data.train.mixture.places, config.data.batch_size

@@ -1,0 +1,36 @@
+"""How far long work is: a bar on a terminal, lines elsewhere."""
+
+import os
+import pty
+import sys
+import time
+
+from train.data.blocks import Progress
+from train.output.console import Console
+
+
+def work(pause=0.0):
+    for share in (0.25, 0.5, 1.0):
+        time.sleep(pause)
+        yield Progress("data.jsonl", share, int(1e6 * share))
+    return "made"
+
+
+def test_without_a_terminal_there_are_lines_with_rate_and_time_left(capsys):
+    assert Console(True).follow(work(0.05), every=0) == "made"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("[info] tokenizing data.jsonl: 25%, ")
+    assert all(" tokens/s, 0:0" in line and line.endswith(" left") for line in lines)
+    assert Console(True).follow(work()) == "made"  # what is quick is not told
+    assert Console(False).follow(work(), every=0) == "made"
+    assert capsys.readouterr().out == ""
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert Console(True).follow(work(0.6), every=0) == "made"
+        shown = os.read(ours, 10000).decode()
+    assert "tokenizing data.jsonl:" in shown and "50%|" in shown and "tokens/s" in shown
+    assert capsys.readouterr().out == ""
