@@ -5,7 +5,8 @@
 First, without training: samples of lengths lognormal(5.2, 1) up to 4,096 tokens are packed and
 divided as a run does, and a step's efficiency is the mean rank's cost over the dearest's, in FLOP
 of Mistral-7B, communication not counted; with one rank a row, with the fewest that reach 0.9 (what
-a step bound by compute wants), and with what the planner chooses on A100s. Then one sample of 2,048
+a step bound by compute wants), and with what the planner chooses on A100s; and the seconds that are
+predicted of a step with each of the three, communication counted. Then one sample of 2,048
 tokens a step on 1, 2 and 4 ranks here, which share it: the busiest rank's CPU seconds.
 """
 
@@ -22,6 +23,7 @@ import os
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from statistics import mean, median
 from typing import Any
@@ -31,7 +33,7 @@ import numpy as np
 from bench import record
 from train.data.divide import divide
 from train.data.pack import pack
-from train.planning import PlanRequest, choose, cluster_of, find_gpu, find_shape
+from train.planning import Pins, PlanRequest, choose, cluster_of, find_gpu, find_shape
 from train.planning.predict import sample_cost
 
 BATCHES, GPUS, BLOCK, DRAWS = (1, 5, 16, 32, 256), (8, 64), 4096, 20
@@ -74,8 +76,17 @@ def simulated() -> list[dict[str, Any]]:
             rows.append({
                 "gpus": gpus, "batch": batch, "alone": by[1], "fewest": fewest,
                 "shared": by[fewest], "planned": planned.plan.sp, "with": by[planned.plan.sp],
+                "s_alone": predicted(request, 1), "s_shared": predicted(request, fewest),
+                "s_planned": planned.time.total,
             })  # fmt: skip
     return rows
+
+
+def predicted(request: PlanRequest, sp: int) -> float:
+    """Return the seconds of a step that are predicted where so many ranks share a row."""
+    chosen = choose(replace(request, pins=Pins(sp=sp))).chosen
+    assert chosen is not None
+    return chosen.time.total
 
 
 def efficiency(lengths: Any, batch: int, gpus: int, sp: int) -> float:

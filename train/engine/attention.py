@@ -75,7 +75,7 @@ def packed_attention(
     if kernel and softcap is None and _fits_kernel(query):
         return _varlen(query, keys, cu_seq_lens_q, max_length_q, scale, window), None
     parts = [
-        _segment(*rows, scale=scale, window=window, softcap=softcap)
+        _segment(*rows, scale=scale, window=window, softcap=softcap, masks=keys.masks)
         for rows in _split(query, keys, segments or cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
@@ -102,6 +102,7 @@ def _segment(
     scale: float,
     window: int | None,
     softcap: float | None,
+    masks: dict[tuple[int, int], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Attention of one segment; shapes as in `packed_attention`, the last key the last query's."""
     grouped = query.shape[1] != key.shape[1]
@@ -113,7 +114,13 @@ def _segment(
         return scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    mask = _visible(length, seen, window, query.device)
+    if softcap is None and masks is not None and not query.is_cuda:
+        if (length, seen) not in masks:
+            hidden = ~_visible(length, seen, window, query.device)
+            masks[length, seen] = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        mask = masks[length, seen]  # or torch would make and keep one for every layer
+    else:
+        mask = _visible(length, seen, window, query.device)
     if softcap is not None:
         return _capped(query, key, value, scale, mask, softcap)
     return scaled_dot_product_attention(

@@ -17,7 +17,7 @@ from train.config import World
 from train.engine.device import choose_device, gpu_found
 from train.engine.replica import Replica
 from train.errors import ConfigError, FaultError, mark_echo
-from train.hosts.memory import memory
+from train.hosts.memory import left_by_limits, memory
 from train.hosts.probe import interface_variables
 from train.launch import heartbeat
 from train.planning.cluster import Device
@@ -80,7 +80,8 @@ class Gang:
         else:
             ranks = self.world.local_size
             share = min(1.0, len(os.sched_getaffinity(0)) / ranks)
-            own = Device(self.world.node, "cpu", host // ranks, host, share)
+            room = min(host // ranks, left_by_limits())
+            own = Device(self.world.node, "cpu", room, host, share)
         return tuple(self.gather(own))
 
     def replica(self, ranks: tuple[int, ...]) -> Replica:

@@ -9,7 +9,7 @@ ranks, so that the result never depends on who was first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class Keys:
     """Keys and values (1, heads, K, dimension) of all stretches, one after the other.
 
     `bounds`: where each stretch's begin, int32 (stretches + 1,); `longest`: tokens of the longest;
-    `segments`: the bounds on the host, where they are known there.
+    `segments`: the bounds on the host, where they are known there; `masks`: what is added to the
+    scores of a stretch, by its numbers of queries and keys, where that is kept for other layers.
     """
 
     key: torch.Tensor
@@ -44,6 +45,7 @@ class Keys:
     bounds: torch.Tensor
     longest: int
     segments: tuple[int, ...] = ()
+    masks: dict[tuple[int, int], torch.Tensor] | None = None
 
 
 class SharedRow:
@@ -72,7 +74,7 @@ class SharedRow:
             both = torch.cat([key, value], dim=-1).squeeze(0).transpose(0, 1)
             found = _Exchange.apply(both, self._replica, via).transpose(0, 1)[None]
             key, value = found.split(widths, dim=-1)
-        return Keys(key, value, via.bounds, via.longest, via.segments)
+        return Keys(key, value, via.bounds, via.longest, via.segments, via.masks)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class _Route:
     longest: int
     segments: tuple[int, ...]
     trivial: bool
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(found: Route, device: torch.device) -> _Route:

@@ -6,6 +6,7 @@ Where a container or a batch system limits this process by a cgroup (version 2),
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,16 @@ def memory(root: Path = Path("/")) -> dict[str, int]:
 
 def allocatable() -> int:
     """Return how many bytes this process could still have: the host's memory, or its own limits."""
+    return min(memory()["available"], left_by_limits())
+
+
+def left_by_limits() -> int:
+    """Return how many bytes this process's own limits (`ulimit -v`, `-d`) leave it.
+
+    Without a limit it is more than any host has.
+    """
     held = _fields(Path("/proc/self/status"), ("VmSize:", "VmData:"), 1024)
-    found = [memory()["available"]]
+    found = [sys.maxsize]
     for kind, key in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
         most = resource.getrlimit(kind)[0]
         if most != resource.RLIM_INFINITY:
