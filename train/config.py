@@ -100,6 +100,7 @@ class DataConfig:
     seed: int
     columns: tuple[tuple[str, str], ...] = ()
     date: str | None = None
+    objective: str = "sft"
     eval_name_or_path: str | None = None
 
     @property
@@ -228,11 +229,31 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
             f"--quantize {given['quantize']} keeps the model frozen in 4 bits, which nothing can "
             "train: give --use-lora as well, or leave it out"
         )
+    if given.get("objective") == "dpo":
+        _refuse_beside_dpo(given, named=all(named))
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:
         preset.pop("max_steps", None)
     values = {row.name: row.default for row in ARGUMENTS} | preset | given
     return _assemble(values)
+
+
+def _refuse_beside_dpo(given: Mapping[str, Any], *, named: bool) -> None:
+    """Refuse what pairs of answers do not go with.
+
+    Raises:
+        ConfigError: it names the argument.
+    """
+    if not named:
+        raise ConfigError(
+            "--objective dpo learns from pairs of answers: name a model and such data"
+        )
+    for flag in ("columns", "skip_bad_rows", "loss_on"):
+        if given.get(flag):
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} does not go with --objective dpo, whose rows are "
+                "prompt, chosen and rejected, with loss on both answers: leave it out"
+            )
 
 
 def read_words(argv: Sequence[str]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def fit(
                 break
             lr = learning_rate(job.config.optimizer, step, job.total)
             ending = stop.asked() or saver.failed()
-            found = engine.step(step, batch.micros, batch.loss_tokens, lr, stop=ending)
+            found = engine.step(step, batch.micros, batch.terms, lr, stop=ending)
             seconds = time.perf_counter() - began
             record = _record(job, step, batch, found, lr, seconds, engine.peak_bytes())
             records.append(record)
@@ -233,7 +233,8 @@ def evaluate(
     if out.folder is not None:
         out.folder.write(record)
         out.tracker.write(step, {"eval/loss": record.eval_loss})
-    out.console.say(f"Evaluation after step {step}: loss {record.eval_loss:.6f} on {tokens} tokens")
+    noun = "pairs" if job.config.data.objective == "dpo" else "tokens"
+    out.console.say(f"Evaluation after step {step}: loss {record.eval_loss:.6f} on {tokens} {noun}")
     return record
 
 

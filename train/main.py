@@ -25,7 +25,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     found, data = inputs.open_data(found, cache, console)
     with inputs.uncollected():
-        from train.run import planning, resume, session  # torch: what can fail above needs none
+        from train.run import planning, preference, resume, session  # torch: none above
     console.stage(3, f"Joining the ranks, {world.size} in all")
     gang = session.join(found, data, world, env)
     console.stage(4, "Planning")
@@ -35,6 +35,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     out = session.open_outputs(found, planned, gang, env, stop)
     out.console.stage(5, f"Loading the model {found.config.model.name_or_path}")
     engine = session.start_engine(found, planned, gang, out)
+    data = preference.refer(engine, found, data, planned, cache, out.console)
     resumed = resume.resume(found, data, planned.plan, engine, out)
     job = session.training_job(found, data, planned, engine, resumed)
     out.console.stage(6, f"Training {job.total} steps")

@@ -31,7 +31,7 @@ from train.output.trackers import NoTracker
 from train.planning import balance
 from train.planning.balance import Pace
 from train.planning.shares import Share
-from train.run import inputs, session
+from train.run import inputs, preference, session
 from train.run.planning import choose_plan
 from train.run.resume import Resumed
 
@@ -64,6 +64,12 @@ VARIANTS = {
         f"qlora{z}": f"recompute=none zero={z} --use-lora --lora-dropout 0.2 --lr 5e-3 "
         f"--quantize nf4 {SHORT}"
         for z in range(3)
+    },
+    **{
+        f"dpo{z}{'-lora' * k}": f"recompute=none zero={z} --objective dpo --lr 5e-4 {SHORT} "
+        f"--dataset-name-or-path {{beside}}/pairs.jsonl {'--use-lora --lr 2e-3' * k}"
+        for z in range(4)
+        for k in range(2)
     },
     **{f"bf16-zero{z}": f"recompute=none zero={z} --precision bf16 {SHORT}" for z in (1, 2, 3)},
     **{
@@ -144,6 +150,7 @@ def steps(gang: Gang, variant: str, model: str, data: str, out: Path) -> list[di
     )
     if "-huge-" in variant:
         engine.scale.value = HUGE
+    samples = preference.refer(engine, source, samples, planned, out / "cache", quiet)
     job = session.training_job(source, samples, planned, engine, Resumed(NoSaver(), 0, False))
     if "paces" in variant:
         job = slowed(engine, job, out / f"moved{gang.world.rank}.json")

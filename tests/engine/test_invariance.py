@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def runs(tiny, preset, ragged, out, request):
     """Steps by number of ranks and variant."""
     mistral(tiny.with_name("large"), preset.model, layers=2, **LARGE)
     mistral(tiny.with_name("deeper"), preset.model, layers=4, tie_word_embeddings=True)
+    rows = map(json.loads, ragged.read_text().splitlines())
+    pairs = [
+        {"prompt": row["instruction"], "chosen": row["output"], "rejected": row["output"][::-1]}
+        for row in rows
+    ]
+    path = tiny.with_name("pairs.jsonl")
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     cells = EXHAUSTIVE if request.config.getoption("--exhaustive") else RANKS
     for ranks, variants in cells.items():
         if ranks != LAUNCHED:
@@ -140,6 +148,15 @@ def test_invariance_of_adapters_over_a_base_in_4_bits(runs):
     assert runs[1]["qlora0"][-1]["loss"] < runs[1]["qlora0"][0]["loss"]
     for n, name in found(runs, "qlora"):
         assert difference(runs[1]["qlora0"], runs[n][name]) <= FP32
+
+
+def test_invariance_of_pairs_of_answers(runs):
+    base = runs[1]["dpo0"]
+    assert base[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)  # no better than at the start
+    assert base[-1]["loss"] < 0.6
+    for n, name in found(runs, "dpo"):
+        alone = runs[1]["dpo0-lora" if name.endswith("lora") else "dpo0"]
+        assert difference(alone, runs[n][name]) <= FP32, name
 
 
 def test_invariance_where_ranks_share_rows(runs, capsys):

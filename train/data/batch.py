@@ -34,6 +34,9 @@ class MicroBatch:
     carries loss, else -100. `positions` restart at 0 with each sample, `samples` holds each
     token's sample id. The empty micro-batch is one token of sample -1 without a label, so that
     every rank runs the same forward and backward.
+
+    Of pairs of texts, the chosen one before the rejected one, `reference` (pairs,) is how much
+    likelier the model at the start finds the chosen one, in nats.
     """
 
     tokens: NDArray[np.int64]
@@ -42,11 +45,17 @@ class MicroBatch:
     samples: NDArray[np.int64]
     lengths: tuple[int, ...]
     division: Division = ()
+    reference: NDArray[np.float64] | None = None
 
     @property
     def loss_tokens(self) -> int:
         """How many tokens are predicted."""
         return int((self.labels != IGNORED).sum())
+
+    @property
+    def terms(self) -> int:
+        """How many terms the loss is a sum of: tokens that are predicted, or pairs."""
+        return self.loss_tokens if self.reference is None else len(self.reference)
 
     @property
     def real_tokens(self) -> int:

@@ -289,8 +289,9 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
     if prompt is not None and not whole:
         one = f"prompt={prompt},completion={chosen}"
     return (
-        f"{listed(pairs)} are answers to choose between, for --objective dpo, which is not there "
-        f"yet, and supervised training takes one answer: give --columns {one} to train on it"
+        f"{listed(pairs)} are answers to choose between, for --objective dpo, where they are named "
+        f"chosen and rejected; supervised training takes one answer: give --columns {one} to "
+        "train on it"
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from train.data.batch import MicroBatch, Samples, collate, share
 from train.data.order import Mixture, mixed_ids, sample_hash
 from train.data.pack import Cost, Load, pack, pack_unequal
+from train.data.pairs import PairedSplit, collate_pairs
 
 
 class Split(Samples, Protocol):
@@ -68,6 +69,12 @@ class StepBatch:
     loss_tokens: int
     sample_hash: str
     lengths: NDArray[np.int32]
+    pairs: int = 0
+
+    @property
+    def terms(self) -> int:
+        """How many terms the step's loss is a mean of: tokens that carry loss, or pairs."""
+        return self.pairs or self.loss_tokens
 
 
 def step_batch(split: Split, seed: int, batch: int, step: int, layout: Placement) -> StepBatch:
@@ -84,7 +91,13 @@ def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBat
         packed = pack_unequal(sizes, layout.loads, layout.cost)
     else:
         packed = pack(sizes, layout.capacity, layout.replicas, layout.cost)
-    rows = [collate(split, ids[list(positions)]) for positions in packed[layout.replica]]
+    paired = isinstance(split, PairedSplit)
+    rows = [
+        collate_pairs(split, ids[list(positions)])
+        if isinstance(split, PairedSplit)
+        else collate(split, ids[list(positions)])
+        for positions in packed[layout.replica]
+    ]
     return StepBatch(
         micros=tuple(share(row, layout.rank, layout.ranks) for row in rows),
         samples=len(ids),
@@ -92,6 +105,7 @@ def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBat
         loss_tokens=int(split.loss_tokens[ids].sum()),
         sample_hash=sample_hash(ids),
         lengths=lengths,
+        pairs=len(ids) if paired else 0,
     )
 
 

@@ -121,7 +121,7 @@ def _make(
     notices = (*said, *_notices(tally, model, recipe, dated), *told)
     held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
     if use == "both" and not held.any():
-        held, validation = _hold_out(drawn, source, empty="validation" in splits)
+        held, validation = _hold_out(_alike(drawn, config), source, empty="validation" in splits)
         notices += (validation,)
     named = tally.form is not None and tally.form.given
     seal(partial, folder, Sealed(held, notices, dated, named), recipe.tokenizer)
@@ -211,6 +211,11 @@ def _require_samples(samples: int, tally: Tally, source: DataSource, config: Dat
             f"none of the {rows} rows of '{name}' gives a sample with a token that carries "
             f"loss ({tally.first_problem or reason}): give other data or a larger --block-size"
         )
+
+
+def _alike(drawn: NDArray[np.uint64], config: DataConfig) -> NDArray[np.uint64]:
+    """Return the samples' numbers, one for both texts of a pair."""
+    return np.repeat(drawn[::2], 2) if config.objective == "dpo" else drawn
 
 
 def _hold_out(

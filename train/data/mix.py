@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from train.data.store import Sample, Shown, Store, StoredSplit
 from train.data.tokenizer import TokenizerInfo
 from train.errors import DataError
 from train.names import DatasetName
+
+if TYPE_CHECKING:
+    from train.data.pairs import PairedSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +72,8 @@ class Dataset:
     --chat-template that was needed, where none was given and the tokenizer has none.
     """
 
-    train: StoredSplit | JoinedSplit
-    validation: StoredSplit | JoinedSplit
+    train: StoredSplit | JoinedSplit | PairedSplit
+    validation: StoredSplit | JoinedSplit | PairedSplit
     tokenizer: TokenizerInfo
     fingerprint: str
     notices: tuple[str, ...]

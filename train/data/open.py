@@ -14,6 +14,7 @@ from train.data.chatml import CHATML
 from train.data.columns import listed
 from train.data.make import Making, Use, make_once, untemplated
 from train.data.mix import Dataset, mixed
+from train.data.pairs import as_pairs
 from train.data.source import find_source
 from train.data.store import Store, open_store
 from train.data.tokenizers import tokenizer_key
@@ -62,7 +63,8 @@ def opening(config: DataConfig, model: ModelConfig, cache: Path) -> Opening:
             return replace(found, template=CHATML, notices=(UNTEMPLATED, *found.notices))
         stores.append(store)
     _require_columns([name for name, _ in uses], stores, config)
-    return mixed(names, stores[: len(names)], held_names, stores[len(names) :])
+    found = mixed(names, stores[: len(names)], held_names, stores[len(names) :])
+    return as_pairs(found) if config.objective == "dpo" else found
 
 
 def _open_one(
@@ -71,7 +73,7 @@ def _open_one(
     source = find_source(name, cache.expanduser())
     settings = (FORMAT, source.key, tokenizer_key(model), model.tokenizer, config.loss_on,
                 config.block_size, config.skip_bad_rows, config.columns, config.several,
-                use)  # fmt: skip
+                use, *([config.objective] * (config.objective != "sft")))  # fmt: skip
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     folder = cache.expanduser() / "datasets" / digest
     try:

@@ -21,6 +21,7 @@ from train.data.columns import (
     richer,
 )
 from train.data.edges import edge_tokens, settle
+from train.data.pairs import answer_rows
 from train.data.rows import Row
 from train.data.store import Part
 from train.data.template import Rendered, render
@@ -82,6 +83,8 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
     Raises:
         DataError: a row is malformed and `--skip-bad-rows` was not given.
     """
+    paired = config.objective == "dpo"
+    rows = answer_rows(rows) if paired else rows
     items = list(_render_rows(rows, config, tokenizer, tally))
     runs = [run for item, _ in items for run in item.runs]
     texts = ["".join(text for text, _ in run) for run in runs]
@@ -94,8 +97,9 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
         tally.counts["truncated"] += len(ids) > config.block_size
         ids, carried = ids[: config.block_size], carried[: config.block_size]
         carrying = carried.count(1)
-        tally.counts["samples" if carrying else "without loss"] += 1
-        if carrying:
+        tally.counts["without loss"] += not carrying
+        if carrying or paired:  # pairs stay pairs
+            tally.counts["samples"] += 1
             tokens.extend(ids)
             mask += carried
             lengths.append(len(ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +18,8 @@ class Inputs:
     """Arguments of a forward, and where in its logits the targets are.
 
     `samples` and `positions` name every token that the forward sees, int64, flattened;
-    `where` indexes the tokens that carry loss, `targets` what each should predict, both (K,).
+    `where` indexes the tokens that carry loss, `targets` what each should predict, `texts` which of
+    the row's samples or stretches each is of, all (K,). `reference` as in `MicroBatch`.
     """
 
     arguments: dict[str, Any]
@@ -26,6 +27,8 @@ class Inputs:
     positions: torch.Tensor
     where: torch.Tensor
     targets: torch.Tensor
+    texts: torch.Tensor
+    reference: torch.Tensor | None = None
 
 
 def packed_inputs(
@@ -43,7 +46,9 @@ def packed_inputs(
     }
     if replica is not None and micro.division:
         arguments["shared_row"] = SharedRow(replica, micro.division, device)
-    return _inputs(arguments, micro.samples, micro.positions, micro.labels, device)
+    texts = np.repeat(np.arange(len(micro.lengths)), micro.lengths)
+    found = _inputs(arguments, micro.samples, micro.positions, micro.labels, texts, device)
+    return _with_reference(found, micro, device)
 
 
 def padded_inputs(micro: MicroBatch, device: torch.device, width: int = 0) -> Inputs:
@@ -63,7 +68,15 @@ def padded_inputs(micro: MicroBatch, device: torch.device, width: int = 0) -> In
         "position_ids": _tensor(np.ascontiguousarray(positions), device),
     }
     samples, labels = spread(micro.samples, -1), spread(micro.labels, -100)
-    return _inputs(arguments, samples.ravel(), positions.ravel(), labels.ravel(), device)
+    texts = np.repeat(np.arange(rows), width)
+    found = _inputs(arguments, samples.ravel(), positions.ravel(), labels.ravel(), texts, device)
+    return _with_reference(found, micro, device)
+
+
+def _with_reference(found: Inputs, micro: MicroBatch, device: torch.device) -> Inputs:
+    if micro.reference is None:
+        return found
+    return replace(found, reference=torch.from_numpy(micro.reference).to(device))
 
 
 def _inputs(
@@ -71,6 +84,7 @@ def _inputs(
     samples: np.ndarray,
     positions: np.ndarray,
     labels: np.ndarray,
+    texts: np.ndarray,
     device: torch.device,
 ) -> Inputs:
     where = np.flatnonzero(labels >= 0)
@@ -80,6 +94,7 @@ def _inputs(
         _tensor(positions, device),
         _tensor(where, device),
         _tensor(labels[where], device),
+        _tensor(texts[where], device),
     )
 
 

@@ -2,6 +2,11 @@
 
 The sum over tokens is divided once, by the loss tokens of the whole optimizer step, so that it
 does not depend on how the samples were packed. fp32 logits exist for `LOSS_ROWS` tokens at a time.
+
+Of pairs of answers (direct preference optimization, Rafailov et al., arXiv 2305.18290, equation 7)
+the loss is -log sigmoid(beta (m - r)): m is how much likelier the model finds the chosen text than
+the rejected one, in nats, and r what the model at the start found. Its sum is divided once, too, by
+the pairs of the whole step.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from typing import Any
 
 import torch
 
+from train.data.pairs import BETA
 from train.planning.activations import LOSS_ROWS
 
 
@@ -55,3 +61,71 @@ def summed_cross_entropy(
     """
     loss, total = _SummedCrossEntropy.apply(logits, targets, scale)
     return loss, total
+
+
+class _PairLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        texts: torch.Tensor,
+        reference: torch.Tensor,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        margins = margins_of(logits, targets, texts, len(reference)) - reference
+        total = -torch.nn.functional.logsigmoid(BETA * margins).sum()
+        pull = BETA * torch.sigmoid(-BETA * margins)  # of the chosen up, of the rejected down
+        pulls = torch.stack([pull, -pull], dim=1).reshape(-1)
+        gradient = logits.detach()
+        for first in range(0, len(targets), LOSS_ROWS):
+            part = slice(first, first + LOSS_ROWS)
+            rows, wanted = gradient[part], targets[part, None]
+            slope = torch.softmax(rows.float(), dim=-1)
+            slope.scatter_add_(1, wanted, torch.full_like(slope[:, :1], -1.0))
+            rows.copy_(slope.mul_((pulls[texts[part]] * scale).float()[:, None]))
+        ctx.save_for_backward(gradient, torch.where(total.isfinite(), 1.0, float("nan")))
+        ctx.mark_non_differentiable(total)
+        return (total * scale).float(), total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
+        gradient, guard = ctx.saved_tensors
+        return gradient.mul_((upstream * guard).to(gradient.dtype)), None, None, None, None
+
+
+def pair_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    texts: torch.Tensor,
+    reference: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scaled loss to go backward from, and the plain sum over the pairs.
+
+    The logits are overwritten by their gradient.
+
+    Args:
+        logits: (K, vocabulary), any floating type; targets: int64 (K,).
+        texts: int64 (K,), which text each belongs to: 2p is the chosen one of pair p, 2p + 1 the
+            rejected.
+        reference: float64 (P,), the margins of the model at the start, in nats.
+        scale: a factor.
+
+    Returns:
+        fp32 scalar `scale * sum`, to be differentiated, and the float64 scalar `sum`.
+    """
+    loss, total = _PairLoss.apply(logits, targets, texts, reference, scale)
+    return loss, total
+
+
+def margins_of(
+    logits: torch.Tensor, targets: torch.Tensor, texts: torch.Tensor, pairs: int
+) -> torch.Tensor:
+    """Return how much likelier each pair's chosen text is than its rejected one, float64 (P,)."""
+    sums = torch.zeros(2 * pairs, dtype=torch.float64, device=logits.device)
+    for first in range(0, len(targets), LOSS_ROWS):
+        part = slice(first, first + LOSS_ROWS)
+        logs = torch.log_softmax(logits[part].detach().float(), dim=-1)
+        sums.index_add_(0, texts[part], logs.gather(1, targets[part, None])[:, 0].double())
+    return sums[0::2] - sums[1::2]

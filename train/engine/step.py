@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from train.data.batch import MicroBatch, continued
 from train.engine.gang import Gang
 from train.engine.inputs import Inputs
+from train.engine.loss import margins_of
 from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
 from train.engine.pace import Stopwatch
@@ -78,7 +79,7 @@ class Engine:
         Args:
             step: from 0; names the dropout's draw.
             micros: this replica's; an empty one takes part with zero weight.
-            loss_tokens: of the whole step, over all ranks.
+            loss_tokens: of the whole step, over all ranks; pairs, where these are trained.
             lr: learning rate of this step.
             stop: whether this rank asks all to stop after this step.
 
@@ -117,7 +118,7 @@ class Engine:
         return StepResult(total / loss_tokens, norm, stops > 0), sums
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> tuple[float, int]:
-        """Return the summed loss in nats and the number of tokens over all ranks' micro-batches."""
+        """Return the summed loss in nats and its terms (tokens, or pairs) over all ranks."""
         self.deepspeed.eval()
         sums = torch.zeros((2,), dtype=torch.float64, device=self.gang.device)
         with torch.no_grad():
@@ -125,8 +126,8 @@ class Engine:
                 work = self._work(0, micros, 1.0)
                 self._neighbours(micros).follow(forward_only(len(micros)), work.act)
                 if self.mesh.speaks:
-                    tokens = float(sum(micro.loss_tokens for micro in micros))
-                    sums += torch.stack([work.sums.sum(), sums.new_tensor(tokens)])
+                    terms = float(sum(micro.terms for micro in micros))
+                    sums += torch.stack([work.sums.sum(), sums.new_tensor(terms)])
         # A forward without a backward leaves parameters of ZeRO-3 on their way.
         self.deepspeed.empty_partition_cache()
         self.gang.sum(sums)
@@ -151,6 +152,30 @@ class Engine:
             self._neighbours(micros).follow(forward_only(1), act)
         self.deepspeed.empty_partition_cache()
         return int(self.gang.sum(found))
+
+    def margins(self, micro: MicroBatch) -> torch.Tensor:
+        """Return how much likelier each pair's chosen text is, float64 (pairs,); all ranks ask.
+
+        It is 0 on ranks that do not speak for their replica.
+        """
+        self.deepspeed.eval()
+        assert micro.reference is not None
+        work = self._work(0, [micro], 1.0)
+        device = self.gang.device
+        found = torch.zeros(len(micro.reference), dtype=torch.float64, device=device)
+
+        def act(now: Pass, come: torch.Tensor | None) -> torch.Tensor | None:
+            if not self.mesh.is_last:
+                return work.act(now, come)
+            laid, logits = self._lay(micro), work.logits(now, come)
+            if self.mesh.speaks:
+                found.copy_(margins_of(logits, laid.targets, laid.texts, len(found)))
+            return None
+
+        with torch.no_grad():
+            self._neighbours([micro]).follow(forward_only(1), act)
+        self.deepspeed.empty_partition_cache()
+        return found
 
     def agree(self, *, wish: bool) -> bool:
         """Whether any rank wishes so; every rank must ask."""

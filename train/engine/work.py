@@ -11,7 +11,7 @@ import torch
 
 from train.data.batch import MicroBatch
 from train.engine.inputs import Inputs
-from train.engine.loss import summed_cross_entropy
+from train.engine.loss import pair_loss, summed_cross_entropy
 from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
 from train.engine.pace import Stopwatch
@@ -84,6 +84,9 @@ class Work:
         return None if held.come is None else held.come.grad
 
     def _loss(self, micro: Inputs, come: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if micro.reference is not None:
+            logits = self._logits(micro, come)
+            return pair_loss(logits, micro.targets, micro.texts, micro.reference, self.scale)
         if self.model.head is None:
             return summed_cross_entropy(self._logits(micro, come), micro.targets, self.scale)
         self.model.head.set_targets(micro.targets, self.scale)

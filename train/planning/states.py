@@ -118,7 +118,8 @@ def states_of(
     if low and plan.zero == 1 and plan.offload == "none":
         step = (size + 4.0) * counts.trained / shards
     here = master / shards if plan.offload == "none" else 0.0
-    load = all_weights + here if plan.zero in (1, 2) else 0.0
+    copied = size * counts.trained if packed else all_weights
+    load = copied + here if plan.zero in (1, 2) else 0.0
     buffers = _buffers(shape, counts, plan, size)
     if packed:  # the matrix that a product has taken back to the run's type
         buffers += size * max(rows * columns for rows, columns in shape.linears)

@@ -128,10 +128,11 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInpu
     for notice in data.notices:
         console.say(notice)
     places, batch = data.train.mixture.places, config.data.batch_size
+    noun = "pairs" if config.data.objective == "dpo" else "samples"
     evaluated = "to evaluate on" if config.data.eval_names else "held out"
     console.say(
-        f"{len(data.train)} samples to train on, {len(data.validation)} {evaluated}; "
-        f"{batch} samples per step, {steps_per_epoch(places, batch)} steps per epoch"
+        f"{len(data.train)} {noun} to train on, {len(data.validation)} {evaluated}; "
+        f"{batch} {noun} per step, {steps_per_epoch(places, batch)} steps per epoch"
     )
     for line in sample_lines(data.shown, colour=console.colour):
         console.say(line)

@@ -145,7 +145,8 @@ def _choose(
     if request.cluster.gpus > 1:
         packs = packable(inputs.model, config.model)
         cuts = packs and divisible(inputs.model, config.model)
-        request = replace(request, packable=packs, divisible=cuts)
+        shared = config.data.objective == "sft"  # both texts of a pair belong to one rank
+        request = replace(request, packable=packs and shared, divisible=cuts)
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
     learned = ""
     if limit is not None:

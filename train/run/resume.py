@@ -159,7 +159,7 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
         "model": asdict(inputs.shape),
         "config": meaning(read_model_config(inputs.model)),
         "adapter": {"r": lora.r, "alpha": lora.alpha} | quantized if lora else None,
-        "base": weights_fingerprint(inputs.model) if lora else None,
+        "base": weights_fingerprint(inputs.model) if lora or sizes.objective == "dpo" else None,
         "block_size": sizes.block_size,
         "loss_on": sizes.loss_on,
         "tokenizer": data.tokenizer.fingerprint,

@@ -158,33 +158,38 @@ def start_engine(inputs: RunInputs, planned: PlannedRun, gang: Gang, out: Output
     return engine
 
 
+def placement(inputs: RunInputs, data: Dataset, planned: PlannedRun, engine: Engine) -> Placement:
+    """Return where this rank stands in a step, and what its replica takes."""
+    chosen = planned.chosen.plan
+    replica, ranks = engine.mesh.replica(chosen)
+    longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
+    capacity = max(chosen.micro_tokens, longest)
+    return Placement(
+        replica=replica,
+        replicas=chosen.dp,
+        capacity=capacity,
+        cost=np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64]),
+        padded=not engine.model.packed,
+        rank=ranks.index(engine.gang.world.rank),
+        ranks=len(ranks),
+        loads=loads(chosen, capacity, planned.shares),
+    )
+
+
 def training_job(
     inputs: RunInputs, data: Dataset, planned: PlannedRun, engine: Engine, resumed: Resumed
 ) -> TrainingJob:
     """Put together what the loop needs to go on from where the run is."""
     config = inputs.config
     chosen = planned.chosen.plan
-    replica, ranks = engine.mesh.replica(chosen)
-    longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
-    capacity = max(chosen.micro_tokens, longest)
     marks = engine.gang.marks
     named = [marks.get(name) for name in ("saved", "ended", "began", "imported")]
     instants = (*named, planned.made)
-    cost = np.vectorize(partial(sample_cost, inputs.shape), otypes=[np.float64])
     return TrainingJob(
         config=config,
         train=data.train,
         validation=data.validation,
-        placement=Placement(
-            replica=replica,
-            replicas=chosen.dp,
-            capacity=capacity,
-            cost=cost,
-            padded=not engine.model.packed,
-            rank=ranks.index(engine.gang.world.rank),
-            ranks=len(ranks),
-            loads=loads(chosen, capacity, planned.shares),
-        ),
+        placement=placement(inputs, data, planned, engine),
         start=resumed.start,
         total=total_steps(inputs.config, data),
         plan_digest=chosen.digest,

@@ -1,0 +1,82 @@
+"""Rows of a prompt, a chosen and a rejected answer: read as pairs, drawn and packed as one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from train.config import DataConfig, ModelConfig
+from train.data.feed import Placement, step_batch
+from train.data.open import open_dataset
+from train.data.pairs import PairedSplit, answer_rows
+from train.data.rows import Row
+from train.errors import DataError
+
+
+def read(*values):
+    return list(answer_rows(Row(f"a:{n}", value) for n, value in enumerate(values)))
+
+
+def test_a_row_becomes_its_prompt_with_each_answer():
+    first, second = read({"prompt": "p", "chosen": "c", "rejected": "r", "system": "s", "id": 3})
+    assert first.value == {"prompt": "p", "completion": "c", "system": "s"}
+    assert second.value == {"prompt": "p", "completion": "r", "system": "s"}
+    assert first.beside == ("id",)
+
+
+def test_whole_conversations_part_at_their_last_turns():
+    shared = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+              {"role": "user", "content": "c"}]  # fmt: skip
+    ends = [[{"role": "assistant", "content": word}] for word in "xy"]
+    found = read({"prompt": "a", "chosen": shared + ends[0], "rejected": shared + ends[1]})
+    assert [row.value for row in found] == [
+        {"prompt": shared, "completion": ends[0]},
+        {"prompt": shared, "completion": ends[1]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "p", "chosen": "c"}, "rejected is missing or empty"),
+        ({"prompt": "p", "chosen": "c", "rejected": ""}, "rejected is missing or empty"),
+        ({"chosen": "c", "rejected": "r"}, "needs a prompt beside"),
+        ({"prompt": "p", "chosen": "c", "rejected": [{}]}, "must both be texts"),
+        ({"prompt": "p", "completion": "c"}, "found prompt, completion"),
+    ],
+)
+def test_other_rows_are_refused(row, said):
+    (found,) = read(row)
+    assert found.value is None and said in found.problem
+
+
+def test_pairs_are_drawn_held_out_and_packed_as_one(preset, tmp_path):
+    rows = [
+        {"prompt": f"say {n}", "chosen": f"well: {n}", "rejected": f"no {n * n} " * (n % 3 + 1)}
+        for n in range(60)
+    ]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(str(data), None, False, 7, 64, 3, objective="dpo")
+    model = ModelConfig(str(preset.model), None, "fp32", None, False)
+    found = open_dataset(config, model, tmp_path / "cache")
+    train = found.train
+    assert isinstance(train, PairedSplit) and len(train) + len(found.validation) == 60
+    assert any(notice.startswith("--objective dpo: ") for notice in found.notices)
+    place = Placement(replica=0, replicas=1, capacity=2 * int(train.lengths.max()))
+    batch = step_batch(train, 3, 7, 0, place)
+    assert (batch.samples, batch.terms) == (7, 7)
+    seen = []
+    for micro in batch.micros:
+        ids = micro.samples[np.cumsum([0, *micro.lengths[:-1]])]
+        assert (ids[::2] == ids[1::2]).all()
+        assert micro.terms == len(micro.reference) == len(ids) // 2
+        seen += ids[::2].tolist()
+    assert len(set(seen)) == 7
+    chosen, rejected = train.texts(seen[0])
+    assert (chosen[0][: int(chosen[1].argmax())] == rejected[0][: int(rejected[1].argmax())]).all()
+    data.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(DataError, match="needs two pairs"):
+        open_dataset(config, model, tmp_path / "cache")
