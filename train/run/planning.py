@@ -144,7 +144,8 @@ def _choose(
     run_dir = config.output.run_dir
     if request.cluster.gpus > 1:
         packs = packable(inputs.model, config.model)
-        cuts = packs and divisible(inputs.model, config.model)
+        whole = config.model.quantize is not None  # what is packed in 4 bits is loaded whole
+        cuts = packs and not whole and divisible(inputs.model, config.model)
         shared = config.data.objective == "sft"  # both texts of a pair belong to one rank
         request = replace(request, packable=packs and shared, divisible=cuts)
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
