@@ -66,7 +66,6 @@ def load(
     fused: bool = True,
     longest: int = 0,
     stage: Stage = WHOLE,
-    head: bool = True,
 ) -> LoadedModel:
     """Load the folder's model, or one stage of it.
 
@@ -80,7 +79,6 @@ def load(
         fused: use Liger's kernels where they are installed and right.
         longest: tokens that a sample may have, for rotations that depend on it.
         stage: of a pipeline; only its weights are read.
-        head: the loss may be fused with the head.
 
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
@@ -104,10 +102,9 @@ def load(
     mark_copies(model, stage)
     quantize.keep_exact(model)
     weights.check_loaded(folder, model)
-    supports_logits_to_keep, fused_head = packed and _supports_logits_to_keep(model), None
+    supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
     if fused:
-        apt = head and supports_logits_to_keep
-        fused_head, said = kernels.fuse(model, device, supports_logits_to_keep=apt)
+        head, said = kernels.fuse(model, device, supports_logits_to_keep=supports_logits_to_keep)
         notices += said
     module: torch.nn.Module = model
     dropout, dtype = lora.DropoutContext(), DTYPES[config.precision]
@@ -115,7 +112,7 @@ def load(
         whole = None if stage == WHOLE else lora.weightless(blank, dtype)
         module = lora.attach(model, config.lora, seed, dropout, whole)
     shared = tuple(tied(model)) if stage.is_first != stage.is_last else ()
-    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, fused_head, stage,
+    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, head, stage,
                        shared, (int(getattr(shape, "hidden_size", 0)), dtype))  # fmt: skip
 
 

@@ -60,7 +60,6 @@ def start(
     loaded = models.load(
         folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
         longest=config.data.block_size, stage=Stage(mesh.pipe, mesh.pp),
-        head=config.data.objective == "sft",
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
