@@ -52,6 +52,7 @@ def main() -> int:
         return 0
     before = os.getloadavg()[0]
     found = measured(given)
+    found["first"] = given.first
     found["load average"] = [before, os.getloadavg()[0]]
     rows = found.pop("rows")
     print(record.table(rows), json.dumps(found, indent=1), sep="\n")
