@@ -47,7 +47,7 @@ ALPACA = (
 )
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
 READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
-ELSE = "give a --tokenizer whose template writes it"
+ELSE = "give a --tokenizer whose template writes it, or --chat-template chatml"
 
 
 OWN = "written with the chat template"
