@@ -60,6 +60,11 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size((0, 0)).columns or None
 
 
+def terminal_height() -> int | None:
+    """Return the lines of the terminal, or of LINES; None where output goes elsewhere."""
+    return shutil.get_terminal_size((0, 0)).lines or None
+
+
 def laid_out(
     rows: Sequence[Sequence[str]], left: Sequence[bool], width: int | None, gap: str = "  "
 ) -> list[str]:

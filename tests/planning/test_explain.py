@@ -69,6 +69,8 @@ def test_a_narrow_terminal_gets_the_totals_and_a_word_about_the_rest():
     tight = explain(question, choice, width=needed)
     assert max(map(len, tight.splitlines())) == needed and " weights " in tight
     assert " weights " not in explain(question, choice, width=needed - 1)
+    low = explain(question, choice, width=80, height=24)
+    assert len(low.splitlines()) < 22 < len(narrow.splitlines())
 
 
 def test_what_does_not_fit_is_told_by_how_much_and_what_would():

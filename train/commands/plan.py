@@ -24,7 +24,7 @@ from train.planning.offers import compared, compared_header, describe, offers, s
 from train.planning.request import Choice
 from train.planning.search import choose
 from train.planning.shares import shares_of
-from train.text import fitted, terminal_width
+from train.text import fitted, terminal_height, terminal_width
 
 PATIENCE = 300.0  # seconds; measuring takes under 30, importing torch from a cold disk may add
 LARGEST = 10**9  # of any count: more samples, tokens or GPUs than anyone has
@@ -107,7 +107,8 @@ def command(argv: Sequence[str]) -> int:
         )
     else:
         told = _told(question, choice, given.dataset_name_or_path)
-        print(explain(question.request, choice, everything=given.all, width=width, told=told))
+        size = {"width": width, "height": terminal_height()}
+        print(explain(question.request, choice, everything=given.all, told=told, **size))
         print(f"\n{len(choice.candidates)} plans in {seconds:.2f} s.")
     return ExitCode.DONE if choice.chosen else ExitCode.USER
 

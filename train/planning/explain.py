@@ -12,7 +12,8 @@ from train.planning.request import Candidate, Choice, PlanRequest
 from train.planning.shares import describe_shares, shares_of
 from train.text import GIB, align, fitted
 
-SHOWN = 8
+SHOWN, FEW = 8, 3  # plans, and in a low terminal
+LOW = 30  # lines
 
 
 def explain(
@@ -21,6 +22,7 @@ def explain(
     *,
     everything: bool = False,
     width: int | None = None,
+    height: int | None = None,
     told: Sequence[str] = (),
 ) -> str:
     """Return the explanation that `anyrank plan` prints.
@@ -28,6 +30,7 @@ def explain(
     Args:
         everything: list every legal plan.
         width: of the terminal, in characters; what a wider table would hold is left out, and said.
+        height: of the terminal, in lines: a low one shows fewer plans.
         told: what else is to be said of it, a paragraph each.
     """
     blocks = [_header(request)]
@@ -41,7 +44,8 @@ def explain(
         shares = describe_shares(request, plan, shares_of(request, plan))
         blocks.append("\n".join((*log_lines(choice), *shares)))
         shown = choice.possible
-    shown = choice.candidates if everything else _best_of_each(shown)[:SHOWN]
+    most = SHOWN if height is None or height >= LOW else FEW
+    shown = choice.candidates if everything else _best_of_each(shown)[:most]
     table = _table(shown, choice.chosen, width)
     words = [table, *told, *_remarks(request, choice)]
     return "\n\n".join(block if block is table else fitted(block, width)
@@ -102,8 +106,8 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None, width: int
     marks = [" ", *("*" if c is chosen else " " if c.fits else "-" for c in candidates)]
     whole = [_lines(marks, rows, gap) for gap in ("  ", " ")]
     forms = [*whole, *(_lines(marks, totals, gap) for gap in ("  ", " "))]
-    fitting = (lines for lines in forms if width is None or max(map(len, lines)) <= width)
-    lines = next(fitting, forms[-1])
+    fitting = (lines for lines in forms if width and max(map(len, lines)) <= width)
+    lines = whole[1] if width is None else next(fitting, forms[-1])  # tight: it may be shown later
     if lines not in whole:
         needed = max(map(len, whole[-1]))
         lines = [*lines, "The parts of memory and time are left out here: they need "
