@@ -21,7 +21,7 @@ MARKERS = {
     "ranks": (
         "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_pairs.py",
         "tests/engine/test_checkpoint_runs.py", "tests/engine/test_fp16.py",
-        "tests/engine/test_stopping.py",
+        "tests/engine/test_tensor.py", "tests/engine/test_stopping.py",
         "tests/test_main.py", "tests/test_ending.py", "tests/test_resizing.py",
         "tests/test_examples.py", "tests/test_install.py",
         "tests/test_first_gpu.py",

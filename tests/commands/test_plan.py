@@ -68,11 +68,11 @@ def test_the_explanation_names_the_plan_what_pins_cost_and_where_gpus_stop_helpi
     assert "No PP, No TP, recomputation : full" in text
     assert "cost" in text and "of a step's time" in text
     few = ["--num-nodes", "8", *BASE, "--batch-size", "2", "--pin", "recompute=full"]
-    assert command([*few, "pp=1"]) == 0
+    assert command([*few, "pp=1", "tp=1"]) == 0
     assert "No PP, No TP, SP : " in capsys.readouterr().out
     assert command(few) == 0
-    assert "PP : 8, No TP" in (text := capsys.readouterr().out)
-    assert "GPUs without work: use fewer" in text
+    assert "PP : 8, TP : 4" in (text := capsys.readouterr().out)
+    assert "more GPUs hardly help with this batch" in text
 
 
 @pytest.mark.parametrize(

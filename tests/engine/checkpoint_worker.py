@@ -13,6 +13,7 @@ import deepspeed
 import torch
 from safetensors import safe_open
 
+from train.checkpoint.cut import Cut
 from train.checkpoint.folder import Index, complete, read_index
 from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.slices import BLOCK, STATE
@@ -20,6 +21,7 @@ from train.config import World, parse_args
 from train.engine import start as engines
 from train.engine import zero
 from train.engine.checkpoint import Saver, load
+from train.engine.divide import held_of
 from train.engine.gang import Gang
 from train.engine.step import Engine
 from train.launch.stopping import StopRequests
@@ -43,6 +45,8 @@ VARIANTS = {
     **{f"offload{z}": f"zero={z} offload=optimizer" for z in (1, 2, 3)},
     **{f"sp2-zero{z}": f"zero={z} offload=none sp=2" for z in (1, 3)},
     **{f"pp2-zero{z}": f"zero={z} offload=none pp=2" for z in (0, 1)},
+    **{f"tp{t}-zero{z}": f"zero={z} offload=none tp={t}" for t in (2, 4) for z in range(4)},
+    **{f"tp2-pp2-zero{z}": f"zero={z} offload=none tp=2 pp=2" for z in (0, 1)},
     "offload-all": "zero=3 offload=all",
     "hpz": "zero=3 offload=none --ds-config tests/engine/hpz.json",
 }
@@ -121,6 +125,8 @@ def at_most(engine: Engine, folder: Path, index: Index) -> int:
     stretches = sum(engine.gang.gather(len(zero.local_shards(engine))))
     stretches += sum(len(entry.slices) for entry in index.tensors.values())
     size = sum(path.stat().st_size for path in folder.iterdir())
+    # Rows of so small matrices are shorter than a block: a part of each is in every block.
+    size *= engine.mesh.tp * max(len({one.cut for one in e.slices}) for e in index.tensors.values())
     return size + 2 * BLOCK * len(STATE) * stretches
 
 
@@ -129,12 +135,15 @@ def is_equal(engine: Engine, folder: Path) -> bool:
     whole = assembled(folder)
     for shard in zero.local_shards(engine):
         for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
-            wanted = whole[shard.name, kind][shard.start : shard.start + shard.length]
+            wanted = part(whole[shard.name, kind], shard.cut)
+            wanted = wanted.reshape(-1)[shard.start : shard.start + shard.length]
             if not torch.equal(view.cpu(), wanted):
                 return False
     for name, parameter in zero.trained(engine):
+        held = held_of(parameter)
+        wanted = part(whole[name, "master"], held.cut if held else None).to(parameter.dtype)
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if not torch.equal(parameter.reshape(-1), whole[name, "master"].to(parameter.dtype)):
+            if not torch.equal(parameter, wanted):
                 return False
     return zero.step_count(engine) in (None, SAVED)
 
@@ -145,9 +154,22 @@ def assembled(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
     whole = {}
     for name, entry in index["tensors"].items():
         for kind in entry["kinds"]:
-            parts = []
+            found: dict[Cut | None, list[torch.Tensor]] = {}
             for one in sorted(entry["slices"], key=lambda one: one["start"]):
                 with safe_open(folder / one["file"], "pt") as file:
-                    parts.append(file.get_tensor(f"{name}.{kind}"))
-            whole[name, kind] = torch.cat(parts)
+                    cut = Cut.of(one["cut"], entry["shape"])
+                    found.setdefault(cut, []).append(file.get_tensor(f"{name}.{kind}"))
+            made = torch.empty(entry["shape"])
+            for cut, parts in found.items():
+                part(made, cut, torch.cat(parts))
+            whole[name, kind] = made
     return whole
+
+
+def part(whole: torch.Tensor, cut: Cut | None, values: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a part of a tensor, after it was set to flat values where these are given."""
+    cut = cut or Cut(0, ((0, whole.shape[0]),))
+    places = torch.cat([torch.arange(first, last) for first, last in cut.parts])
+    if values is not None:
+        whole.index_copy_(cut.dimension, places, values.view(cut.shape(whole.shape)))
+    return whole.index_select(cut.dimension, places)

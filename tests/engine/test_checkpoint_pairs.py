@@ -33,6 +33,9 @@ def resumed(tiny, ragged, tmp_path_factory, request):
     chosen[4] = [*chosen[4], (chosen[4][0][0], "hpz"), (chosen[4][0][0], "sp2-zero3")]
     chosen[2] = [*chosen[2], ("4-sp2-zero1", "sp2-zero3"), ("1-zero0", "pp2-zero1")]
     chosen[3] = [*chosen[3], ("4-sp2-zero1", "zero2"), ("2-pp2-zero0", "zero3")]
+    # Parts of matrices in other parts, in whole ones and the other way round, also on two stages.
+    chosen[4] = [*chosen[4], ("2-tp2-zero2", "tp4-zero3"), ("1-zero0", "tp2-pp2-zero1")]
+    chosen[2] = [*chosen[2], ("4-tp4-zero3", "tp2-zero2"), ("4-tp2-pp2-zero1", "zero0")]
     named = {run for pairs in chosen.values() for run, _ in pairs}
     for m in chosen:
         variants = sorted(run.split("-", 1)[1] for run in named if run.startswith(f"{m}-"))

@@ -66,7 +66,7 @@ def test_nothing_is_offloaded_where_something_fits_without(gpu, lora):
 
 
 def test_pins_are_kept_and_only_narrow_the_candidates():
-    pins = Pins(zero=2, recompute="full", micro_tokens=4096, offload="none")
+    pins = Pins(zero=2, recompute="full", micro_tokens=4096, offload="none", tp=1)
     free, pinned = choose(request()), choose(request(pins=pins))
     assert [c.plan.to_json()["zero"] for c in pinned.candidates] == [2]
     assert pinned.chosen.plan.recompute == "full"

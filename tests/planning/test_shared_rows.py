@@ -36,12 +36,11 @@ def test_replicas_that_cannot_be_are_refused(changes, said):
         choose(request(**changes))
 
 
-def test_a_run_may_pin_how_many_ranks_share_a_row_but_no_tensor_degree():
+def test_a_run_may_pin_how_many_ranks_share_a_row_or_divide_the_matrices():
     words = ["--model-name-or-path", "m", "--dataset-name-or-path", "d", "--pin"]
     auto = read_ds_config(Path("ds_configs/auto.json"))
     assert merge_pins(parse_args([*words, "sp=2"]), auto).sp == 2
-    with pytest.raises(PlanError, match="tp=2 cannot be run"):
-        merge_pins(parse_args([*words, "tp=2"]), auto)
+    assert merge_pins(parse_args([*words, "tp=2"]), auto).tp == 2
 
 
 @pytest.mark.parametrize("replicas", [8, 32, 64, 256])
@@ -79,8 +78,8 @@ def test_rows_are_shared_where_that_is_clearly_faster_and_only_there():
 
 def test_a_sample_that_no_gpu_holds_alone_is_shared_and_the_plan_says_so():
     long = {"block_size": 2**17, "batch_size": 8, "lengths": [2**17]}
-    pins = Pins(offload="none", recompute="full")
-    alone = choose(request(pins=Pins(offload="none", recompute="full", sp=1), **long))
+    pins = Pins(offload="none", recompute="full", tp=1)
+    alone = choose(request(pins=replace(pins, sp=1), **long))
     shared = choose(request(pins=pins, **long))
     assert alone.chosen is None
     assert shared.chosen is not None and shared.chosen.plan.sp > 1
@@ -94,8 +93,8 @@ def test_replicas_of_several_ranks_are_parts_of_hosts_or_whole_hosts():
 
 def test_a_pinned_number_of_replicas_leaves_the_rest_to_shared_rows():
     choice = choose(request(pins=Pins(dp=4), batch_size=4))
-    tried = {(c.plan.dp, c.plan.sp, c.plan.pp) for c in choice.candidates}
-    assert tried == {(4, 2, 1), (4, 1, 2)}
+    tried = {(c.plan.dp, c.plan.sp, c.plan.pp, c.plan.tp) for c in choice.candidates}
+    assert tried == {(4, 2, 1, 1), (4, 1, 2, 1), (4, 1, 1, 2)}
     with pytest.raises(PlanError, match="dp=3"):
         choose(request(pins=Pins(dp=3)))
 

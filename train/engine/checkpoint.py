@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,12 +25,14 @@ import torch
 import torch.distributed as dist
 
 from train.checkpoint import folder as checkpoints
+from train.checkpoint.cut import Cut
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.folder import Index
 from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.slices import STATE, Reader, ShardData, ShardRef, TensorMetadata, write_shards
 from train.engine import zero
 from train.engine.gang import SETUP_TIMEOUT
+from train.engine.mesh import Mesh
 from train.engine.step import Engine
 from train.errors import CheckpointError, FaultError
 from train.planning.memory import STAGED
@@ -140,7 +143,7 @@ class Saver:
                 copy_through(self._bounce if view.is_cuda else None, view, copy)
                 values[kind] = copy.numpy().view(np.uint8)
                 used += shard.length
-            parts.append(ShardData(shard.name, shard.shape, "F32", shard.start, values))
+            parts.append(ShardData(shard.name, shard.shape, "F32", shard.start, values, shard.cut))
         mesh = self._engine.mesh
         return parts + (self._buffers() if mesh.data == mesh.tensor == 0 else [])
 
@@ -170,11 +173,20 @@ class Saver:
     def _write(
         self, step: int, folder: Path, parts: list[ShardData], tidy: Callable[[], None]
     ) -> None:
-        """Write this rank's file and agree with the others; runs in the thread."""
-        rank = self._background.world.rank
+        """Write this rank's file and agree with the others; runs in the thread.
+
+        Of what tensor ranks hold in common the first writes, and all say what they have.
+        """
+        rank, mesh = self._background.world.rank, self._engine.mesh
+        whole = [part for part in parts if part.cut is None and "master" in part.values]
+        common = whole if mesh.tp > 1 else []
+        if mesh.tensor > 0:
+            parts = [part for part in parts if part.cut is not None]
         slices: dict[str, ShardRef] = {}
         failure: Exception | None = None
+        sums: dict[str, int] = {}
         try:
+            sums = {part.name: part.sum for part in common}
             slices = write_shards(folder / f"slices_{rank:05d}.safetensors", parts) if parts else {}
         except OSError as error:
             failure = _explained(error, self._run)
@@ -182,15 +194,16 @@ class Saver:
             failure = FaultError(f"rank {rank} could not write its part of {folder}: {error!r}")
         failpoint("written")
         kinds = {part.name: (part.shape, part.dtype, tuple(part.values)) for part in parts}
-        found = self._background.gather((kinds, slices, failure))
+        found = self._background.gather((kinds, slices, failure, sums))
         failpoint("agreed")
         self._background.on_main(partial(self._commit, step, folder, found, tidy))
 
     def _commit(self, step: int, folder: Path, found: list[Any], tidy: Callable[[], None]) -> None:
-        failures = [failure for _, _, failure in found if failure is not None]
+        failures = [failure for _, _, failure, _ in found if failure is not None]
         try:
             if failures:
                 raise failures[0]
+            require_equal_copies(self._engine.mesh, [sums for *_, sums in found])
             assert self._attempt is not None
             checkpoints.commit(folder, self._index(step, found), self._attempt)
         except Exception as error:
@@ -199,10 +212,10 @@ class Saver:
         tidy()
 
     def _index(self, step: int, found: list[Any]) -> Index:
-        known = {name: kind for kinds, _, _ in found for name, kind in kinds.items()}
+        known = {name: kind for kinds, *_ in found for name, kind in kinds.items()}
         tensors = {}
         for name, (shape, dtype, kinds) in sorted(known.items()):
-            slices = tuple(written[name] for _, written, _ in found if name in written)
+            slices = tuple(written[name] for _, written, *_ in found if name in written)
             if kinds == ("value",):  # of each stage that has such a buffer
                 slices = slices[:1]
             tensors[name] = TensorMetadata(shape, dtype, kinds, slices)
@@ -214,6 +227,27 @@ class Saver:
         }
         size = self._background.world.size
         return Index(step, size, self._fingerprint, provenance, tensors)
+
+
+def require_equal_copies(mesh: Mesh, sums: Sequence[Mapping[str, int]]) -> None:
+    """Refuse to save where tensor ranks have come to differ in what each of them holds whole.
+
+    Args:
+        sums: each rank's sum of its elements of such parameters, by their names.
+
+    Raises:
+        FaultError: they differ.
+    """
+    totals: dict[str, Counter[int]] = {}
+    for rank, own in enumerate(sums):
+        for name, value in own.items():
+            totals.setdefault(name, Counter())[rank % mesh.tp] += value
+    for name, by_tensor in totals.items():
+        if len({by_tensor[tensor] % 2**64 for tensor in range(mesh.tp)}) > 1:
+            raise FaultError(
+                f"the copies of {name} on the {mesh.tp} tensor ranks differ, which no step may "
+                "make them: nothing is saved of this step"
+            )
 
 
 def copy_through(bounce: torch.Tensor | None, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -243,7 +277,7 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
     try:
         for shard in zero.local_shards(engine):
             for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
-                _fill(reader, (shard.name, kind), shard.start, view)
+                _fill(reader, (shard.name, kind), shard.start, view, shard.cut)
         for name, buffer in buffers_of(engine).items():
             values = buffer.detach().reshape(-1).cpu()
             _fill(reader, (name, "value"), 0, values)
@@ -261,9 +295,11 @@ def load(engine: Engine, folder: Path, index: Index) -> int:
     return sum(size for _, size in answers)
 
 
-def _fill(reader: Reader, named: tuple[str, str], start: int, view: torch.Tensor) -> None:
-    """Fill a flat view with the elements from `start` on."""
-    for first, raw in reader.read(*named, start, start + view.numel()):
+def _fill(
+    reader: Reader, named: tuple[str, str], start: int, view: torch.Tensor, cut: Cut | None = None
+) -> None:
+    """Fill a flat view with the elements, of a whole tensor or its cut, from `start` on."""
+    for first, raw in reader.read(*named, start, start + view.numel(), cut):
         values = torch.from_numpy(raw).view(view.dtype)
         view[first - start : first - start + values.numel()].copy_(values)
 

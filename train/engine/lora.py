@@ -34,6 +34,7 @@ class HashDropout(torch.nn.Module):
     def __init__(self, p: float, seed: int, module: int, context: DropoutContext) -> None:
         super().__init__()
         self.p, self.seed, self.module, self.context = p, seed, module, context
+        self.first = 0  # the number of the first feature that it is given
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Drop features of (1, T, features) or (rows, length, features); the shape is kept."""
@@ -44,7 +45,8 @@ class HashDropout(torch.nn.Module):
             key = _mix(key + part)
         for parts in (self.context.samples, self.context.positions):
             key = _mix(key + parts.to(torch.int32))
-        features = torch.arange(hidden.shape[-1], dtype=torch.int32, device=hidden.device)
+        last = self.first + hidden.shape[-1]
+        features = torch.arange(self.first, last, dtype=torch.int32, device=hidden.device)
         chance = _mix(key[:, None] + _mix(features + 1)[None, :])
         kept = chance >= int(self.p * 2**32) - 2**31
         return hidden * kept.view(hidden.shape) / (1 - self.p)

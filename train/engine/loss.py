@@ -11,12 +11,16 @@ the pairs of the whole step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from train.data.pairs import BETA
 from train.planning.activations import LOSS_ROWS
+
+# Of logits (K, vocabulary), targets (K,) and a factor: the scaled loss, and the plain sum.
+Loss = Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -121,6 +121,9 @@ class Mesh:
         return ModelParallelUnit(self) if self.tp * self.pp > 1 else None
 
 
+ALONE = Mesh(0, 1)
+
+
 def mesh_of(rank: int, plan: Plan) -> Mesh:
     """Return a rank's place without groups."""
     return Mesh(rank, plan.ranks, plan.tp, plan.pp)

@@ -20,11 +20,14 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
 from train.data.model_folder import read_model_config
-from train.engine import attention, kernels, lora, quantize, weights
+from train.engine import attention, divide, hollow, kernels, lora, quantize, weights
 from train.engine.attention_probe import kernel_works
+from train.engine.loss import Loss, summed_cross_entropy
+from train.engine.mesh import ALONE, Mesh
 from train.engine.packing import can_pack
-from train.engine.stages import WHOLE, Stage, StagedModel, can_cut, class_of, mark_copies, tied
+from train.engine.stages import WHOLE, Stage, StagedModel, can_cut, class_of, cut, mark_copies, tied
 from train.errors import ModelError
+from train.planning.tensor import FAMILIES
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -34,9 +37,10 @@ class LoadedModel:
     """A model ready for `deepspeed.initialize`, and what the user should be told about it.
 
     `supports_logits_to_keep`: its forward can be asked for the logits of some tokens only.
-    `head`: returns the loss instead of the logits, in Liger's kernel. `module` holds what belongs
-    to `stage`, and runs through `runs`; `shared` are parameters of it that the first and the last
-    stage have both; `hidden` is the width and type of what stages send.
+    `head`: returns the loss instead of the logits, in Liger's kernel; `loss`: what is made of the
+    logits otherwise. `module` holds what belongs to `stage`, and runs through `runs`; `shared` are
+    parameters of it that the first and the last stage have both; `hidden` is the width and type of
+    what stages send.
     """
 
     module: torch.nn.Module
@@ -48,6 +52,7 @@ class LoadedModel:
     stage: Stage = WHOLE
     shared: tuple[torch.nn.Parameter, ...] = ()
     hidden: tuple[int, torch.dtype] = (0, torch.float32)
+    loss: Loss = summed_cross_entropy
 
     @property
     def runs(self) -> torch.nn.Module:
@@ -65,11 +70,11 @@ def load(
     packed: bool = True,
     fused: bool = True,
     longest: int = 0,
-    stage: Stage = WHOLE,
+    mesh: Mesh = ALONE,
 ) -> LoadedModel:
-    """Load the folder's model, or one stage of it.
+    """Load the folder's model, or what of it belongs to this rank's stage and tensor rank.
 
-    Under ZeRO-3 only rank 0 reads it, and each rank keeps its part.
+    Under ZeRO-3 only the first of the ranks that divide a parameter reads it.
 
     Args:
         folder: a Hugging Face folder with safetensors weights.
@@ -78,33 +83,33 @@ def load(
         packed: pack where the model's attention allows it; otherwise pad.
         fused: use Liger's kernels where they are installed and right.
         longest: tokens that a sample may have, for rotations that depend on it.
-        stage: of a pipeline; only its weights are read.
+        mesh: where this rank stands; only the weights of its stage, and of its part, are read.
 
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    blank = blank_model(folder, config)
-    weights.check_shapes(folder, blank)
+    blank = _checked(folder, config)
     shape, notices = _prepare(blank.config, folder)
     if trains_a_part(folder, blank):
         notices += (f"only the text part of {folder} is trained, and saved as a model of its own",)
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
-    notices += _settle_rotation(shape, folder, longest)
     implementation, said = _attention(shape, config, device) if packed else (None, ())
-    notices += said
-    _check_ties(folder, blank)
-    kind: Any = AutoModelForCausalLM if stage == WHOLE else class_of(type(blank), stage)
-    model = _from_pretrained(folder, kind, shape, config, zero_config, implementation, device)
+    notices += (*_settle_rotation(shape, folder, longest), *said)
+    stage = Stage(mesh.pipe, mesh.pp)
+    divided: tuple[divide.Divided, ...] = ()
+    if mesh.tp > 1:
+        model = _on_meta(shape, config, implementation)
+        cut(model, stage)
+        divided = hollow.load_parts(model, folder, zero_config, device, mesh)
+    else:
+        model = _whole(folder, blank, stage, shape, config, zero_config, implementation, device)
     mark_copies(model, stage)
-    quantize.keep_exact(model)
-    weights.check_loaded(folder, model)
-    supports_logits_to_keep, head = packed and _supports_logits_to_keep(model), None
+    keeps, head = packed and _supports_logits_to_keep(model), None
     if fused:
-        head, said = kernels.fuse(model, device, supports_logits_to_keep=supports_logits_to_keep)
+        alone = keeps and not divided
+        head, said = kernels.fuse(model, device, supports_logits_to_keep=alone)
         notices += said
     module: torch.nn.Module = model
     dropout, dtype = lora.DropoutContext(), DTYPES[config.precision]
@@ -112,13 +117,44 @@ def load(
         whole = None if stage == WHOLE else lora.weightless(blank, dtype)
         module = lora.attach(model, config.lora, seed, dropout, whole)
     shared = tuple(tied(model)) if stage.is_first != stage.is_last else ()
-    return LoadedModel(module, packed, supports_logits_to_keep, dropout, notices, head, stage,
-                       shared, (int(getattr(shape, "hidden_size", 0)), dtype))  # fmt: skip
+    hidden = int(getattr(shape, "hidden_size", 0)), dtype
+    loss = divide.finish_parts(module, model, divided, mesh)
+    return LoadedModel(module, packed, keeps, dropout, notices, head, stage, shared, hidden, loss)
+
+
+def _checked(folder: Path, config: ModelConfig) -> PreTrainedModel:
+    """Return the folder's model without weights, compared with the headers of its files."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    blank = blank_model(folder, config)
+    weights.check_shapes(folder, blank)
+    _check_ties(folder, blank)
+    return blank
+
+
+def _whole(
+    folder: Path,
+    blank: PreTrainedModel,
+    stage: Stage,
+    shape: PreTrainedConfig,
+    config: ModelConfig,
+    zero_config: dict[str, Any],
+    implementation: str | None,
+    device: torch.device,
+) -> PreTrainedModel:
+    """Return a model, or a stage of it, as transformers loads it, compared with its files."""
+    kind: Any = AutoModelForCausalLM if stage == WHOLE else class_of(type(blank), stage)
+    model = _from_pretrained(folder, kind, shape, config, zero_config, implementation, device)
+    if stage != WHOLE:
+        model.__class__ = type(blank)  # its family's own again
+    quantize.keep_exact(model)
+    weights.check_loaded(folder, model)
+    return model
 
 
 def _attention(
     shape: PreTrainedConfig, config: ModelConfig, device: torch.device
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str | None, tuple[str, ...]]:
     """Return the name of the packed attention, and what is to be told of its kernel."""
     kernel = True
     said: tuple[str, ...] = ()
@@ -150,6 +186,16 @@ def divisible(folder: Path, config: ModelConfig) -> bool:
         ModelError: the folder's config.json is of no model known here.
     """
     return can_cut(_read_config(folder, config))
+
+
+def shardable(folder: Path, config: ModelConfig) -> bool:
+    """Whether a folder's model is of a family that tensor ranks divide.
+
+    Raises:
+        ModelError: the folder's config.json is of no model known here.
+    """
+    shape = blank_model(folder, config).config
+    return shape.model_type in FAMILIES and bool(shape.base_model_tp_plan)
 
 
 def packable(folder: Path, config: ModelConfig) -> bool:
@@ -195,15 +241,23 @@ def blank_model(folder: Path, config: ModelConfig) -> PreTrainedModel:
     """
     shape = _read_config(folder, config)
     try:
-        with torch.device("meta"):
-            found: PreTrainedModel = AutoModelForCausalLM.from_config(
-                shape, trust_remote_code=config.trust_remote_code, attn_implementation="eager"
-            )
+        return _on_meta(shape, config, "eager")
     except Exception as error:  # nothing is allocated here, so it is the file that is at fault
         raise ModelError(
             f"{folder}/config.json makes no causal language model ({_first_line(error)}): correct "
             "it, or choose another model"
         ) from None
+
+
+def _on_meta(
+    shape: PreTrainedConfig, config: ModelConfig, implementation: str | None
+) -> PreTrainedModel:
+    """Return a model without weights, in the run's type."""
+    with torch.device("meta"):
+        found: PreTrainedModel = AutoModelForCausalLM.from_config(
+            shape, trust_remote_code=config.trust_remote_code, attn_implementation=implementation,
+            dtype=DTYPES[config.precision],
+        )  # fmt: skip
     return found
 
 
@@ -297,10 +351,14 @@ def _check_ties(folder: Path, model: PreTrainedModel) -> None:
 
 
 def _selective() -> Any:
-    """Keep the matrix products and the attention; recompute the cheap rest."""
+    """Keep the products, tensor ranks' sums of them, and the attention; recompute the rest."""
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-    kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+    kept = {
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+        torch.ops._c10d_functional.all_reduce.default,  # noqa: SLF001
+    }
 
     def policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
         # torch's own attention on CPU, and its variable-length kernel on CUDA.

@@ -146,12 +146,7 @@ def class_of(kind: type[PreTrainedModel], stage: Stage) -> type[PreTrainedModel]
 
 
 def mark_copies(model: PreTrainedModel, stage: Stage) -> None:
-    """Mark what the last stage holds of the first's: a tied embedding; see `Mesh.counts`.
-
-    What was loaded becomes of its family's own class again.
-    """
-    if stage != WHOLE:
-        model.__class__ = type(model).__mro__[1]
+    """Mark what the last stage holds of the first's: a tied embedding; see `Mesh.counts`."""
     if stage.is_last and not stage.is_first:
         for parameter in tied(model):
             parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]

@@ -22,7 +22,6 @@ from train.engine.inputs import Inputs, packed_inputs, padded_inputs
 from train.engine.mesh import Mesh, join_mesh
 from train.engine.pace import Stopwatch
 from train.engine.scale import LossScale
-from train.engine.stages import Stage
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
 from train.locking import locked
@@ -59,7 +58,7 @@ def start(
     before = 0 if gang.device.type == "cuda" else peak_bytes(gang.device)
     loaded = models.load(
         folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
-        longest=config.data.block_size, stage=Stage(mesh.pipe, mesh.pp),
+        longest=config.data.block_size, mesh=mesh,
     )  # fmt: skip
     models.recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)

@@ -11,7 +11,7 @@ import torch
 
 from train.data.batch import MicroBatch
 from train.engine.inputs import Inputs
-from train.engine.loss import pair_loss, summed_cross_entropy
+from train.engine.loss import pair_loss
 from train.engine.mesh import Mesh
 from train.engine.model import LoadedModel
 from train.engine.pace import Stopwatch
@@ -88,7 +88,7 @@ class Work:
             logits = self._logits(micro, come)
             return pair_loss(logits, micro.targets, micro.texts, micro.reference, self.scale)
         if self.model.head is None:
-            return summed_cross_entropy(self._logits(micro, come), micro.targets, self.scale)
+            return self.model.loss(self._logits(micro, come), micro.targets, self.scale)
         self.model.head.set_targets(micro.targets, self.scale)
         loss, total = self._output(micro, come)
         return loss, total

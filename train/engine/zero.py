@@ -8,12 +8,14 @@ flat tensor that holds the fp32 master and Adam's moments, which are set and rea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from train.checkpoint.cut import Cut
+from train.engine.divide import Holding, held_of
 from train.engine.step import Engine
 
 Named = tuple[str, torch.nn.Parameter]
@@ -21,7 +23,10 @@ Named = tuple[str, torch.nn.Parameter]
 
 @dataclass(frozen=True)
 class LocalShard:
-    """Elements `start` to `start + length` of a parameter, at `offset` of the flat `holder`."""
+    """Elements `start` to `start + length` of a parameter, at `offset` of the flat `holder`.
+
+    `shape` is the whole parameter's; where tensor ranks divide it, the elements are of its `cut`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -29,6 +34,7 @@ class LocalShard:
     length: int
     holder: torch.Tensor
     offset: int
+    cut: Cut | None = None
 
     def of(self, flat: torch.Tensor) -> torch.Tensor:
         """Return this piece's view (length,) of the holder, or of a moment of the same layout."""
@@ -57,18 +63,31 @@ def trained_shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
 
 
 def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """Return a parameter's whole shape, also where ZeRO-3 has partitioned it."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    """Return a parameter's whole shape, also where ZeRO-3 or tensor ranks have divided it."""
+    held = held_of(parameter)
+    return held.shape if held else tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def local_shards(engine: Engine) -> tuple[LocalShard, ...]:
-    """Return what this rank owns; all ranks' pieces together cover every parameter once."""
+    """Return what this rank holds; the pieces of all data ranks cover what each of them has once.
+
+    Tensor ranks hold equal pieces of what they do not divide.
+    """
     stage = engine.deepspeed.zero_optimization_stage()
     mesh = engine.mesh
+    named = trained(engine)
     if stage == 0:
-        return tuple(replicated(trained(engine), mesh.data, mesh.ranks))
-    owned = _partitioned if stage == 3 else _flattened
-    return tuple(owned(trained(engine), engine.deepspeed.optimizer, mesh.data))
+        found = replicated(named, mesh.data, mesh.ranks)
+    else:
+        owned = _partitioned if stage == 3 else _flattened
+        found = owned(named, engine.deepspeed.optimizer, mesh.data)
+    held = {name: held_of(parameter) for name, parameter in named}
+    return tuple(_placed(piece, held[piece.name]) for piece in found)
+
+
+def _placed(piece: LocalShard, held: Holding | None) -> LocalShard:
+    """Say of what part of a parameter a piece is."""
+    return piece if held is None else replace(piece, shape=held.shape, cut=held.cut)
 
 
 def replicated(named: Sequence[Named], rank: int, size: int) -> Iterator[LocalShard]:

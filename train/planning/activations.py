@@ -95,7 +95,8 @@ def layer_bytes(shape: Shape, run: Setting) -> Layer:
     norms = _norms(shape, run)
     none = norms + (attention + _mlp(shape, run) + ranks + _dropped(shape, run)) / run.tp
     wide = size * h / run.split
-    products = size * (q + 2 * k + up * f) / run.tp + 2 * wide
+    # Tensor ranks keep the sums behind two products, too, so that none is sent again.
+    products = size * (q + 2 * k + up * f) / run.tp + (4 if run.tp > 1 else 2) * wide
     selective = wide + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
     shared = (size * (k + up * f + q) + sums + fused_qkv) / run.tp
     freed = wide * (2 if shape.post_norms else 1)
@@ -177,12 +178,13 @@ def outer_bytes(shape: Shape, run: Setting, share: float, tokens: float) -> floa
         # A plain loss gathers the logits of all tensor parallel ranks before it.
         logits = (size + 4.0) * vocab * rows if run.fused else (size + 12.0) * shape.vocab * rows
         return max(saved + logits, going_back)
-    if run.fused:
+    if run.fused and run.tp == 1:
         # The slice's logits and their gradient; the gradients of input and weight exist at once.
         slices = 2.0 * size * min(rows, LOSS_ROWS) * vocab
         return max(saved + size * h * rows + slices + trained * vocab * h, going_back)
     logits = size * vocab * rows
-    copies = 2 if rows <= LOSS_ROWS else 3
+    # Tensor ranks form a slice's gradient in its one copy, or in fp32 in place.
+    copies = (2 if rows <= LOSS_ROWS else 3) if run.tp == 1 else int(size == 2)
     loss = saved + logits + 4.0 * copies * vocab * min(rows, LOSS_ROWS)
     head = saved + logits + size * h * rows + trained * vocab * h
     return max(loss, head, going_back)

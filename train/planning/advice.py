@@ -155,7 +155,7 @@ def pin_cost(request: PlanRequest, choice: Choice) -> str | None:
         f"the pins {pins} cost {100 * cost:.0f} % of a step's time: unpinned, "
         f"zero={best.plan.zero} recompute={best.plan.recompute} "
         f"micro_tokens={best.plan.micro_tokens} sp={best.plan.replicas or best.plan.sp} "
-        f"pp={best.plan.pp} would be chosen"
+        f"tp={best.plan.tp} pp={best.plan.pp} would be chosen"
     )
 
 

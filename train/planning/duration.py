@@ -217,7 +217,9 @@ def _tensor(
     layers = shape.layers / plan.pp
     found = 0.0
     if plan.tp > 1:
-        count = 6 if plan.recompute == "full" else 4
+        # Recomputed, a layer ends at its last product here, whose sum is not formed again.
+        again = 2 if request.implementation or shape.post_norms else 1
+        count = 4 + (again if plan.recompute == "full" else 0)
         group = tensor_group(plan, cluster)
         once = gather_time(size, group, cluster, rates)
         found += count * layers * (2 * once + rates.sync_cost * log2(plan.tp))

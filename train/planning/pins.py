@@ -27,7 +27,6 @@ DIVIDED = {"sequence": ("whole", "tensor"), "shards": ("all", "host")}
 NAMED = {"recompute": RECOMPUTE, "offload": OFFLOAD, "zero": ("0", "1", "2", "3"),
          "balance": BALANCE, **DIVIDED}  # fmt: skip
 COUNTS = ("micro_tokens", "dp", "tp", "pp", "sp", "hpz")
-PREDICTED_ONLY = ("tp",)
 LARGEST = 10**12
 
 
@@ -82,7 +81,7 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     """Return the pins of a run, the command line's over the file's.
 
     Raises:
-        PlanError: a value that no plan can have, ZeRO-0 in bf16, a degree that is not run, or
+        PlanError: a value that no plan can have, ZeRO-0 in bf16, or
             stages with a ZeRO stage that they do not go with.
     """
     pins = read_pins({**ds.pins, **config.pins})
@@ -94,12 +93,6 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
             )
         offload = None if pins.offload == "all" else pins.offload
         pins = replace(pins, zero=None, hpz=None, offload=offload)
-    for key in PREDICTED_ONLY:
-        if (value := getattr(pins, key) or 1) != 1:
-            raise PlanError(
-                f"--pin {key}={value} cannot be run: 'anyrank plan' predicts {key}, but a run "
-                f"has {key}=1; leave it out"
-            )
     if pins.zero is not None:
         require_fp32_sums(pins.zero, config.model.precision)
     require_stages(pins.pp or 1, pins.zero, pins.offload)

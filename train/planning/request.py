@@ -20,10 +20,11 @@ class PlanRequest:
     `lengths` are of the samples as trained (truncated); `loss_fraction` is the share of tokens
     that carry loss; `fused` says that norms, gated products and the loss are single kernels
     (Liger's, on GPUs that have them); `packable` that its attention takes packed samples, without
-    which ranks cannot share a row; `divisible` that its layers can be cut into pipeline stages.
-    `implementation` describes other people's run, which keeps its
-    own accounts; None is a run of this project. `repeats_keys`: this torch's attention has no
-    grouped heads. `quantize`: the 4-bit type of the frozen base's matrices.
+    which ranks cannot share a row; `divisible` that its layers can be cut into pipeline stages, and
+    `shardable` that its matrices can be divided among tensor ranks. `implementation` describes
+    other people's run, which keeps its own accounts; None is a run of this project. `repeats_keys`:
+    this torch's attention has no grouped heads. `quantize`: the 4-bit type of the frozen base's
+    matrices.
     """
 
     shape: Shape
@@ -37,6 +38,7 @@ class PlanRequest:
     fused: bool = False
     packable: bool = True
     divisible: bool = True
+    shardable: bool = True
     pins: Pins = field(default_factory=Pins)
     implementation: Implementation | None = None
     repeats_keys: bool = False

@@ -25,11 +25,13 @@ from train.planning.plan import (
 )
 from train.planning.predict import predict
 from train.planning.request import Candidate, Choice, PlanRequest
+from train.planning.tensor import degrees, require_tensor
 
 # How much faster a step must be for more ranks to share a row: what a prediction may be off.
 GAIN = 1.05
-# Stages that are tried.
+# Stages, and tensor ranks, that are tried.
 PIPELINES = (2, 4, 8, 16)
+TENSORS = (2, 4, 8)
 # Ranks to a row that are tried one by one inside hosts; beyond comes the whole host.
 LARGEST_PART = 16
 
@@ -38,13 +40,14 @@ LARGEST_PART = 16
 class Replicas:
     """How many there are, of how many ranks; `sizes` as in `Plan.replicas`, where they differ.
 
-    Each is `pp` stages of so many ranks.
+    Each is `pp` stages of so many ranks, and each of these `tp` tensor ranks.
     """
 
     count: int
     ranks: int = 1
     sizes: str = ""
     pp: int = 1
+    tp: int = 1
 
     @staticmethod
     def of(sizes: Sequence[int]) -> Replicas:
@@ -70,7 +73,7 @@ def choose(request: PlanRequest) -> Choice:
         found += [predict(request, plan, lengths) for plan in legal(request, lengths, replicas)]
         if not _could_gain(request, lengths, found, replicas.count):
             break
-    for replicas in _pipelines(request):
+    for replicas in _divided(request):
         found += [predict(request, plan, lengths) for plan in legal(request, lengths, replicas)]
     ranked = tuple(sorted(found, key=_rank))
     rejected = Counter(candidate.reason for candidate in ranked if not candidate.fits)
@@ -102,14 +105,14 @@ def _could_gain(
 def _best(ranked: Sequence[Candidate]) -> Candidate | None:
     """Return the first that fits; what else there is in a plan must gain clearly.
 
-    That is more stages, more ranks to a row, or a second copy of the weights.
+    That is more stages or tensor ranks, more ranks to a row, or a second copy of the weights.
     """
     best: Candidate | None = None
-    firsts: dict[tuple[int, int, int], Candidate] = {}
+    firsts: dict[tuple[int, int, int, int], Candidate] = {}
     for candidate in ranked:
         plan = candidate.plan
         if candidate.fits:
-            firsts.setdefault((plan.pp, -plan.dp, plan.hpz), candidate)
+            firsts.setdefault((plan.pp, plan.tp, -plan.dp, plan.hpz), candidate)
     for _, first in sorted(firsts.items(), key=lambda item: item[0]):
         gains = best is None or (
             OFFLOAD.index(first.plan.offload) < OFFLOAD.index(best.plan.offload)
@@ -135,7 +138,7 @@ def _rank(candidate: Candidate) -> tuple[bool, int, float, float, str]:
 def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterator[Plan]:
     """Yield every legal plan with these replicas that the pins allow."""
     pins = request.pins
-    tp, pp, dp = pins.tp or 1, replicas.pp, replicas.count
+    tp, pp, dp = replicas.tp, replicas.pp, replicas.count
     ours = request.implementation is None
     for zero in range(STAGED_ZERO + 1 if ours and pp > 1 else 4):
         if ours and not sums_in_fp32(zero, request.precision):
@@ -143,8 +146,9 @@ def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterato
         if pins.zero not in (None, zero) or (zero == 3 and request.quantize):
             continue
         for offload in OFFLOADED_AT[zero]:
-            # A CPU rank's memory is the host's already, and stages offload nothing.
-            here = request.cluster.gpu.is_cpu or (ours and pp > 1)
+            # A CPU rank's memory is the host's already, and stages offload nothing, nor do tensor
+            # ranks unless they are asked to.
+            here = request.cluster.gpu.is_cpu or (ours and pp * tp > 1)
             if (pins.offload or ("none" if here else offload)) != offload:
                 continue
             for recompute in RECOMPUTE:
@@ -152,7 +156,8 @@ def legal(request: PlanRequest, lengths: Lengths, replicas: Replicas) -> Iterato
                     continue
                 step = request.batch_size * lengths.mean
                 for hpz, tokens in product(
-                    _copies(request, zero, offload), _capacities(request, lengths, dp)
+                    _copies(request, zero, offload) if tp == 1 else (1,),
+                    _capacities(request, lengths, dp),
                 ):
                     micros = accumulation(step, dp, tokens, lengths)
                     yield Plan(zero, tokens, recompute, offload, dp, tp, pp, replicas.ranks,
@@ -194,7 +199,7 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
             f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
             f"{f', or replicas={others}' if tp * pp == 1 and gpus <= LARGEST_PART else ''}"
         )
-    found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp, pp=pp),)
+    found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp, pp=pp, tp=tp),)
     if pins.replicas:
         found = (Replicas.of(_pinned_sizes(pins, gpus)),)
     elif not (pins.sp or tp * pp > 1 or request.implementation) and request.packable:
@@ -211,8 +216,7 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
             f"--pin {f'replicas={pins.replicas}' if pins.replicas else f'sp={sp}'} has ranks share "
             f"packed rows, but the attention of {request.shape.name} cannot be packed: leave it out"
         )
-    if request.shape.heads % tp:
-        raise PlanError(f"--pin tp={tp} does not divide the model's {request.shape.heads} heads")
+    require_tensor(request, tp)
     _require_stages(request, pp)
     return found
 
@@ -240,18 +244,21 @@ def _require_stages(request: PlanRequest, pp: int) -> None:
     require_stages(pp, request.pins.zero, request.pins.offload)
 
 
-def _pipelines(request: PlanRequest) -> Iterator[Replicas]:
-    """Yield the pipelines to try, of one rank to a row, where no pin says otherwise."""
+def _divided(request: PlanRequest) -> Iterator[Replicas]:
+    """Yield the stages and tensor ranks to try, with one rank to a row, where no pin says more."""
     pins, gpus = request.pins, request.cluster.gpus
     fixed = {"tp", "pp", "sp", "replicas", "hpz"} & pins.words().keys() - _ones(pins)
-    stages = pins.zero in (None, *range(STAGED_ZERO + 1)) and pins.offload in (None, "none")
-    alike = _can_be_cut(request) and not request.cluster.speeds
-    if fixed or not stages or not alike or request.implementation is not None:
+    if fixed or request.implementation is not None or request.cluster.speeds:
         return
-    for pp in PIPELINES:
-        count, rest = divmod(gpus, pp)
-        if rest == 0 and pp <= request.shape.layers and pins.dp in (None, count):
-            yield Replicas(count, pp=pp)
+    unoffloaded = pins.offload in (None, "none")
+    stages = pins.zero in (None, *range(STAGED_ZERO + 1)) and unoffloaded
+    cuts = stages and _can_be_cut(request) and pins.pp is None
+    staged = [pp for pp in PIPELINES if pp <= request.shape.layers] if cuts else []
+    possible = degrees(request) if unoffloaded and pins.tp is None else ()
+    for pp, tp in product((1, *staged), (1, *(tp for tp in TENSORS if tp in possible))):
+        count, rest = divmod(gpus, pp * tp)
+        if pp * tp > 1 and rest == 0 and pins.dp in (None, count):
+            yield Replicas(count, pp=pp, tp=tp)
 
 
 def _can_be_cut(request: PlanRequest) -> bool:
@@ -260,8 +267,8 @@ def _can_be_cut(request: PlanRequest) -> bool:
 
 
 def _ones(pins: Pins) -> set[str]:
-    """Return the degrees that are pinned to 1, but for that of stages."""
-    return {key for key in ("tp", "sp", "hpz") if getattr(pins, key) == 1}
+    """Return the degrees that are pinned to 1."""
+    return {key for key in ("tp", "pp", "sp", "hpz") if getattr(pins, key) == 1}
 
 
 def _pinned_sizes(pins: Pins, gpus: int) -> tuple[int, ...]:

@@ -119,9 +119,17 @@ class Shape:
         layers = self.layers * self.layer_parameters + self.outer_norms * self.norm_elements
         return layers + self.vocab * self.hidden
 
-    def adapter_parameters(self, r: int) -> int:
-        """Elements of a rank-`r` adapter on every matrix of every layer."""
-        return self.layers * sum(r * (rows + columns) for rows, columns in self.linears)
+    def adapter_parameters(self, r: int, tp: int = 1) -> int:
+        """Elements of a rank-`r` adapter on every matrix of every layer, on one of `tp` ranks.
+
+        Tensor ranks divide the half on the side along which they divide the matrix.
+        """
+        by_input = (3, len(self.linears) - 1)
+        sides = (
+            (rows // tp, columns) if number in by_input else (rows, columns // tp)
+            for number, (rows, columns) in enumerate(self.linears)
+        )
+        return self.layers * r * sum(map(sum, sides))
 
     def matmul_flops(self) -> float:
         """FLOP per token of one forward pass through all matrices, the output's included."""

@@ -59,9 +59,11 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
         # The first stage has the embedding, the last the head: either is the fullest.
         outer = max(shape.embedding_parameters, shape.vocab * shape.hidden)
         whole = (-(-shape.layers // pp) * shape.layer_parameters + outer) / tp
+    if shape.kv_heads % tp:  # all tensor ranks have all keys and values
+        whole += -(-shape.layers // pp) * 2 * shape.hidden * shape.kv_width * (1 - 1 / tp)
     if not adapter:
         return Counts(whole, 0.0, small)
-    return Counts(shape.adapter_parameters(adapter) / (tp * pp), whole, small)
+    return Counts(shape.adapter_parameters(adapter, tp) / pp, whole, small)
 
 
 def packed_share(shape: Shape) -> float:

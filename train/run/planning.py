@@ -15,7 +15,7 @@ from train.data.model_folder import read_model_config
 from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
-from train.engine.model import divisible, packable
+from train.engine.model import divisible, packable, shardable
 from train.errors import ModelError, PlanError
 from train.launch import oom
 from train.output.console import Console
@@ -147,7 +147,8 @@ def _choose(
         whole = config.model.quantize is not None  # what is packed in 4 bits is loaded whole
         cuts = packs and not whole and divisible(inputs.model, config.model)
         shared = config.data.objective == "sft"  # both texts of a pair belong to one rank
-        request = replace(request, packable=packs and shared, divisible=cuts)
+        parts = packs and shared and not whole and shardable(inputs.model, config.model)
+        request = replace(request, packable=packs and shared, divisible=cuts, shardable=parts)
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
     learned = ""
     if limit is not None:
