@@ -29,7 +29,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.stage(3, f"Joining the ranks, {world.size} in all")
     gang = session.join(found, data, world, env)
     console.stage(4, "Planning")
-    planned = planning.choose_plan(found, data, gang, console, cache)
+    planned = planning.choose_plan(found, data, gang, console, cache, env)
     if config.dry_run:
         return
     out = session.open_outputs(found, planned, gang, env, stop)

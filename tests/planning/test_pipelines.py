@@ -10,7 +10,18 @@ import pytest
 from tests.planning.test_search import request
 from train.config import parse_args
 from train.errors import PlanError
-from train.planning import Pins, Plan, choose, log_lines, merge_pins, pin_cost, read_ds_config
+from train.hosts.hostfile import parse
+from train.planning import (
+    Pins,
+    Plan,
+    choose,
+    find_shape,
+    log_lines,
+    merge_pins,
+    pin_cost,
+    read_ds_config,
+)
+from train.planning.cluster import Device, cluster_of_devices, links_of, links_told
 from train.planning.duration import duration
 from train.planning.lengths import lengths_of
 
@@ -47,7 +58,7 @@ def test_every_pipeline_that_is_tried_can_be_run():
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"pins": Pins(pp=5)}, "pp x sp = 5 does not divide the 32 GPUs"),
+    ({"pins": Pins(pp=5)}, "divide the 32 GPUs: .*, pp may be 1 or 2 or 4 or 8 or 16 or 32"),
     ({"pins": Pins(pp=2), "packable": False}, "attention cannot be packed: leave it out"),
     ({"pins": Pins(pp=2), "divisible": False}, "parts cannot be told apart: leave it out"),
     ({"pins": Pins(pp=2, zero=2)}, "pp goes with zero=0 or 1"),
@@ -79,3 +90,21 @@ def test_stages_within_a_host_send_as_slowly_as_those_at_its_edge():
     # One stage a host has four ranks that share its adapter, one of two stages has two.
     assert waited(8) == pytest.approx(2 * waited(16), rel=0.01)
     assert waited(16) > 0.005
+
+
+def test_a_run_plans_with_the_links_that_its_hostfile_states():
+    told = links_told(parse("#: nic=0.1Gb gpu=MI210\na slots=2\nb slots=2\n").hardware)
+    assert list(told.values()) == ["nic=0.1Gb"] and links_told({"gpu": "MI210"}) == {}
+    devices = [Device(node, "cpu", 2**33, 2**34, share=0.5) for node in (0, 0, 1, 1)]
+
+    def chosen(env: dict[str, str]) -> Plan:
+        cluster = cluster_of_devices(devices, links=links_of(env))
+        small = find_shape("layers=4,hidden=192,heads=4,ffn=512,vocab=4096")
+        return choose(
+            request(shape=small, cluster=cluster, precision="fp32", batch_size=8, block_size=256)
+        ).chosen.plan
+
+    assert chosen(told).pp > 1
+    assert chosen({}).pp == 1
+    fast = cluster_of_devices(devices, links={"nic": "1Gb", "link": "9GB"})
+    assert (fast.nic, fast.gpu.link) == (2.5e8, 9e9)

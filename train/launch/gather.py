@@ -21,6 +21,7 @@ from train.launch.job import LaunchJob
 from train.launch.link import Events, Link
 from train.launch.output import Output
 from train.launch.pause import AwakeClock, beating
+from train.planning.cluster import links_told
 
 AGENT = "train.launch.agent"
 CLOSING = 15.0  # seconds for all agents to end their ranks
@@ -235,7 +236,7 @@ def plan_starts(
     args: tuple[str, ...],
 ) -> tuple[list[HostCommand], str | None]:
     """Return what each host runs, and the address at which they meet (None on one machine)."""
-    added = command.environment(job.env, reports[0].device)
+    added = command.environment(job.env, reports[0].device) | links_told(hosts.hardware)
     address = None
     if len(links) > 1 or not network.is_here(links[0].name):
         address = job.address(hosts.hosts[0].name) or network.master_address(hosts.hosts)

@@ -12,6 +12,8 @@ from train.errors import HostfileError, PlanError, did_you_mean
 from train.planning.calibration import calibrated
 from train.planning.hardware import Gpu, find_gpu
 
+# The variable that tells ranks what a hostfile says of links.
+LINKS = "ANYRANK_LINKS"
 # GPUs whose rates are closer than this are taken to be equally fast.
 DIFFER = 1.05
 
@@ -90,7 +92,22 @@ class Device:
     busy: int = 0
 
 
-def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = None) -> Cluster:
+def links_told(hardware: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that tells ranks of the links in a hostfile's `#:` lines, if any."""
+    words = [f"{key}={hardware[key]}" for key in ("nic", "link") if key in hardware]
+    return {LINKS: " ".join(words)} if words else {}
+
+
+def links_of(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the `#:` words that this process was told of."""
+    return dict(word.split("=", 1) for word in env.get(LINKS, "").split())
+
+
+def cluster_of_devices(
+    devices: Sequence[Device],
+    calibrations: Path | None = None,
+    links: Mapping[str, str] | None = None,
+) -> Cluster:
     """Return what the planner knows of devices that were found, in the order of their ranks.
 
     The smallest memory and the smallest host stand for all, and so does the slowest device, but for
@@ -98,11 +115,15 @@ def cluster_of_devices(devices: Sequence[Device], calibrations: Path | None = No
 
     Args:
         calibrations: where the rates lie that were measured before, if any were.
+        links: `#:` words of the hostfile.
     """
     hosts = [(str(node), len(list(group))) for node, group in groupby(d.node for d in devices)]
     kinds = {device: _gpu_of(device, calibrations) for device in set(devices)}
     gpus = [kinds[device] for device in devices]
-    found = cluster_of(hosts, {}, _slowest(gpus)).with_gpus(gpus)
+    stated = cluster_of(hosts, links or {}, _slowest(gpus))
+    if links and "link" in links:
+        gpus = [replace(gpu, link=stated.gpu.link) for gpu in gpus]
+    found = stated.with_gpus(gpus)
     return replace(found, host_memory=float(min(device.host_memory for device in devices)))
 
 

@@ -197,6 +197,7 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
         others = "+".join(map(str, _parts(gpus, max(1, gpus // (tp * pp * sp)))))
         raise PlanError(
             f"tp x pp x sp = {tp * pp * sp} does not divide the {gpus} GPUs: pin other degrees"
+            f"{_stages_allowed(request) if pp > 1 else ''}"
             f"{f', or replicas={others}' if tp * pp == 1 and gpus <= LARGEST_PART else ''}"
         )
     found: tuple[Replicas, ...] = (Replicas(gpus // (tp * pp * sp), sp, pp=pp, tp=tp),)
@@ -219,6 +220,15 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
     require_tensor(request, tp)
     _require_stages(request, pp)
     return found
+
+
+def _stages_allowed(request: PlanRequest) -> str:
+    """Return the numbers of stages that the GPUs and the layers allow, in words."""
+    pins, gpus = request.pins, request.cluster.gpus
+    rest = (pins.tp or 1) * (pins.sp or 1)
+    most = min(request.shape.layers, gpus)
+    allowed = [str(n) for n in range(1, most + 1) if gpus % (n * rest) == 0]
+    return f", pp may be {' or '.join(allowed)}" if allowed else ""
 
 
 def _require_stages(request: PlanRequest, pp: int) -> None:

@@ -33,7 +33,7 @@ from train.planning import (
     unknown_gpu,
     with_advice,
 )
-from train.planning.cluster import Device, cluster_of_devices, require_bf16
+from train.planning.cluster import Device, cluster_of_devices, links_of, require_bf16
 from train.planning.explain import describe_speeds
 from train.planning.pins import hpz_left_out
 from train.planning.plan import Plan
@@ -64,12 +64,18 @@ class PlannedRun:
 
 
 def choose_plan(
-    inputs: RunInputs, data: Dataset, gang: Gang, console: Console, cache: Path | None = None
+    inputs: RunInputs,
+    data: Dataset,
+    gang: Gang,
+    console: Console,
+    cache: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> PlannedRun:
     """Choose a plan on rank 0, tell everyone, and print it with what the user should know of it.
 
     Args:
         cache: the user's cache folder, where `anyrank plan --calibrate` keeps what it measured.
+        env: this process's environment, which tells what the hostfile says of links.
 
     Raises:
         PlanError: nothing that the pins allow fits, or a GPU lacks the precision.
@@ -80,7 +86,11 @@ def choose_plan(
     require_bf16(devices, inputs.config.model.precision)
     console.say(describe_layout([device.node for device in devices]))
     calibrations = None if cache is None else calibration_folder(cache)
-    request = _request(inputs, data, cluster_of_devices(devices, calibrations))
+    links = links_of(env or {})
+    if links:
+        words = " ".join(f"{key}={value}" for key, value in links.items())
+        console.say(f"The plan takes the links that the hostfile states: {words}")
+    request = _request(inputs, data, cluster_of_devices(devices, calibrations, links))
     if left_out := hpz_left_out(request.pins, inputs.config, inputs.ds, request.cluster.gpus):
         console.say(left_out)
         request = replace(request, pins=replace(request.pins, hpz=None))
