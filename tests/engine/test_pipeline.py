@@ -43,7 +43,8 @@ def losses(running) -> list[float]:
         found += [done.loss, done.grad_norm]
     held = [step_batch(models.SPLIT, 0, batch, 9, layout).micros for batch in (1, 5)]
     total, tokens = running.evaluate(iter(held))
-    return [*found, total / tokens, tokens]
+    told = [running.next_token(models.SPLIT.sample(number)[0]) for number in (0, 3)]
+    return [*found, total / tokens, tokens, *told]
 
 
 def train(gang, folders: dict[str, Path], pp: int, out: Path) -> None:

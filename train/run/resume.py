@@ -277,4 +277,6 @@ def _tell(index: Index, own: RunFingerprint, read: int, folder: Path, console: C
 
 def _ranks(settings: Mapping[str, Any]) -> str:
     noun = "rank" if settings["ranks"] == 1 else "ranks"
-    return f"{settings['ranks']} {noun} with ZeRO {settings['plan']['zero']}"
+    stages = settings["plan"].get("pp", 1)
+    within = f" in {stages} stages" if stages > 1 else ""
+    return f"{settings['ranks']} {noun} with ZeRO {settings['plan']['zero']}{within}"
