@@ -61,6 +61,7 @@ def test_the_median_of_the_watched_steps_decides_and_too_little_work_says_nothin
 def test_the_slowest_rank_of_a_replica_decides():
     assert of_replica([Pace(4.0, 1.0), Pace(2.0, 2.0)]) == Pace(2.0, 2.0)
     assert of_replica([Pace(4.0, 1.0), Pace()]) == Pace()
+    assert of_replica([Pace(4.0, 3.0), Pace(2.0, 2.0)]) == Pace(2.0, 3.0)  # as stages may be
     plan = Plan(zero=1, micro_tokens=100, dp=2, sp=2, replicas="3+2")
     placement = Placement(0, 2, 100, loads=loads(plan, 100, ()))
     ranks = [Pace(2.0, 1.0)] * 3 + [Pace(2.0, 1.0), Pace(1.0, 2.0)]

@@ -48,8 +48,9 @@ def usual(paces: Sequence[Pace]) -> Pace:
 
 
 def of_replica(ranks: Sequence[Pace]) -> Pace:
-    """Return the pace of ranks that share rows: they have equal parts, so the slowest decides."""
-    return min(ranks, key=lambda pace: pace.rate)
+    """Return the pace of ranks that work on the same rows: equal parts, so the slowest decides."""
+    slowest = min(ranks, key=lambda pace: pace.rate)
+    return Pace(slowest.rate, max(pace.seconds for pace in ranks)) if slowest.rate else Pace()
 
 
 def corrected(speeds: Sequence[float], paces: Sequence[Pace]) -> tuple[float, ...]:
