@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for name in "COLUMNS", "LINES":  # a worker's, which has no terminal
+    os.environ.pop(name, None)
 
 
 # What a test needs, by its place; every other test is `fast`.
