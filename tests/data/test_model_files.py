@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from train.config import parse_args
 from train.data.model_files import require_trainable, rounded, stored_tensors
 from train.data.model_folder import locate_model, read_model_config
 from train.errors import ModelError
 from train.planning import shape_of
+from train.run.inputs import locate
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -88,6 +91,25 @@ def test_buffers_of_whole_numbers_are_no_quantization(tmp_path):
     masks = {"model.layers.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8),
              "model.position_ids": np.arange(4), "model.masked": np.ones(4, np.bool_)}  # fmt: skip
     assert judge(folder(tmp_path, tensors=masks)) == ()
+
+
+def test_a_built_in_name_is_the_hubs_model_in_a_run(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--Qwen--Qwen2.5-0.5B"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("abc")
+    (kept / "snapshots").mkdir()
+    folder(kept / "snapshots/abc")
+    found = locate_model("qwen2.5-0.5b")
+    assert found == locate_model("Qwen/Qwen2.5-0.5B") == kept / "snapshots/abc"
+    said = []
+    console = SimpleNamespace(say=said.append)
+    words = ["--model-name-or-path", "Qwen2.5-0.5B", "--dataset-name-or-path", "d"]
+    inputs = locate(parse_args([*words, "--block-size", "64"]), tmp_path, console)
+    assert (inputs.model, inputs.config.model.hub) == (found, "Qwen/Qwen2.5-0.5B")
+    assert "Qwen2.5-0.5B is Qwen/Qwen2.5-0.5B on the hub" in said
 
 
 def test_an_adapter_is_no_model_and_names_its_base(tmp_path):
