@@ -110,6 +110,11 @@ class Argument:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
+TRACKERS = (
+    "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "aim", "clearml", "dvclive",
+    "swanlab", "none",
+)  # fmt: skip
+
 # What other trainers call things (without dashes, in small letters), and what to write here.
 _JOB = "--batch-size, which counts the samples of the whole job per optimizer step"
 OTHER_NAMES = {
@@ -211,7 +216,7 @@ ARGUMENTS = (
              alias="--deepspeed-config"),
     Argument("--pin", str, None, "fix a part of the plan: " + " ".join(PIN_KEYS)),
     Argument("--config", str, None, "arguments by name, in YAML or JSON; what is typed wins"),
-    Argument("--report-to", str, "none", "curves, too, to", ("tensorboard", "wandb", "none")),
+    Argument("--report-to", str, "none", "curves, too, to", TRACKERS),
     Argument("--trust-remote-code", None, False, "run code that the model's folder brings along"),
     Argument("--no-regrow", None, False, "hosts that were lost and are back are not taken back"),
     Argument("--dry-run", None, False, "plan, print the plan and stop"),

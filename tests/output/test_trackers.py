@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from train.arguments import TRACKERS
 from train.errors import ConfigError
-from train.output.trackers import open_tracker
+from train.output.trackers import _words, open_tracker
+
+OWN = ("tensorboard", "wandb", "none")
 
 
 class Wandb:
@@ -77,3 +80,56 @@ def test_without_a_network_the_curves_are_kept_and_a_line_says_so(
     said = opened(monkeypatch, wandb, tmp_path)
     assert said == ["W&B cannot be reached (no host): the curves are kept for wandb sync"]
     assert wandb.begun[0]["mode"] == "offline"
+
+
+def test_accelerates_trackers_go_on_in_the_same_run_and_are_told_the_configuration_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from accelerate import tracking
+
+    calls: list[tuple[str, Any]] = []
+
+    class Recorder:
+        tracker = SimpleNamespace(info=SimpleNamespace(run_id="given"))
+
+        def __init__(self, *place: Any, **words: Any) -> None:
+            calls.append(("made", (place, words)))
+
+        def start(self) -> None:
+            calls.append(("started", None))
+
+        def store_init_configuration(self, values: Any) -> None:
+            calls.append(("config", values))
+
+        def log(self, values: Any, step: int) -> None:
+            calls.append(("log", (step, values)))
+
+        def finish(self) -> None:
+            calls.append(("finished", None))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Recorder)
+    config = {"model": {"lora": None, "precision": "bf16"}, "epochs": 3, "pins": ("a",)}
+    for _ in range(2):
+        tracker = open_tracker("mlflow", tmp_path, {}, print, config)
+        tracker.write(4, {"train/loss": 1.5})
+        tracker.close()
+    name = tmp_path.name
+    assert [value for kind, value in calls if kind == "made"] == [
+        (("anyrank",), {"run_name": name}),
+        (("anyrank",), {"run_name": name, "run_id": "given"}),
+    ]
+    assert [value for kind, value in calls if kind == "config"] == [
+        {"model.precision": "bf16", "epochs": 3, "pins": "('a',)"}
+    ]
+    assert ("log", (4, {"train/loss": 1.5})) in calls and calls[-1][0] == "finished"
+
+
+@pytest.mark.parametrize("kind", [one for one in TRACKERS if one not in OWN])
+def test_every_tracker_that_is_named_is_one_of_accelerates(kind: str, tmp_path: Path) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    assert kind in LOGGER_TYPE_TO_CLASS
+    place, words = _words(kind, tmp_path, "0" * 32, None)
+    LOGGER_TYPE_TO_CLASS[kind](*place, **words)  # takes these words; nothing is started
+    with pytest.raises(ConfigError, match=f"--report-to {kind} needs the "):
+        open_tracker(kind, tmp_path, {}, print)

@@ -130,7 +130,9 @@ def open_outputs(
     require_shared(gang, path)
     stop.follow(path, supervised=supervised)
     console = Console(True, folder.log) if folder is not None else Console(False)
-    opened = gang.on_main(lambda: open_tracker(out.report_to, path, env, console.say))
+    opened = gang.on_main(
+        lambda: open_tracker(out.report_to, path, env, console.say, asdict(inputs.config))
+    )
     if folder is not None:
         folder.note("config.json", asdict(inputs.config))
         folder.note("plan.json", planned.chosen.to_json())
