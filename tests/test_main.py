@@ -169,6 +169,7 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(model, tmp_path):
     done = main(tmp_path, "--model-name-or-path", str(less), *words)
     assert done.returncode == 0, done.stderr
     assert "The number of candidates is" in done.stdout
+    assert "the model embeds only 31999: no sample uses the others" in done.stdout
     assert "ZeRO stage : 1, " in done.stdout  # the command line wins over the ds_config's stage 3
     assert not (tmp_path / "run").exists()
 
@@ -181,4 +182,5 @@ def test_tokens_that_the_model_does_not_embed_are_refused(model, tmp_path):
         "--batch-size", "8", "--run-dir", "run", "--dry-run",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "the tokenizer has 32000 entries but the model embeds only 300" in done.stderr
+    said = "the tokenizer has 32000 entries but the model embeds only 300, and samples use '"
+    assert said in done.stderr

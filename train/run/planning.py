@@ -12,6 +12,7 @@ import numpy as np
 
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
+from train.data.tokenizers import load_tokenizer
 from train.engine.attention import knows_groups
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
@@ -81,7 +82,8 @@ def choose_plan(
         PlanError: nothing that the pins allow fits, or a GPU lacks the precision.
         ModelError: the tokenizer has more entries than the model embeds.
     """
-    check_vocabulary(inputs, data)
+    if told := check_vocabulary(inputs, data):
+        console.say(told)
     devices = gang.devices()
     require_bf16(devices, inputs.config.model.precision)
     console.say(describe_layout([device.node for device in devices]))
@@ -131,20 +133,28 @@ def describe_others(devices: Sequence[Device]) -> Iterator[str]:
             )
 
 
-def check_vocabulary(inputs: RunInputs, data: Dataset) -> None:
+def check_vocabulary(inputs: RunInputs, data: Dataset) -> str:
     """Refuse data with tokens that the model does not embed; entries that are not used may be more.
 
+    Returns:
+        A sentence about such entries; empty where there are none.
+
     Raises:
-        ModelError: there are such; both numbers are named.
+        ModelError: the data uses one; it is named, with both numbers.
     """
-    if data.tokenizer.vocab_size <= inputs.shape.vocab:
-        return
+    entries, embedded = data.tokenizer.vocab_size, inputs.shape.vocab
+    if entries <= embedded:
+        return ""
+    told = f"the tokenizer has {entries} entries but the model embeds only {embedded}"
     largest = max(data.train.largest_id, data.validation.largest_id)
-    if largest >= inputs.shape.vocab:
-        raise ModelError(
-            f"the tokenizer has {data.tokenizer.vocab_size} entries but the model embeds only "
-            f"{inputs.shape.vocab}: give the model's own with --tokenizer"
-        )
+    if largest < embedded:
+        return f"{told}: no sample uses the others"
+    name = load_tokenizer(inputs.config.model, data.date).spelling([largest])
+    raise ModelError(
+        f"{told}, and samples use '{name}' (id {largest}): no run adds rows to an embedding, so "
+        "give the model's own with --tokenizer, or where a chat template writes that token another "
+        "with --chat-template"
+    )
 
 
 def _choose(
