@@ -98,7 +98,7 @@ def test_the_counts_of_the_original_add_up():
         ({"micro_tokens": "0"}, "at least 1"),
         ({"micro_tokens": "100"}, "cannot hold the longest sample of 1024"),
         ({"dp": "3"}, "leave dp out, it is 8"),
-        ({"tp": "3"}, "does not divide the 8 GPUs"),
+        ({"tp": "3"}, "does not divide the model's 32 heads.*1, 2, 4, 8"),
         ({"tp": "8", "pp": "2"}, "does not divide the 8 GPUs"),
         ({"zero": "1", "offload": "all"}, "contradict each other"),
         ({"zero": "0"}, "not offered in bf16"),

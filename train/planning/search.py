@@ -193,6 +193,7 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
     """
     gpus, pins = request.cluster.gpus, request.pins
     tp, pp, sp = pins.tp or 1, pins.pp or 1, pins.sp or 1
+    require_tensor(request, tp)
     if gpus % (tp * pp * sp):
         others = "+".join(map(str, _parts(gpus, max(1, gpus // (tp * pp * sp)))))
         raise PlanError(
@@ -217,7 +218,6 @@ def _layouts(request: PlanRequest) -> tuple[Replicas, ...]:
             f"--pin {f'replicas={pins.replicas}' if pins.replicas else f'sp={sp}'} has ranks share "
             f"packed rows, but the attention of {request.shape.name} cannot be packed: leave it out"
         )
-    require_tensor(request, tp)
     _require_stages(request, pp)
     return found
 
