@@ -5,9 +5,11 @@
 First, without training: samples of lengths lognormal(5.2, 1) up to 4,096 tokens are packed and
 divided as a run does, and a step's efficiency is the mean rank's cost over the dearest's, in FLOP
 of Mistral-7B, communication not counted; with one rank a row, with the fewest that reach 0.9 (what
-a step bound by compute wants), and with what the planner chooses on A100s; and the seconds that are
-predicted of a step with each of the three, communication counted. Then one sample of 2,048
-tokens a step on 1, 2 and 4 ranks here, which share it: the busiest rank's CPU seconds.
+a step bound by compute wants), and over the replicas that the planner chooses on A100s, whose
+tensor ranks and stages divide a row evenly (a pipeline's bubbles are not counted here); and the
+seconds that are predicted of a step with each of the three, communication and bubbles counted. Then
+one sample of 2,048 tokens a step on 1, 2 and 4 ranks here, which share it: the busiest rank's CPU
+seconds.
 """
 
 from __future__ import annotations
@@ -73,9 +75,13 @@ def simulated() -> list[dict[str, Any]]:
             by = {sp: efficiency(lengths, batch, gpus, sp) for sp in (1, 2, 4, 8, 16, 32, 64)
                   if gpus % sp == 0}  # fmt: skip
             fewest = next((sp for sp, found in by.items() if found >= 0.9), max(by, key=by.get))  # type: ignore[arg-type]
+            plan = planned.plan
+            degrees = {"dp": plan.dp, "sp": plan.sp, "tp": plan.tp, "pp": plan.pp}
             rows.append({
                 "gpus": gpus, "batch": batch, "alone": by[1], "fewest": fewest,
-                "shared": by[fewest], "planned": planned.plan.sp, "with": by[planned.plan.sp],
+                "shared": by[fewest],
+                "planned": " ".join(f"{name}{n}" for name, n in degrees.items() if n > 1),
+                "with": efficiency(lengths, batch, plan.ranks, plan.sp),
                 "s_alone": predicted(request, 1), "s_shared": predicted(request, fewest),
                 "s_planned": planned.time.total,
             })  # fmt: skip
@@ -84,7 +90,7 @@ def simulated() -> list[dict[str, Any]]:
 
 def predicted(request: PlanRequest, sp: int) -> float:
     """Return the seconds of a step that are predicted where so many ranks share a row."""
-    chosen = choose(replace(request, pins=Pins(sp=sp))).chosen
+    chosen = choose(replace(request, pins=Pins(sp=sp, tp=1, pp=1))).chosen
     assert chosen is not None
     return chosen.time.total
 
