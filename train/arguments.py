@@ -179,7 +179,7 @@ OTHER_NAMES = {
 ARGUMENTS = (
     Argument("--model-name-or-path", str, None, "a Hugging Face folder or hub name"),
     Argument("--tokenizer", str, None, "a Hugging Face folder or name, or a SentencePiece .model"),
-    Argument("--chat-template", str, None, "a file to use for the tokenizer's own, or chatml"),
+    Argument("--chat-template", str, None, "for the tokenizer's own: a file, chatml, or none"),
     Argument("--dataset-name-or-path", str, None, "a hub name, URL, folder or file; a*2,b for two"),
     Argument("--eval-dataset-name-or-path", str, None, "rows to evaluate on; default: held out"),
     Argument("--columns", read_columns, None, "what is what: prompt=NAME,completion=NAME"),

@@ -69,7 +69,7 @@ class LoraConfig:
 class ModelConfig:
     """Which model, in which precision, trained whole or through an adapter (`lora`).
 
-    `chat_template`: the file of one to use instead of the tokenizer's own, or `chatml`.
+    `chat_template`: the file of one to use instead of the tokenizer's own, or `chatml`, or `none`.
     `quantize`: the 4-bit type of the frozen model under an adapter.
     `hub`: the name that a hub knows the model by, where it was not given as a folder.
     """

@@ -68,3 +68,14 @@ def test_texts_beside_conversations_have_the_same_tokenizer(opened, write, piece
     assert (
         data.tokenizer.fingerprint == opened(texts, pieces, template="chatml").tokenizer.fingerprint
     )
+
+
+def test_a_template_that_is_taken_away_leaves_alpaca_and_pairs_as_they_are(opened, write, chatml):
+    rows = [{"instruction": f"hello {n}", "output": "world"} for n in range(6)]
+    data = opened(write(rows), chatml, template="none")
+    assert "### Instruction:" in data.shown[0].pieces[0][0]
+    assert "the tokenizer's chat template is not used, and not saved" in data.notices
+    loaded = load_tokenizer(ModelConfig(None, str(chatml), "fp32", None, False, "none"))
+    assert loaded.template == ""
+    with pytest.raises(DataError, match="are conversations, which --chat-template none cannot"):
+        opened(write(CHATS), chatml, template="none")

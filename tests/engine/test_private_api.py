@@ -1,4 +1,4 @@
-"""The private parts of libraries that are used, each in one file of train/engine, still exist.
+"""The private parts of libraries that are used, each in one file, still exist.
 
 pyproject.toml lets a newer version of a library in when this passes with it.
 """
@@ -67,3 +67,12 @@ def test_weights_can_be_put_back_into_the_form_of_their_files():
 
 def test_the_store_of_one_process_exists():
     assert torch.distributed.HashStore is not None
+
+
+def test_a_chat_template_is_compiled_once_by_its_text():
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    text = "{{ messages[0].content }}{% generation %}{% endgeneration %}"
+    compiled = _compile_jinja_template(text)
+    assert compiled is _compile_jinja_template(text)
+    assert compiled.render(messages=[{"content": "a"}]) == "a"

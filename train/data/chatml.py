@@ -13,6 +13,7 @@ trained stops. A first token that the tokenizer puts before a text stands before
 from __future__ import annotations
 
 CHATML = "chatml"  # the value of --chat-template that names it
+NONE = "none"  # that which takes a tokenizer's own away
 START, END = "<|im_start|>", "<|im_end|>"
 _TEMPLATE = """\
 BOS{%- if tools %}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from train.config import DataConfig, ModelConfig
 from train.data.blocks import Progress, Recipe, make_blocks
-from train.data.chatml import CHATML, END
+from train.data.chatml import CHATML, END, NONE
 from train.data.columns import listed
 from train.data.edges import edge_tokens, sentences
 from train.data.parts import Parts
@@ -188,6 +188,8 @@ def _guessed(model: ModelConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def _template_told(model: ModelConfig, tokenizer: Tokenizer, tally: Tally) -> tuple[str, ...]:
     """Say which template is used where it is not the tokenizer's own."""
+    if model.chat_template == NONE:
+        return ("the tokenizer's chat template is not used, and not saved",)
     if model.chat_template is None or tally.how != OWN:
         return ()
     where = f"that of {model.chat_template}"

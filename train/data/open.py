@@ -10,7 +10,7 @@ from pathlib import Path
 
 from train.config import DataConfig, ModelConfig
 from train.data.blocks import Progress
-from train.data.chatml import CHATML
+from train.data.chatml import CHATML, NONE
 from train.data.columns import listed
 from train.data.make import Making, Use, make_once, untemplated
 from train.data.mix import Dataset, mixed
@@ -57,6 +57,11 @@ def opening(config: DataConfig, model: ModelConfig, cache: Path) -> Opening:
     stores: list[Store] = []
     for name, use in uses:
         store = yield from _open_one(name, use, config, model, cache)
+        if store is None and model.chat_template == NONE:
+            raise DataError(
+                f"the rows of '{name.where}' are conversations, which --chat-template none cannot "
+                "write: give another, or leave it out"
+            )
         if store is None:  # conversations, and no template
             with_template = replace(model, chat_template=CHATML)
             found = yield from opening(config, with_template, cache)

@@ -52,8 +52,8 @@ class HuggingFaceTokenizer:
             )
         return cls(inner, datetime.fromisoformat(date))
 
-    def with_template(self, text: str) -> HuggingFaceTokenizer:
-        """Return the same with another chat template; `save` writes that one.
+    def with_template(self, text: str | None) -> HuggingFaceTokenizer:
+        """Return the same with another chat template, or without one; `save` writes that one.
 
         Raises:
             DataError: it is no template.
@@ -63,6 +63,8 @@ class HuggingFaceTokenizer:
         inner = copy(self.inner)
         inner.chat_template = text
         made = HuggingFaceTokenizer(inner, self.date)
+        if text is None:
+            return made
         problem = "" if "messages" in text else "it writes no 'messages'"
         try:
             made._render([{"role": "user", "content": MARK}])
@@ -388,12 +390,7 @@ def _count(found: Any, cut: int) -> int:
     number = found.char_to_token(cut)
     if number is None:  # blanks that belong to no token, or the end
         return sum(max(start, end - 1) < cut for start, end in found.offsets)
-    before: int = number
-    while before and max(*_last(found.token_to_chars(before - 1))) >= cut:
-        before -= 1  # of a character in several tokens the first, and spans without a character
-    return before
-
-
-def _last(span: tuple[int, int] | None) -> tuple[int, int]:
-    start, end = span or (-1, -1)
-    return start, end - 1
+    # Of a character in several tokens the first counts, and spans without a character before it.
+    spans = (found.token_to_chars(k) or (-1, -1) for k in range(number - 1, -1, -1))
+    back = takewhile(lambda span: max(span[0], span[1] - 1) >= cut, spans)
+    return int(number) - sum(1 for _ in back)

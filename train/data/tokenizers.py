@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from train.config import ModelConfig
-from train.data.chatml import CHATML, END, START, chatml
+from train.data.chatml import CHATML, END, NONE, START, chatml
 from train.data.source import Key, revision, stamp
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_folder import added_tokens, settings_of
@@ -68,7 +68,7 @@ def load_tokenizer(model: ModelConfig, date: str | None = None) -> Tokenizer:
 def _load(path: Path, date: str, model: ModelConfig) -> Tokenizer:
     pieces = _sentencepiece_file(path)
     named = model.chat_template
-    if pieces is not None and named is None:
+    if pieces is not None and named in (None, NONE):
         from train.data.tokenizer_sp import SentencePieceTokenizer
 
         names = ("special_tokens_map.json", "tokenizer_config.json")
@@ -82,6 +82,8 @@ def _load(path: Path, date: str, model: ModelConfig) -> Tokenizer:
             shutil.copyfile(pieces, Path(folder) / "tokenizer.model")
             path = Path(folder)
         found = HuggingFaceTokenizer.load(path, date, trust_remote_code=model.trust_remote_code)
+    if named == NONE:
+        return found.with_template(None)
     return found if named is None else found.with_template(_template(named, found))
 
 
@@ -129,7 +131,7 @@ def tokenizer_key(model: ModelConfig) -> Key:
     name, template = tokenizer_name(model), model.chat_template
     path = Path(name).expanduser()
     named: Key = () if template is None else ((template,),)
-    if template not in (None, CHATML) and Path(str(template)).expanduser().is_file():
+    if template not in (None, CHATML, NONE) and Path(str(template)).expanduser().is_file():
         named = stamp([Path(str(template)).expanduser()])
     if not path.exists():
         return (("hub", name, revision(name, "model")), *named)

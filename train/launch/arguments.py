@@ -101,10 +101,10 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
     for name in (*config.data.names, *config.data.eval_names):
         require_path(None if name.is_url else name.where, "dataset", DataError)
     template = config.model.chat_template
-    if template not in (None, "chatml") and not Path(str(template)).expanduser().is_file():
+    if template not in (None, "chatml", "none") and not Path(str(template)).expanduser().is_file():
         raise ConfigError(
-            f"--chat-template '{template}' is no file: give a file that holds a chat template, or "
-            "chatml"
+            f"--chat-template '{template}' is no file: give a file that holds a chat template, "
+            "chatml, or none"
         )
     if config.output.save_dir is not None:
         save_dir, own = Path(config.output.save_dir), config.output.run_dir
