@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from train.config import OptimizerConfig, RunConfig
 from train.data.batch import MicroBatch
@@ -46,6 +47,7 @@ class NoSaver:
         return False
 
 
+RECENT = 20  # steps whose median tells how long the others will take
 SETTLED = 3  # steps after which the plan's prediction is compared with what was measured
 
 
@@ -121,7 +123,7 @@ def fit(
             seconds = time.perf_counter() - began
             record = _record(job, step, batch, found, lr, seconds, engine.peak_bytes())
             records.append(record)
-            _report(record, job, out, first=len(records) == 1)
+            _report(records, job, out)
             if len(records) == SETTLED and job.expected is not None:
                 fastest = min(record.seconds for record in records)
                 out.console.say(f"The plan: {job.expected(fastest, record.peak_bytes)}")
@@ -273,10 +275,11 @@ def _record(
     )
 
 
-def _report(record: StepRecord, job: TrainingJob, out: Outputs, *, first: bool) -> None:
+def _report(records: Sequence[StepRecord], job: TrainingJob, out: Outputs) -> None:
     if out.folder is None:
         return
-    if first and job.restarted is not None:
+    record = records[-1]
+    if len(records) == 1 and job.restarted is not None:
         out.folder.write(job.restarted(job, int(out.folder.attempt.name), record.time))
     out.folder.write(record)
     if record.skipped:
@@ -287,7 +290,9 @@ def _report(record: StepRecord, job: TrainingJob, out: Outputs, *, first: bool) 
     names = ("loss", "lr", "grad_norm", "tokens_per_s", "seconds")
     out.tracker.write(record.step, {f"train/{name}": getattr(record, name) for name in names})
     if record.step % job.config.output.log_interval == 0 or record.step == job.total:
-        out.console.step(record, job.total)
+        usual = median(one.seconds for one in records[-RECENT:])
+        epoch = record.step * job.config.data.batch_size / job.train.mixture.places
+        out.console.step(record, job.total, epoch, usual * (job.total - record.step))
 
 
 def warmup_steps(config: OptimizerConfig, total: int) -> int:

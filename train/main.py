@@ -24,6 +24,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     found = inputs.locate(config, cache, console)
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     found, data = inputs.open_data(found, cache, console)
+    console.say("Importing torch and DeepSpeed, which takes some seconds")
     with inputs.uncollected():
         from train.run import planning, preference, resume, session  # torch: none above
     console.stage(3, f"Joining the ranks, {world.size} in all")

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from train.errors import ConfigError
-from train.output.record import environment, open_run_folder
+from train.output.console import step_line
+from train.output.record import StepRecord, environment, open_run_folder
 from train.output.trackers import open_tracker
 
 
@@ -32,3 +33,23 @@ def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         open_tracker("wandb", tmp_path, {}, print)
+
+
+def test_a_line_of_a_step_fits_the_terminal_and_always_tells_the_time_left():
+    record = StepRecord(
+        step=120, loss=1.234567, lr=2e-5, grad_norm=1.5, samples=8, loss_tokens=9, tokens=10,
+        padded_tokens=20, seconds=1.3, tokens_per_s=806700.33, mfu=0.41, world_size=2, plan="",
+        sample_hash="", peak_bytes=1, skipped=0, time=0.0,
+    )  # fmt: skip
+    whole = step_line(record, 4000, 1.25, 5044.0, None)
+    assert whole.startswith(
+        "| INFO | [Step 120/4000] | Loss: 1.234567 | Duration: 1.30 | "
+        "Throughput: 806700.33 tokens/sec | LR: 2e-05 | Grad norm: 1.500 | Epoch: 1.25 |"
+    )
+    for width in (80, 100, 120, 160):
+        line = step_line(record, 4000, 1.25, 5044.0, width)
+        assert len(line) <= width and "Left: 1:24:04 |" in line
+    assert step_line(record, 4000, 1.25, 5044.0, 80) == (
+        "| [Step 120/4000] | Loss: 1.234567 | 1.30 s | 806700 tokens/s | Left: 1:24:04 |"
+    )
+    assert step_line(record, 4000, 1.25, 5044.0, 160).endswith("| Left: 1:24:04 |")

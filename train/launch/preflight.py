@@ -58,6 +58,11 @@ def notices_of(host: Host, report: HostReport, reported: float) -> Iterator[str]
             f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: run 'systemctl "
             "restart chronyd' there (or ntpd, or timesyncd)"
         )
+    if report.device == "cpu" and host.slots > report.cores:
+        yield (
+            f"{host.slots} CPU ranks share {report.cores} cores: more ranks than cores make no "
+            "step faster"
+        )
     shm = _SHM * host.slots
     if report.shm < shm:
         yield (

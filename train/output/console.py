@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -12,12 +12,36 @@ from tqdm import tqdm
 
 from train.data.blocks import Progress
 from train.output.record import StepRecord
-from train.text import duration, format_count
+from train.text import duration, format_count, terminal_width
 
 STAGES = 8
 QUIET = 10.0  # seconds between two lines of long work where there is no terminal
 FOLLOWED = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 T = TypeVar("T")
+
+
+def step_line(record: StepRecord, total: int, epoch: float, left: float, width: int | None) -> str:
+    """Return a step in one line: all that is known of it, or what a terminal's `width` holds."""
+    place, loss = f"[Step {record.step}/{total}]", f"Loss: {record.loss:.6f}"
+    ends = f"Left: {duration(left)}"
+    whole = [
+        "INFO", place, loss, f"Duration: {record.seconds:.2f}",
+        f"Throughput: {record.tokens_per_s:.2f} tokens/sec",
+    ]  # fmt: skip
+    more = [f"LR: {record.lr:.3g}", f"Grad norm: {record.grad_norm:.3f}", f"Epoch: {epoch:.2f}"]
+    more += [] if record.mfu is None else [f"MFU: {record.mfu:.1%}"]
+    if width is None:
+        return _row([*whole, *more, ends])
+    short = [place, loss, f"{record.seconds:.2f} s", f"{record.tokens_per_s:.0f} tokens/s"]
+    parts = whole if len(_row([*whole, ends])) < width else short
+    for part in (more[2], *more[:2], *more[3:]):
+        if len(_row([*parts, part, ends])) < width:
+            parts = [*parts, part]
+    return _row([*parts, ends])
+
+
+def _row(parts: Sequence[str]) -> str:
+    return "| " + " | ".join(parts) + " |"
 
 
 @dataclass(frozen=True)
@@ -40,20 +64,13 @@ class Console:
         """Print which of the run's eight stages begins."""
         self.say(f"[{number}/{STAGES}] {text}...")
 
-    def step(self, record: StepRecord, total: int) -> None:
-        """Print one step in the shape `| INFO | [Step i/N] | Loss: … |`."""
-        parts = [
-            "INFO",
-            f"[Step {record.step}/{total}]",
-            f"Loss: {record.loss:.6f}",
-            f"Duration: {record.seconds:.2f}",
-            f"Throughput: {record.tokens_per_s:.2f} tokens/sec",
-            f"LR: {record.lr:.3g}",
-            f"Grad norm: {record.grad_norm:.3f}",
-        ]
-        if record.mfu is not None:
-            parts.append(f"MFU: {record.mfu:.1%}")
-        self._line("| " + " | ".join(parts) + " |")
+    def step(self, record: StepRecord, total: int, epoch: float, left: float) -> None:
+        """Print one step in the shape `| INFO | [Step i/N] | Loss: … |`.
+
+        Args:
+            epoch: how often the data has been gone through; left: seconds to the last step.
+        """
+        self._line(step_line(record, total, epoch, left, terminal_width() if self.colour else None))
 
     def bar(self, start: int, total: int) -> Any:
         """Return a progress bar with the remaining time; invisible where output is no terminal."""

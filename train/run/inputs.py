@@ -27,6 +27,8 @@ from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.catalog import hub_name
 from train.planning.pins import Pins, merge_pins, zero3_left_out
 
+FEW = 30  # optimizer steps of a whole run
+
 
 @dataclass(frozen=True)
 class RunInputs:
@@ -134,12 +136,33 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInpu
         f"{len(data.train)} {noun} to train on, {len(data.validation)} {evaluated}; "
         f"{batch} {noun} per step, {steps_per_epoch(places, batch)} steps per epoch"
     )
+    for line in few_steps(config, places):
+        console.say(line)
     for line in sample_lines(data.shown, colour=console.colour):
         console.say(line)
     if data.template is None:
         return inputs, data
     model = replace(config.model, chat_template=data.template)
     return replace(inputs, config=replace(config, model=model)), data
+
+
+def few_steps(config: RunConfig, places: int) -> Iterator[str]:
+    """Say where a run of `places` samples an epoch makes few steps, or each sees much of the data.
+
+    A model learns by its steps, and a batch that is large for the data leaves it few.
+    """
+    batch = config.data.batch_size
+    total = config.max_steps or config.epochs * steps_per_epoch(places, batch)
+    if config.max_steps is None and total < FEW:
+        yield (
+            f"the run makes {total} steps, which may be too few to learn much: a smaller "
+            f"--batch-size than {batch}, or more --epochs, makes more of them"
+        )
+    elif batch > places / 10:
+        yield (
+            f"a batch of {batch} is {batch / places:.0%} of the data: a smaller --batch-size makes "
+            "more steps of an epoch"
+        )
 
 
 def _with_preset(config: RunConfig, cache: Path, console: Console) -> RunConfig:
