@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/design.md").read_text()
-UNTOLD = ("stage", "host_name", "close", "uncollected")
+UNTOLD = ("stage", "say", "host_name", "close", "uncollected")
 NAMED = re.findall(r"`(train/[\w/]+\.py)` `(\w+)`", TEXT)
 
 

