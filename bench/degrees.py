@@ -1,4 +1,4 @@
-"""What pipelines are predicted to gain over the best plan without, by cluster, model and lengths.
+"""What pipelines and tensor ranks are predicted to gain over ZeRO alone, by cluster and model.
 
     python bench/degrees.py            the table of docs/planner.md, in a few seconds
 
@@ -37,9 +37,9 @@ def ragged() -> list[int]:
 
 
 def best(request: PlanRequest) -> tuple[Candidate | None, Candidate | None]:
-    """Return the plan that is chosen, and the fastest that fits without stages."""
+    """Return the plan that is chosen, and the fastest that fits with neither degree."""
     choice = choose(request)
-    flat = [c for c in choice.possible if c.plan.pp == 1]
+    flat = [c for c in choice.possible if c.plan.pp * c.plan.tp == 1]
     return choice.chosen, min(flat, key=lambda c: c.time.total, default=None)
 
 
@@ -59,14 +59,15 @@ def rows() -> Iterator[tuple[str, ...]]:
 
 
 def told(chosen: Candidate | None, flat: Candidate | None) -> str:
-    """Return a plan's degrees, and how much faster it is than the one without."""
+    """Return a plan's degrees, and how much faster it is than ZeRO alone."""
     if chosen is None:
         return "nothing fits"
     plan = chosen.plan
-    if plan.pp == 1:
-        return f"No PP (ZeRO {plan.zero})"
+    if plan.pp * plan.tp == 1:
+        return f"No PP, No TP (ZeRO {plan.zero})"
+    degrees = [f"{name} : {n}" for name, n in (("PP", plan.pp), ("TP", plan.tp)) if n > 1]
     gain = "" if flat is None else f", {100 * (flat.time.total / chosen.time.total - 1):+.0f} %"
-    return f"PP : {plan.pp}{gain}"
+    return f"{', '.join(degrees)}{gain}"
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 
 from tests.engine import test_model as models
 from tests.support.ranks import together
@@ -78,6 +79,10 @@ def test_stages_train_every_family_as_one_rank_does(tmp_path, request):
 
 def test_a_family_that_cannot_be_cut_is_known():
     assert not can_cut(models.FAMILIES["bloom"])
+    assert can_cut(transformers.Starcoder2Config(**models.SIZE))
+    assert can_cut(transformers.OlmoConfig(**models.SIZE))  # its last norm has no parameters
+    rows = {"n_embd": 32, "n_head": 4, "n_layer": 2, "vocab_size": 128}
+    assert not can_cut(transformers.GPT2Config(**rows))  # its positions are of no stage
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 5])

@@ -104,11 +104,11 @@ def cut(model: PreTrainedModel, stage: Stage) -> None:
                 setattr(decoder, name, Elsewhere())
         elif isinstance(child, torch.nn.ModuleList):
             layers = child
-        elif any(True for _ in child.parameters()):
-            if "norm" not in name or layers is None:
-                raise ValueError(f"{name} belongs to no stage")
+        elif "norm" in name and layers is not None:
             if not stage.is_last:
                 setattr(decoder, name, Elsewhere())
+        elif any(True for _ in child.parameters()):
+            raise ValueError(f"{name} belongs to no stage")
     _cut_layers(model, stage)
     for name, child in list(model.named_children()):
         if child is head and not stage.is_last:

@@ -245,7 +245,7 @@ def _require_stages(request: PlanRequest, pp: int) -> None:
     if request.implementation is not None or pp == 1:
         return
     if not _can_be_cut(request):
-        why = "attention cannot be packed" if request.divisible else "parts cannot be told apart"
+        why = "parts cannot be told apart" if request.packable else "attention cannot be packed"
         why = "base is packed in 4 bits" if request.quantize else why
         raise PlanError(
             f"--pin pp={pp} cuts the model into stages, but {shape.name}'s {why}: leave it out, "
@@ -272,8 +272,9 @@ def _divided(request: PlanRequest) -> Iterator[Replicas]:
 
 
 def _can_be_cut(request: PlanRequest) -> bool:
-    """Whether stages of the model can be trained at all."""
-    return request.packable and request.divisible and not request.quantize
+    """Whether stages of the model can be trained at all; a table of positions is of no stage."""
+    whole = request.packable and request.divisible and request.shape.positions == 0
+    return whole and not request.quantize
 
 
 def _ones(pins: Pins) -> set[str]:
