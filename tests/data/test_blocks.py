@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,3 +118,33 @@ def test_an_error_comes_in_its_turn_and_leaves_no_process():
     assert not any(Path(f"/proc/{pid}").exists() for _, pid in seen)
     with pytest.raises(FaultError, match="was killed, as where memory runs out: what was made is"):
         list(shared_out(slowly, [20, 21, 22], 2))
+
+
+FORKING = """
+import time
+from train.data.workers import shared_out
+def work(task):
+    time.sleep(0 if task < 2 else 60)
+    return open("/proc/self/stat").read().split()[0]
+for pid in shared_out(work, range(4), 2):
+    print(pid, flush=True)
+"""
+
+
+def test_the_processes_end_with_the_one_that_began_them():
+    began = subprocess.Popen([sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True)
+    pids = {began.stdout.readline().strip() for _ in range(2)}
+    began.kill()
+    began.communicate()
+    for _ in range(200):
+        if not any(alive(pid) for pid in pids):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{pids} live on")
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except OSError:
+        return False
