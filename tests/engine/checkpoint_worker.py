@@ -106,6 +106,8 @@ def resume(gang: Gang, pairs: Sequence[tuple[str, str]], model: str, data: str, 
             index = read_index(folder)
             read = load(running.engine, folder, index)
             equal = all(gang.gather(is_equal(running.engine, folder)))
+            if "tp" in variant:
+                equal = equal and saves_the_same(running, folder, out / f"again {run} {variant}")
             found[f"{run} {variant}"] = {
                 "equal": equal,
                 "read": read,
@@ -115,6 +117,23 @@ def resume(gang: Gang, pairs: Sequence[tuple[str, str]], model: str, data: str, 
         running.engine.deepspeed.destroy()
     if gang.world.is_main:
         (out / f"resumed-{gang.world.size}.json").write_text(json.dumps(found))
+
+
+def saves_the_same(running: Running, folder: Path, run: Path) -> bool:
+    """Whether the state that was loaded from a checkpoint is saved bit for bit, in other slices."""
+    gang, attempt = running.engine.gang, run / "attempts" / "0001"
+    gang.on_main(lambda: attempt.mkdir(parents=True))
+    saver = Saver(running.engine, run, attempt, running.fingerprint, keep=9)
+    saver.save(SAVED)
+    saver.wait()
+
+    def compare() -> bool:
+        before, after = assembled(folder), assembled(complete(run)[-1])
+        return before.keys() == after.keys() and all(
+            torch.equal(before[key], after[key]) for key in before
+        )
+
+    return gang.from_main(compare)
 
 
 def at_most(engine: Engine, folder: Path, index: Index) -> int:
