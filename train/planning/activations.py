@@ -95,8 +95,9 @@ def layer_bytes(shape: Shape, run: Setting) -> Layer:
     norms = _norms(shape, run)
     none = norms + (attention + _mlp(shape, run) + ranks + _dropped(shape, run)) / run.tp
     wide = size * h / run.split
-    # Tensor ranks keep the sums behind two products, too, so that none is sent again.
-    products = size * (q + 2 * k + up * f) / run.tp + (4 if run.tp > 1 else 2) * wide
+    # This project's tensor ranks keep the sums behind two products, too, and send none again.
+    sums_kept = run.tp > 1 and not run.whole_logits
+    products = size * (q + 2 * k + up * f) / run.tp + (4 if sums_kept else 2) * wide
     selective = wide + products * (2 if run.adapter else 1) + (size * q + sums + ranks) / run.tp
     shared = (size * (k + up * f + q) + sums + fused_qkv) / run.tp
     freed = wide * (2 if shape.post_norms else 1)

@@ -260,7 +260,8 @@ def _data(request: PlanRequest, plan: Plan, micros: int, work: float, rates: Rat
     if group.size == 1:
         return 0.0
     adapter = request.lora.r if request.lora else 0
-    counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
+    own = request.implementation is None
+    counts = counts_of(request.shape, adapter, plan.tp, plan.pp, whole_keys=own)
     layers = request.shape.layers / plan.pp
 
     def once(among: Group, elements: float, bytes_each: int, times: float = 1.0) -> float:
@@ -293,7 +294,8 @@ def _update(request: PlanRequest, plan: Plan, rates: Rates) -> tuple[float, floa
     """Return the seconds of the update on the GPU, and those of offload."""
     cluster = request.cluster
     adapter = request.lora.r if request.lora else 0
-    counts = counts_of(request.shape, adapter, plan.tp, plan.pp)
+    own = request.implementation is None
+    counts = counts_of(request.shape, adapter, plan.tp, plan.pp, whole_keys=own)
     shards = shard_group(request, plan).size if plan.zero else 1
     share = counts.trained / shards
     if plan.offload == "none":

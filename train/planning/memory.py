@@ -38,7 +38,8 @@ def footprint(request: PlanRequest, plan: Plan, lengths: Lengths) -> Footprint:
     adapter = request.lora.r if request.lora else 0
     low = low_precision_sums(request)
     shards = shard_group(request, plan).size
-    states = states_of(request.shape, plan, size, adapter, low=low, shards=shards,
+    own = request.implementation is None
+    states = states_of(request.shape, plan, size, adapter, low=low, shards=shards, whole_keys=own,
                        packed=bool(request.quantize))  # fmt: skip
     layers, outer = _activations(request, plan, lengths)
     layers, outer, buffers = _settle(states, layers, outer, pipeline=plan.pp > 1)

@@ -50,8 +50,13 @@ class Counts:
     small: float
 
 
-def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
-    """Return the elements of one pipeline stage's share: trained, frozen, and in vectors."""
+def counts_of(shape: Shape, adapter: int, tp: int, pp: int, *, whole_keys: bool = True) -> Counts:
+    """Return the elements of one pipeline stage's share: trained, frozen, and in vectors.
+
+    Args:
+        whole_keys: every tensor rank has all keys and values where the ranks do not divide their
+            heads, as in this project's runs.
+    """
     vectors = shape.layer_parameters - shape.layer_matrices
     small = (shape.layers * vectors + shape.outer_norms * shape.norm_elements) / pp
     whole = shape.parameters / tp
@@ -59,7 +64,7 @@ def counts_of(shape: Shape, adapter: int, tp: int, pp: int) -> Counts:
         # The first stage has the embedding, the last the head: either is the fullest.
         outer = max(shape.embedding_parameters, shape.vocab * shape.hidden)
         whole = (-(-shape.layers // pp) * shape.layer_parameters + outer) / tp
-    if shape.kv_heads % tp:  # all tensor ranks have all keys and values
+    if whole_keys and shape.kv_heads % tp:
         whole += -(-shape.layers // pp) * 2 * shape.hidden * shape.kv_width * (1 - 1 / tp)
     if not adapter:
         return Counts(whole, 0.0, small)
@@ -80,6 +85,7 @@ def states_of(
     low: bool = False,
     shards: int = 0,
     packed: bool = False,
+    whole_keys: bool = True,
 ) -> States:
     """Return the bytes of a plan's states.
 
@@ -89,8 +95,9 @@ def states_of(
             whose buckets have DeepSpeed's own size.
         shards: the ranks among which states are divided; 0: all replicas.
         packed: the frozen base's matrices are in 4 bits, and whole on every rank.
+        whole_keys: as for `counts_of`.
     """
-    counts = counts_of(shape, adapter, plan.tp, plan.pp)
+    counts = counts_of(shape, adapter, plan.tp, plan.pp, whole_keys=whole_keys)
     shards = shards or plan.ranks
     share = packed_share(shape) if packed else 0.0
     frozen = size * (1 - share) + PACKED * share
