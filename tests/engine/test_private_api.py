@@ -76,3 +76,16 @@ def test_a_chat_template_is_compiled_once_by_its_text():
     compiled = _compile_jinja_template(text)
     assert compiled is _compile_jinja_template(text)
     assert compiled.render(messages=[{"content": "a"}]) == "a"
+
+
+def test_a_parameter_can_be_divided_alone_and_buffers_made_as_loading_makes_them():
+    import transformers
+    from deepspeed.runtime.utils import is_model_parallel_parameter
+
+    assert callable(deepspeed.zero.Init._convert_to_zero_parameters)
+    assert callable(transformers.PreTrainedModel._init_weights)
+    assert {"all_reduce", "wait_tensor"} <= set(dir(torch.ops._c10d_functional))
+    parameter = torch.nn.Parameter(torch.ones(1))
+    assert not is_model_parallel_parameter(parameter)
+    parameter.model_parallel = True
+    assert is_model_parallel_parameter(parameter)
