@@ -1,6 +1,7 @@
 import pytest
 
 from train.errors import DataError
+from train.run.resume import too_long_before
 from train.run.session import require_same
 
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
@@ -20,3 +21,8 @@ def test_ranks_of_one_host_that_have_opened_something_else_are_named_too():
     """As where each rank has a working folder, or a cache, of its own."""
     with pytest.raises(DataError, match="rank 1 on a has another dataset than a: make"):
         require_same([("a", OPENED), ("a", {"dataset": "d2", "tokenizer": "t1"})])
+
+
+def test_a_short_run_is_not_kept_waiting_by_an_evaluation_before_it():
+    assert too_long_before(25, 100) == ""
+    assert "26 samples are held out, and all steps together have 100" in too_long_before(26, 100)

@@ -42,6 +42,8 @@ from train.planning.plan import Plan
 from train.run.inputs import RunInputs
 from train.text import format_bytes
 
+BEFORE = 4  # samples to train on for each that is evaluated before: a twelfth of their work
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -67,7 +69,7 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     gang, output, folder = engine.gang, inputs.config.output, out.folder
     own = gang.from_main(lambda: fingerprint_of(inputs, data, plan, gang.world.size))
     saver = Saver(engine, out.path, folder.attempt if folder else None, own, output.keep)
-    total = total_steps(inputs.config, data)
+    total, batch = total_steps(inputs.config, data), inputs.config.data.batch_size
     if told := short_of_rate(inputs.config.optimizer, total):
         out.console.say(told)
     if output.resume == "never":
@@ -88,12 +90,30 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
         if found.broken:
             out.console.say(f"{found.notice}; they are kept in metrics.broken")
         _require_room(saver.bytes(), range(start, total), inputs.config, out)
-        due = start == 0 or is_due(start, total, output.eval_step)
+        due = is_due(start, total, output.eval_step)
+        if start == 0:
+            due = not (told := too_long_before(len(data.validation), total * batch))
+            if told:
+                out.console.say(told)
         last = found.steps[-1] if found.steps else None
         missing = due and all(line["step"] != start for line in found.evals)
         return missing, last, _counting(found, output, out)
 
     return Resumed(saver, start, *gang.from_main(prepare_folder))
+
+
+def too_long_before(held_out: int, trained: int) -> str:
+    """Say that evaluating before training is left out: it would be long beside it; empty: not.
+
+    Args:
+        held_out: samples; trained: samples of all steps together.
+    """
+    if held_out <= trained / BEFORE:
+        return ""
+    return (
+        f"the loss before training is not measured: {held_out} samples are held out, and all steps "
+        f"together have {trained}"
+    )
 
 
 def _counting(found: Metrics, output: OutputConfig, out: Outputs) -> tuple[EvalRecord, ...]:
