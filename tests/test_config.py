@@ -116,6 +116,7 @@ def test_columns_are_pairs_of_a_role_and_a_name():
         ("chosen=a", "the roles are messages, prompt,"),
         ("prompt=a,prompt=b", "gives 'prompt' twice"),
         ("prompt=a,instruction=b", "gives 'instruction' twice"),
+        ("prompt=a,completion=a", "gives the column 'a' two roles"),
     ],
 )
 def test_columns_that_cannot_be_meant_are_refused(text, words):

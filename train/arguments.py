@@ -89,6 +89,8 @@ def read_columns(text: str) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"does not know the role '{role}'{near}")
         if role in pairs or {"instruction": "prompt", "output": "completion"}.get(role) in pairs:
             raise ValueError(f"gives '{role}' twice: keep one")
+        if name in pairs.values():
+            raise ValueError(f"gives the column '{name}' two roles: it can have one")
         pairs[role] = name
     return tuple(pairs.items())
 
