@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,13 @@ def test_a_second_copy_in_a_file_that_cannot_be_is_left_out_with_a_line(
     assert pins.hpz == 2
     said = hpz_left_out(pins, config, ds, ranks)
     assert words in said and bool(said) == bool(words)
+
+
+@pytest.mark.parametrize("file", ["zero3", "auto"])
+@pytest.mark.parametrize("pin", ["zero=3", "hpz=2", "offload=all"])
+def test_pins_of_zero3_are_refused_over_a_base_in_4_bits_and_never_dropped(file, pin):
+    path = Path(__file__).resolve().parents[2] / f"ds_configs/{file}.json"
+    named = "--model-name-or-path m --dataset-name-or-path d --use-lora --quantize nf4"
+    config = parse_args([*named.split(), "--pin", pin])
+    with pytest.raises(PlanError, match=f"--pin {pin} would divide the base that --quantize nf4"):
+        merge_pins(config, read_ds_config(path, config))

@@ -85,18 +85,30 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
             stages with a ZeRO stage that they do not go with.
     """
     pins = read_pins({**ds.pins, **config.pins})
+    if config.model.quantize:
+        _refuse_zero3(config.pins, config.model.quantize)
     if config.model.quantize and pins.zero == 3:
-        if config.pins.get("zero") == "3":
-            raise PlanError(
-                f"--pin zero=3 would divide the base that --quantize {config.model.quantize} packs "
-                "in 4 bits: pin another stage; the base is whole on every rank there"
-            )
         offload = None if pins.offload == "all" else pins.offload
         pins = replace(pins, zero=None, hpz=None, offload=offload)
     if pins.zero is not None:
         require_fp32_sums(pins.zero, config.model.precision)
     require_stages(pins.pp or 1, pins.zero, pins.offload)
     return pins
+
+
+def _refuse_zero3(pins: Mapping[str, str], kind: str) -> None:
+    """Refuse pins that only ZeRO-3 has, over a base in 4 bits.
+
+    Raises:
+        PlanError: it names the pin.
+    """
+    for key, value in pins.items():
+        if (key, value) in (("zero", "3"), ("offload", "all")) or (key == "hpz" and value != "1"):
+            raise PlanError(
+                f"--pin {key}={value} would divide the base that --quantize {kind} packs in 4 "
+                "bits: leave it out, or pin zero to 0, 1 or 2, where the base is whole on every "
+                "rank"
+            )
 
 
 def hpz_left_out(pins: Pins, config: RunConfig, ds: DsConfig, ranks: int) -> str:
