@@ -77,7 +77,8 @@ def train(gang: Gang, jobs: Sequence[tuple[str, str, str]], data: Path, out: Pat
         records = fit(engine, job, folder, NoSaver(), unasked)
         loss, tokens = engine.evaluate([_batch(job)])
         found[name] = [dataclasses.asdict(one) for one in records]
-        found[name].append({"loss": loss / tokens, "tokens": tokens})
+        told = [engine.next_token(job.train.sample(number)[0]) for number in (0, 1, 2)]
+        found[name].append({"loss": loss / tokens, "tokens": tokens, "told": told})
         engine.deepspeed.destroy()
     if gang.world.is_main:
         (out / f"tensor{gang.world.size}.json").write_text(json.dumps(found))

@@ -25,6 +25,7 @@ from train.engine.model import LoadedModel
 from train.engine.pace import Stopwatch
 from train.engine.pipeline import Neighbours, Pass, forward_only, passes, sum_over_ends
 from train.engine.scale import LossScale
+from train.engine.tensor import likeliest
 from train.engine.work import Work
 from train.errors import NonFiniteError
 from train.planning.balance import Pace
@@ -143,9 +144,9 @@ class Engine:
         def act(now: Pass, come: torch.Tensor | None) -> torch.Tensor | None:
             if not self.mesh.is_last:
                 return work.act(now, come)
-            logits = work.logits(now, come)
+            token = likeliest(work.logits(now, come)[-1], self.mesh)
             if self.mesh.speaks and self.mesh.data == 0:
-                found.copy_(logits[-1].argmax())
+                found.copy_(token)
             return None
 
         with torch.no_grad():

@@ -167,6 +167,25 @@ def _cross_entropy(
     return loss, total
 
 
+def likeliest(logits: torch.Tensor, mesh: Mesh) -> torch.Tensor:
+    """Return the token with the largest logit, int64; every tensor rank must ask.
+
+    Args:
+        logits: of the tokens that this rank has, (own tokens,).
+    """
+    token = logits.argmax()
+    if mesh.tp == 1:
+        return token
+    own = torch.stack(
+        [logits[token].double(), token.double(), token.new_tensor(len(logits)).double()]
+    )
+    parts = [torch.empty_like(own) for _ in range(mesh.tp)]
+    dist.all_gather(parts, own, group=mesh.tensor_group)
+    tops, tokens, counts = torch.stack(parts).unbind(1)
+    best = int(tops.argmax())
+    return (counts[:best].sum() + tokens[best]).long()
+
+
 def share(count: int, mesh: Mesh) -> tuple[int, int]:
     """Return this tensor rank's part of `count` things in a row: first, and after the last."""
     return count * mesh.tensor // mesh.tp, count * (mesh.tensor + 1) // mesh.tp
