@@ -160,5 +160,5 @@ def test_quantize_needs_an_adapter_and_leaves_a_ds_configs_stage_3_out():
         config.pins, config, ds
     )
     pinned = parse_args([*words, "--use-lora", "--pin", "zero=3"])
-    with pytest.raises(PlanError, match="pin another stage"):
+    with pytest.raises(PlanError, match="pin zero to 0, 1 or 2"):
         merge_pins(pinned, ds)

@@ -12,7 +12,7 @@ from train.data.feed import Placement, step_batch
 from train.data.pack import Load
 from train.errors import NonFiniteError
 from train.launch.stopping import StopRequests
-from train.loop import NoSaver, Outputs, TrainingJob
+from train.loop import NoSaver, Outputs, TrainingJob, counted
 from train.loop import fit as fit_with
 from train.output.console import Console
 from train.output.metrics import read_metrics
@@ -184,6 +184,15 @@ def test_early_stop_counts_the_evaluations_of_earlier_starts(tmp_path):
     assert saver.kept == [(6, 2)]
     evals += (EvalRecord(6, 1.5, 7),)
     assert stopped(tmp_path / "b", evals=evals)[1] == ()
+
+
+def test_evaluations_count_from_the_best_that_is_kept_the_same_after_every_start():
+    evals = [EvalRecord(step, loss, 7) for step, loss in enumerate((1.0, 3.0, 2.0, 2.5), 1)]
+    assert counted(evals, [1, 4]) == tuple(evals)
+    assert counted(evals, [2, 3, 4]) == tuple(evals[1:])  # the best one's model is gone
+    assert counted(evals[:3], [2, 3]) == tuple(evals[1:3])
+    assert counted(evals, [4]) == tuple(evals[3:])
+    assert counted(evals, []) == ()
 
 
 def test_save_only_model_leaves_no_checkpoint_at_the_end(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -171,6 +171,20 @@ def best_step(evals: Sequence[EvalRecord]) -> int | None:
     """Return after which step the evaluation was best, the first of equal ones; None: of none."""
     best = min(evals, key=lambda one: (one.eval_loss, one.step), default=None)
     return best.step if best else None
+
+
+def counted(evals: Sequence[EvalRecord], kept: Collection[int]) -> tuple[EvalRecord, ...]:
+    """Return the evaluations that --early-stop counts: those after the best whose model is gone.
+
+    The best of what is left is the best of a model that there is. A start that goes on later counts
+    the same.
+
+    Args:
+        kept: the steps of which there is a checkpoint, or a model.
+    """
+    while (best := best_step(evals)) not in (None, *kept):
+        evals = [one for one in evals if best is not None and one.step > best]
+    return tuple(evals)
 
 
 def is_over(evals: Sequence[EvalRecord], patience: int | None) -> bool:

@@ -34,7 +34,7 @@ from train.errors import CheckpointError
 from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
 from train.launch.arguments import TOKENIZED
-from train.loop import Outputs, best_step, is_due, short_of_rate
+from train.loop import Outputs, best_step, counted, is_due, short_of_rate
 from train.output.console import Console
 from train.output.metrics import Metrics
 from train.output.record import EvalRecord, RunFolder, evaluations
@@ -118,17 +118,16 @@ def too_long_before(held_out: int, trained: int) -> str:
 
 def _counting(found: Metrics, output: OutputConfig, out: Outputs) -> tuple[EvalRecord, ...]:
     """Return the evaluations so far that --early-stop counts: the best must have a checkpoint."""
+    if not output.early_stop:
+        return ()
     evals = tuple(evaluations(found))
-    best = best_step(evals) if output.early_stop else None
-    if best is None:
-        return ()
-    if all(checkpoints.step_of(folder) != best for folder in checkpoints.complete(out.path)):
+    counts = counted(evals, [checkpoints.step_of(one) for one in checkpoints.complete(out.path)])
+    if len(counts) < len(evals):
         out.console.say(
-            f"--early-stop: the best evaluation so far, after step {best}, has no checkpoint, so "
-            "evaluations count from here on"
+            f"--early-stop: the best evaluation so far, after step {best_step(evals)}, has no "
+            "checkpoint, so later ones count"
         )
-        return ()
-    return evals
+    return counts
 
 
 def total_steps(config: RunConfig, data: Dataset) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 import socket
 import time
@@ -32,13 +31,13 @@ from train.engine.gang import Gang, connect
 from train.engine.sample import answer
 from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
-from train.errors import DataError
+from train.errors import DataError, FaultError
 from train.hosts.probe import PACKAGES, code_digest, version
 from train.launch import heartbeat
 from train.launch.arguments import run_dir
 from train.launch.owner import own
 from train.launch.stopping import StopRequests
-from train.loop import Outputs, TrainingJob, best_step
+from train.loop import Outputs, TrainingJob, best_step, counted
 from train.output.card import model_card, next_commands
 from train.output.console import Console
 from train.output.metrics import PHASES, read_metrics
@@ -229,8 +228,8 @@ def _restarted(
     )
 
 
-def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
-    """Write the final Hugging Face folder with its tokenizer, from the last checkpoint."""
+def save(engine: Engine, inputs: RunInputs, out: Outputs) -> int:
+    """Write the final Hugging Face folder with its tokenizer; return after which step it is."""
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
     checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, out))
@@ -252,6 +251,7 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> None:
             "--save-only-model: the run cannot go on from its end; its checkpoints are "
             f"{', '.join(kept) or 'none'}"
         )
+    return checkpoints.step_of(checkpoint)
 
 
 def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
@@ -259,20 +259,29 @@ def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
     found = checkpoints.complete(checkpoints.model_only(out.path)) or checkpoints.complete(out.path)
     if not output.early_stop:
         return found[0]
-    evals = tuple(evaluations(read_metrics(out.path / "metrics.jsonl")))
-    best = next((path for path in found if checkpoints.step_of(path) == best_step(evals)), found[0])
-    step = checkpoints.step_of(best)
-    loss = next((one.eval_loss for one in evals if one.step == step), math.nan)
+    kept = {checkpoints.step_of(path): path for path in found}
+    evals = counted(tuple(evaluations(read_metrics(out.path / "metrics.jsonl"))), kept)
+    step = best_step(evals)
+    if step is None:
+        raise FaultError(
+            f"no evaluation of {out.path} has a checkpoint, so none is the best: write one of "
+            f"those of the steps {', '.join(map(str, kept))} by anyrank export"
+        )
+    loss = min(one.eval_loss for one in evals)
     out.console.say(
         f"--early-stop: the model is that after step {step}, whose evaluation was the best of "
         f"{len(evals)} (loss {loss:.6f})"
     )
-    return best
+    return kept[step]
 
 
-def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> None:
-    """Say what came of the run, let the model answer, name what to do with it; write DONE."""
-    for line in engine.gang.from_main(lambda: _losses(out.path)):
+def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs, step: int) -> None:
+    """Say what came of the run, let the model answer, name what to do with it; write DONE.
+
+    Args:
+        step: after which step the model is that was saved.
+    """
+    for line in engine.gang.from_main(lambda: _losses(out.path, step)):
         out.console.say(line)
     _show_answer(engine, inputs, data, out.console)
     if out.folder is not None:
@@ -288,12 +297,12 @@ def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> No
     gc.unfreeze()  # or libraries' cycles outlive the process's end, and some complain of that
 
 
-def _losses(run: Path) -> tuple[str, ...]:
+def _losses(run: Path, step: int) -> tuple[str, ...]:
     """Compare the held-out loss before training with that of the model which was saved."""
     evals = tuple(read_metrics(run / "metrics.jsonl").evals)
     if not evals:
         return ()
-    first, last = evals[0], evals[-1]
+    first, last = evals[0], next((one for one in evals if one["step"] == step), evals[-1])
     before = f"{first['eval_loss']:.4f} before training" if first["step"] == 0 else ""
     later = f"{last['eval_loss']:.4f} after step {last['step']}"
     return (f"Loss on held-out samples: {', '.join(filter(None, (before, later)))}",)
