@@ -21,14 +21,15 @@ ALONE = [name for name in VARIANTS if not name.startswith(("batch", "shared")) a
 # Each variant at some number of ranks; at all of them that can run it with --exhaustive.
 RANKS = {
     1: [*CORE, "short", "even", "few", "seed", "lora3", "qlora0", "bf16-zero3", "large0",
-        *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
+        "dpo0", "dpo0-lora", *(f"batch{b}-sp1-zero0" for b in (1, 2, 13, 31)),
         *(f"shared1-{name}" for name in ("full", "selective", "lora", "bf16")),
         *(f"stages{b}-pp1-zero0" for b in (1, 3, 13))],
     2: [*CORE, "even", "selective", "padded", "lora1", "qlora1", "bf16-zero2", "large1", "large2",
-        "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective", "lora1-pp2", "bf16-pp2"],
+        "batch31-sp2-zero1", "batch1-sp2-zero2", "shared2-selective", "lora1-pp2", "bf16-pp2",
+        "dpo3"],
     3: [*CORE, "recompute", "lora2", "qlora2", "bf16-zero1", "large3",
         "batch2-sp3-zero0", "batch13-2+1-zero2", "batch13-speeds-zero1", "batch13-paces-zero3",
-        "shared3-full", "stages3-pp3-zero0"],
+        "shared3-full", "stages3-pp3-zero0", "dpo1-lora"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
         "batch2-1+2+1-zero1", "stages1-pp4-zero1", "stages13-pp2-zero1", "stages13-pp2-sp2"],
     5: [*CORE, "batch31-3+2-zero3"],

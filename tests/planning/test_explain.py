@@ -101,7 +101,7 @@ def test_a_pin_that_costs_more_than_5_percent_is_priced_and_a_free_one_is_not():
 
 
 @pytest.mark.parametrize(("batch", "packable", "said"), [
-    (4, False, "leaves 4 of 8 GPUs"), (4, True, "hardly help"), (8, True, "hardly help"),
+    (3, False, "leaves 2 of 8 GPUs"), (4, True, "hardly help"), (8, True, "hardly help"),
 ])  # fmt: skip
 def test_too_many_gpus_for_the_batch_are_warned_of(batch, packable, said):
     question = request(batch_size=batch, packable=packable)
