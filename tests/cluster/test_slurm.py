@@ -54,9 +54,12 @@ def wait_for_state(env: dict[str, str], job: str, state: str) -> None:
 
 
 def start_now(env: dict[str, str], job: str) -> None:
-    """Lift the pause before a job that was queued again starts; Slurm may set it a moment late."""
-    deadline = time.monotonic() + 60
-    while "PENDING" in call(env, "squeue", "-h", "-j", job, "-o", "%T"):
+    """Lift the pause before a job that was queued again starts: Slurm may set it a moment late.
+
+    In between the job may be neither pending nor running, while its first start is cleaned up.
+    """
+    deadline = time.monotonic() + 120
+    while "RUNNING" not in call(env, "squeue", "-h", "-j", job, "-o", "%T"):
         assert time.monotonic() < deadline, f"job {job} does not start again"
         words = ("scontrol", "update", f"JobId={job}", "StartTime=now")
         subprocess.run(words, env=env, capture_output=True, timeout=60, check=False)
