@@ -37,6 +37,40 @@ def test_whole_conversations_part_at_their_last_turns():
     ]
 
 
+def test_a_prompt_that_both_conversations_lack_stands_before_them():
+    ask, more = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
+    shared = [{"role": "assistant", "content": "b"}, more]
+    ends = [[{"role": "assistant", "content": word}] for word in "xy"]
+    answers = {"chosen": shared + ends[0], "rejected": shared + ends[1]}
+    assert read({"prompt": [ask], **answers})[0].value["prompt"] == [ask, *shared]
+    whole = {name: [ask, *turns] for name, turns in answers.items()}
+    assert read({"prompt": [ask], **whole})[0].value["prompt"] == [ask, *shared]
+    for prompt in ("another question", [more]):
+        (found,) = read({"prompt": prompt, **answers})
+        assert found.value is None and "leave either out" in found.problem
+
+
+def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(preset, tmp_path):
+    """Held out text by text, the chosen answers of two datasets became a pair."""
+    names = []
+    for name in "ab":
+        row = {"prompt": f"{name * 3} it is", "chosen": f"well {name}", "rejected": f"no {name}"}
+        (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 3)
+        names.append(str(tmp_path / f"{name}.jsonl"))
+    config = DataConfig(",".join(names), None, False, 2, 64, 3, objective="dpo")
+    model = ModelConfig(str(preset.model), None, "fp32", None, False)
+    found = open_dataset(config, model, tmp_path / "cache")
+    assert (len(found.train), len(found.validation)) == (4, 2)
+    begun = set()
+    for split in (found.train, found.validation):
+        for number in range(len(split)):
+            first, second = ([int(t) for t in ids[~mask.astype(bool)]]
+                             for ids, mask in split.texts(number))  # fmt: skip
+            assert first[:3] == second[:3]  # the prompts' own beginnings
+            begun.add(tuple(first[:3]))
+    assert len(begun) == 2
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -78,5 +112,5 @@ def test_pairs_are_drawn_held_out_and_packed_as_one(preset, tmp_path):
     chosen, rejected = train.texts(seen[0])
     assert (chosen[0][: int(chosen[1].argmax())] == rejected[0][: int(rejected[1].argmax())]).all()
     data.write_text(json.dumps(rows[0]) + "\n")
-    with pytest.raises(DataError, match="needs two pairs"):
+    with pytest.raises(DataError, match="gives 1 sample, but 2 are needed"):
         open_dataset(config, model, tmp_path / "cache")

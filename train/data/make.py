@@ -121,7 +121,8 @@ def _make(
     notices = (*said, *_notices(tally, model, recipe, dated), *told)
     held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
     if use == "both" and not held.any():
-        held, validation = _hold_out(_alike(drawn, config), source, empty="validation" in splits)
+        each = 2 if config.objective == "dpo" else 1
+        held, validation = _hold_out(drawn, each, source, empty="validation" in splits)
         notices += (validation,)
     named = tally.form is not None and tally.form.given
     seal(partial, folder, Sealed(held, notices, dated, named), recipe.tokenizer)
@@ -215,19 +216,15 @@ def _require_samples(samples: int, tally: Tally, source: DataSource, config: Dat
         )
 
 
-def _alike(drawn: NDArray[np.uint64], config: DataConfig) -> NDArray[np.uint64]:
-    """Return the samples' numbers, one for both texts of a pair."""
-    return np.repeat(drawn[::2], 2) if config.objective == "dpo" else drawn
-
-
 def _hold_out(
-    drawn: NDArray[np.uint64], source: DataSource, *, empty: bool
+    drawn: NDArray[np.uint64], each: int, source: DataSource, *, empty: bool
 ) -> tuple[NDArray[np.bool_], str]:
-    """Return which samples (n,) are held out, and a sentence about it.
+    """Return which samples (n,) are held out, and a sentence about it: all `each` texts of one.
 
     A sample's own number decides, so that others do not move it from one side to the other, and
     samples that are alike are on the same side.
     """
+    texts, drawn = len(drawn), drawn[::each]
     samples = len(drawn)
     if samples < 2:
         raise DataError(
@@ -239,8 +236,9 @@ def _hold_out(
         held = drawn == drawn.min()
     if held.all():
         held = np.arange(samples) == samples - 1
+    assert texts == samples * each, "half a pair"
     reason = "the validation split gives no sample" if empty else "there is no validation split"
-    return held, (
+    return np.repeat(held, each), (
         f"{reason}, so 1 sample in {HELD_OUT}, drawn by its text, is kept for evaluation "
         f"({int(held.sum())} of {samples})"
     )

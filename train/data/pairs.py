@@ -70,13 +70,35 @@ def _parts(row: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any]]:
         while shared < most and chosen[shared] == rejected[shared]:
             shared += 1
     if shared:  # whole conversations, which part at their last turns
-        return chosen[:shared], (chosen[shared:], rejected[shared:])
+        prompt = _before(row.get("prompt"), chosen[:shared])
+        return prompt, (chosen[shared:], rejected[shared:])
     if not row.get("prompt"):
         raise ValueError(
             "--objective dpo needs a prompt beside chosen and rejected: there is none, and they "
             "do not begin with the same turns"
         )
     return row["prompt"], (chosen, rejected)
+
+
+def _before(prompt: Any, shared: list[Any]) -> list[Any]:
+    """Return the turns that both answers begin with, behind those of a prompt that they lack.
+
+    Raises:
+        ValueError: the prompt is a text that is none of the turns.
+    """
+    if not prompt or (isinstance(prompt, list) and shared[: len(prompt)] == prompt):
+        return shared
+    if isinstance(prompt, list) and not any(turn in shared for turn in prompt):
+        return prompt + shared
+    said = [
+        str(turn.get("content", turn.get("value"))) for turn in shared if isinstance(turn, dict)
+    ]
+    if isinstance(prompt, str) and any(prompt.strip() in text for text in said):
+        return shared
+    raise ValueError(
+        "the prompt stands beside other turns that chosen and rejected begin with, and is not the "
+        "same: leave either out"
+    )
 
 
 @dataclass(frozen=True, eq=False)
