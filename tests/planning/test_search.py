@@ -1,5 +1,3 @@
-from time import process_time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,18 +23,6 @@ def request(hosts=1, per_host=8, gpu="A100-SXM-80GB", **changes):
     cluster = cluster_of([(f"n{i}", per_host) for i in range(hosts)], {}, find_gpu(gpu))
     given = {"shape": MISTRAL, "cluster": cluster, "batch_size": 256, "block_size": 1024}
     return PlanRequest(**(given | changes))
-
-
-def seconds(question):
-    start = process_time()
-    choose(question)
-    return process_time() - start
-
-
-def test_every_plan_for_8_gpus_is_predicted_in_a_fifth_of_a_second_and_for_4096_in_one():
-    assert min(seconds(request()) for _ in range(3)) < 0.2
-    many = request(hosts=512, batch_size=2**16)
-    assert min(seconds(many) for _ in range(3)) < 1.0
 
 
 def test_the_same_question_gets_the_same_answer():

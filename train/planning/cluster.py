@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -33,12 +34,12 @@ class Cluster:
     speeds: tuple[float, ...] = ()
     each: tuple[Gpu, ...] = ()
 
-    @property
+    @cached_property
     def gpus(self) -> int:
         """GPUs of the whole cluster."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def power(self) -> float:
         """How many of the slowest GPU all together are worth."""
         return sum(self.speeds) or float(self.gpus)
@@ -67,7 +68,7 @@ class Cluster:
             each=tuple(gpus) if differ else (),
         )
 
-    @property
+    @cached_property
     def per_host(self) -> int:
         """GPUs of the smallest host, which a collective waits for."""
         return min(self.sizes)

@@ -88,9 +88,10 @@ class Plan:
     @property
     def members(self) -> tuple[tuple[int, ...], ...]:
         """The GPUs that work on each replica's rows, at any stage: the order is that of `Mesh`."""
+        owners = [number for number, size in enumerate(self.sizes) for _ in range(size)]
         found: list[list[int]] = [[] for _ in self.sizes]
         for gpu in range(self.gpus):
-            found[self.replica(gpu // self.tp % self.ranks)[0]].append(gpu)
+            found[owners[gpu // self.tp % len(owners)]].append(gpu)
         return tuple(tuple(gpus) for gpus in found)
 
     def to_json(self) -> dict[str, Any]:

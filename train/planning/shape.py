@@ -7,6 +7,7 @@ A `Shape` is all that the planner knows of a model. Counts are exact for the fam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,17 @@ class Shape:
     parallel: bool = False
     softcap: bool = False
 
-    @property
+    @cached_property
     def query_width(self) -> int:
         """Columns of all query heads together."""
         return self.heads * self.head_dim
 
-    @property
+    @cached_property
     def kv_width(self) -> int:
         """Columns of all key (or of all value) heads together."""
         return self.kv_heads * self.head_dim
 
-    @property
+    @cached_property
     def linears(self) -> tuple[tuple[int, int], ...]:
         """The (in, out) of each matrix of a layer: q, k, v, o and the MLP's."""
         up = ((self.hidden, self.ffn),) * (2 if self.gated else 1)
@@ -78,17 +79,17 @@ class Shape:
             (self.ffn, self.hidden),
         )
 
-    @property
+    @cached_property
     def layer_matrices(self) -> int:
         """Elements of the matrices of one layer."""
         return sum(rows * columns for rows, columns in self.linears)
 
-    @property
+    @cached_property
     def norm_elements(self) -> int:
         """Elements of one hidden-wide norm."""
         return self.hidden * (int(self.norm_weight) + int(self.norm_bias))
 
-    @property
+    @cached_property
     def layer_parameters(self) -> int:
         """Elements of one layer."""
         biases = (
@@ -97,23 +98,23 @@ class Shape:
         biases += self.bias_mlp * (self.ffn * (2 if self.gated else 1) + self.hidden)
         return self.layer_matrices + biases + self.norms * self.norm_elements + self.qk_norm
 
-    @property
+    @cached_property
     def embedding_parameters(self) -> int:
         """Elements of the input embedding, positions included."""
         return (self.vocab + self.positions) * self.hidden
 
-    @property
+    @cached_property
     def head_parameters(self) -> int:
         """Elements of the output matrix that are its own: none if it is tied."""
         return (0 if self.tied else self.vocab * self.hidden) + self.bias_head * self.vocab
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Elements of the whole model, each counted once."""
         outer = self.embedding_parameters + self.head_parameters
         return self.layers * self.layer_parameters + outer + self.outer_norms * self.norm_elements
 
-    @property
+    @cached_property
     def parameters_without_input(self) -> int:
         """Elements that every token meets: all but the input embedding, the output's included."""
         layers = self.layers * self.layer_parameters + self.outer_norms * self.norm_elements
