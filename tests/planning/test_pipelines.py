@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def test_a_pin_is_compared_with_the_ds_config_before_anything_is_loaded():
         merge_pins(parse_args([*WORDS, "pp=2"]), stage3)
     auto = read_ds_config(Path("ds_configs/auto.json"))
     assert merge_pins(parse_args([*WORDS, "pp=2"]), auto).pp == 2
+
+
+@pytest.mark.parametrize("pin", ["pp=2", "tp=4", "sp=2", "replicas=2+1"])
+def test_pairs_are_not_divided_and_the_reason_is_not_the_models(pin):
+    """It was said that the attention of a Mistral cannot be packed, after its data were opened."""
+    auto = read_ds_config(Path("ds_configs/auto.json"))
+    pairs = [*WORDS[:-1], "--objective", "dpo", "--pin"]
+    with pytest.raises(PlanError, match=f"--pin {re.escape(pin)} has several ranks .* own pairs"):
+        merge_pins(parse_args([*pairs, pin]), auto)
+    assert merge_pins(parse_args([*pairs, "pp=1", "replicas=1+1"]), auto).pp == 1
+
+
+def test_a_table_of_positions_is_named_as_what_cannot_be_cut():
+    learned = slow(100, pins=Pins(pp=2))
+    learned = replace(learned, shape=replace(learned.shape, positions=1024))
+    with pytest.raises(PlanError, match="'s table of positions is of no stage"):
+        choose(learned)
 
 
 def test_stages_within_a_host_send_as_slowly_as_those_at_its_edge():

@@ -13,6 +13,7 @@ from train.planning.plan import (
     BALANCE,
     OFFLOAD,
     RECOMPUTE,
+    read_sizes,
     require_fp32_sums,
     require_offload,
     require_stages,
@@ -81,10 +82,12 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     """Return the pins of a run, the command line's over the file's.
 
     Raises:
-        PlanError: a value that no plan can have, ZeRO-0 in bf16, or
-            stages with a ZeRO stage that they do not go with.
+        PlanError: a value that no plan can have, ZeRO-0 in bf16, stages with a ZeRO stage that they
+            do not go with, or pairs of answers that would be divided.
     """
     pins = read_pins({**ds.pins, **config.pins})
+    if config.data.objective == "dpo":
+        _refuse_divided_pairs(pins)
     if config.model.quantize:
         _refuse_zero3(config.pins, config.model.quantize)
     if config.model.quantize and pins.zero == 3:
@@ -94,6 +97,22 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
         require_fp32_sums(pins.zero, config.model.precision)
     require_stages(pins.pp or 1, pins.zero, pins.offload)
     return pins
+
+
+def _refuse_divided_pairs(pins: Pins) -> None:
+    """Refuse pins by which several ranks work on one row.
+
+    Raises:
+        PlanError: it names the pin.
+    """
+    shared = max(read_sizes(pins.replicas or "1")) > 1
+    found = [f"{key}={n}" for key in ("tp", "pp", "sp") if (n := getattr(pins, key) or 1) > 1]
+    if found or shared:
+        raise PlanError(
+            f"--pin {' '.join(found) or f'replicas={pins.replicas}'} has several ranks work on one "
+            "row, but with --objective dpo each rank compares the two answers of its own pairs: "
+            "leave it out"
+        )
 
 
 def _refuse_zero3(pins: Mapping[str, str], kind: str) -> None:

@@ -246,6 +246,7 @@ def _require_stages(request: PlanRequest, pp: int) -> None:
         return
     if not _can_be_cut(request):
         why = "parts cannot be told apart" if request.packable else "attention cannot be packed"
+        why = "table of positions is of no stage" if shape.positions else why
         why = "base is packed in 4 bits" if request.quantize else why
         raise PlanError(
             f"--pin pp={pp} cuts the model into stages, but {shape.name}'s {why}: leave it out, "

@@ -66,7 +66,7 @@ def _why(request: PlanRequest, tp: int) -> str:
         return f"cannot divide weights in {request.quantize}"
     if not (request.shardable and resembles(shape)):
         known = ", ".join(FAMILIES)
-        return f"divides matrices, which only runs of {known} with --objective sft can"
+        return f"divides matrices, which only runs of {known} can"
     if shape.heads % tp:
         return f"does not divide the model's {shape.heads} heads"
     if shape.fused_qkv and shape.kv_heads % tp:

@@ -166,7 +166,7 @@ def _choose(
         packs = packable(inputs.model, config.model)
         whole = config.model.quantize is not None  # what is packed in 4 bits is loaded whole
         cuts = packs and not whole and divisible(inputs.model, config.model)
-        shared = config.data.objective == "sft"  # both texts of a pair belong to one rank
+        shared = config.data.objective == "sft"  # of pairs none is tried, and pins are refused
         parts = packs and shared and not whole and shardable(inputs.model, config.model)
         request = replace(request, packable=packs and shared, divisible=cuts, shardable=parts)
     limit = oom.limit(Path(run_dir), devices) if run_dir else None
