@@ -46,9 +46,15 @@ class DatasetName:
     @property
     def short(self) -> str:
         """What it is called in a line about several: a path's last part, or the hub name."""
-        base = Path(self.where.rstrip("/")).name if self.is_url or looks_local(self.where) else None
-        parts = [base or self.where, self.configuration, self.split]
+        where = self.where.partition("?")[0] if "://" in self.where else self.where  # or a secret
+        base = None if self.on_hub else Path(where.rstrip("/")).name
+        parts = [base or where, self.configuration, self.split]
         return ":".join(part for part in parts if part)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is the name of a hub's dataset."""
+        return not self.is_url and not looks_local(self.where)
 
 
 def read_names(text: str, flag: str = "--dataset-name-or-path") -> tuple[DatasetName, ...]:
@@ -66,6 +72,14 @@ def read_names(text: str, flag: str = "--dataset-name-or-path") -> tuple[Dataset
         if named.count(one) > 1:
             raise ConfigError(f"{flag} names '{part}' twice: name it once, as {part}*2")
     return found
+
+
+def for_others(text: str) -> str:
+    """Write the value as others may read it: paths and URLs by their last part alone."""
+    return ",".join(
+        one.short + f"@{one.revision}" * bool(one.revision) + f"*{one.weight:g}" * (one.weight != 1)
+        for one in read_names(text)
+    )
 
 
 def local_paths(text: str) -> Iterator[str]:

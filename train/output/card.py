@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.config import ModelConfig
+from train.config_file import flags_of
+from train.names import for_others, read_names
 from train.output.metrics import read_metrics
 from train.paths import looks_local
+from train.text import printable
 
-# Words of the command that concern this machine, and nobody else; and those with no value.
-_OWN = ("--run-dir", "--save-dir", "--local-rank", "--local_rank", "--resume", "--report-to")
+# Arguments that concern this machine, and nobody else; and those that name datasets.
+_OWN = ("--run-dir", "--save-dir", "--local-rank", "--resume", "--report-to")
+_DATASETS = ("--dataset-name-or-path", "--eval-dataset-name-or-path")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> str:
@@ -28,26 +34,29 @@ def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> 
     """
     config = json.loads((attempt / "config.json").read_text(encoding="utf-8"))
     words = json.loads((attempt / "environment.json").read_text(encoding="utf-8"))
-    model, data = config["model"], config["data"]
-    base, hub = base_of(model), model.get("hub")
+    model, text = config["model"], config["data"]["name_or_path"] or ""
+    datasets = read_names(text) if text else ()
+    hub = [one.where for one in datasets if one.on_hub and _HUB_NAME.fullmatch(one.where)]
     adapter = bool(model["lora"]) and not merged
-    name = data["name_or_path"] or ""
+    pairs = config["data"].get("objective") == "dpo"
     head = {
-        "base_model": hub,
-        "base_model_relation": ("adapter" if adapter else "finetune") if hub else None,
-        "datasets": None if Path(name).exists() or looks_local(name) else [name.split(":")[0]],
+        "base_model": model.get("hub"),
+        "base_model_relation": model.get("hub") and ("adapter" if adapter else "finetune"),
+        "datasets": list(dict.fromkeys(hub)),
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["anyrank", *(["lora"] if model["lora"] else [])],
+        "tags": ["anyrank", *["lora"] * bool(model["lora"]), *["dpo"] * pairs],
     }
+    base = base_of(model)
+    told = (one.short + f" (weight {one.weight:g})" * (one.weight != 1) for one in datasets)
     lines = [
         "---", *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value), "---",
         "", f"# {Path(base).name}, fine-tuned", "",
-        f"{'An adapter of' if adapter else 'Made from'} {base} on {Path(name).name or name}, "
+        f"{'An adapter of' if adapter else 'Made from'} {base} on {', '.join(told)}, "
         "with anyrank.", "",
         *_table(config, run, step), "", "```", _command(words["arguments"]), "```",
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines) + "\n")
 
 
 def next_commands(run: Path, folder: Path, model: ModelConfig, *, kept: bool) -> Iterator[str]:
@@ -67,7 +76,7 @@ def next_commands(run: Path, folder: Path, model: ModelConfig, *, kept: bool) ->
 
 def base_of(model: Mapping[str, Any]) -> str:
     """Return what the base model is called: its hub name, or else its folder's own name."""
-    return str(model.get("hub") or Path(str(model["name_or_path"])).name)
+    return str(model.get("hub") or Path(str(model["name_or_path"])).absolute().name)
 
 
 def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
@@ -75,9 +84,11 @@ def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
     metrics = read_metrics(run / "metrics.jsonl")
     steps = [line for line in metrics.steps if line["step"] <= step]
     evals = [line for line in metrics.evals if line["step"] <= step]
+    pairs = data.get("objective") == "dpo"
     rows = {
+        **({"objective": "DPO, over pairs of answers"} if pairs else {}),
         "steps": step,
-        "samples per step": data["batch_size"],
+        f"{'pairs' if pairs else 'samples'} per step": data["batch_size"],
         "longest sample": f"{data['block_size']} tokens",
         "learning rate": f"{optimizer['lr']:g} ({optimizer['lr_schedule']})",
         "precision": config["model"]["precision"],
@@ -91,24 +102,19 @@ def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
         rows["training loss"] = f"{steps[0]['loss']:.4f} → {steps[-1]['loss']:.4f}"
     if evals:
         losses = " → ".join(f"{line['eval_loss']:.4f}" for line in evals[:: max(1, len(evals) - 1)])
-        rows["evaluation loss"] = f"{losses} on {evals[-1]['eval_tokens']} held-out tokens"
+        other = data.get("eval_name_or_path")
+        of = f"of {for_others(other)}" if other else "held out"
+        noun = "pairs" if pairs else "tokens"
+        rows["evaluation loss"] = f"{losses} on {evals[-1]['eval_tokens']} {noun} {of}"
     yield from ("| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()))
 
 
 def _command(words: Sequence[str]) -> str:
     """Return the command without this machine's folders."""
     kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-            continue
-        flag, equals, value = word.partition("=")
-        if flag in _OWN:
-            skip = not equals
-            continue
-        local = value if equals else word
-        if local.startswith(("/", "~", ".")) or Path(local).is_absolute():
-            word = f"{flag}={Path(local).name}" if equals else Path(local).name
-        kept.append(word)
+    for flag, values in flags_of(words):
+        if flag in _DATASETS:
+            kept += (flag, *map(for_others, values))
+        elif flag not in _OWN:
+            kept += (flag, *(Path(word).absolute().name if looks_local(word) else word for word in values))
     return f"anyrank launch {shlex.join(kept)}".rstrip()

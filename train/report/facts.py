@@ -77,10 +77,11 @@ def _text(value: Any) -> str:
 
 
 def _name(path: str | None) -> str:
-    """Return a path's last part, or a hub's name as it is."""
-    if not path:
-        return ""
-    return Path(path).name if path.startswith(("/", "~", ".")) or path.count("/") > 1 else path
+    """Return a path's last part, or a hub's name as it is; of several each."""
+    return ",".join(
+        Path(part).name if part.startswith(("/", "~", ".")) or part.count("/") > 1 else part
+        for part in (path or "").split(",")
+    )
 
 
 def _model(model: Mapping[str, Any], parameters: int | None) -> str:
@@ -100,8 +101,9 @@ def _batch(data: Mapping[str, Any], run: Run) -> str:
     if "batch_size" not in data:
         return ""
     tokens = sum(int(step["tokens"]) for step in run.steps) / len(run.steps)
+    noun = "pairs" if data.get("objective") == "dpo" else "samples"
     return (
-        f"{data['batch_size']} samples of up to {data['block_size']} tokens a step, "
+        f"{data['batch_size']} {noun} of up to {data['block_size']} tokens a step, "
         f"{tokens:,.0f} tokens on average, seed {data['seed']}"
     )
 
