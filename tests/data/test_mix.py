@@ -137,6 +137,19 @@ def test_rows_of_their_own_evaluate_and_none_is_held_out(opened, write, chatml, 
     assert len(one.validation) == 1
 
 
+def test_it_is_told_where_texts_to_evaluate_on_are_trained_on(opened, write, chatml, tmp_path):
+    train, said = write(rows("hello", 40), "set/train.jsonl"), "texts to evaluate on are trained on"
+    data = opened(train, chatml, eval_name_or_path=str(train))
+    assert f"40 of the 40 {said} as well" in data.notices[-1]
+    names = ("question", "answer")  # other columns that say the same
+    some = rows("hello", 3, columns=names) + rows("fox", 5, columns=names)
+    data = opened(f"{train},{write(rows('a', 9))}", chatml, eval_name_or_path=str(write(some, "b.jsonl")))
+    assert f"3 of the 8 {said}" in data.notices[-1]
+    write(rows("hello", 2) + rows("fox", 5), "set/validation.jsonl")
+    assert f"2 of the 7 {said}" in opened(tmp_path / "set", chatml).notices[-1]
+    assert not [told for told in opened(train, chatml).notices if said in told]
+
+
 def test_the_splits_that_are_not_used_are_told(opened, write, chatml, tmp_path):
     for split in ("train", "validation", "test"):
         write(rows(split, 4), f"set/{split}.jsonl")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -40,6 +40,11 @@ class JoinedSplit:
     def loss_tokens(self) -> NDArray[np.int32]:
         """Tokens of each sample that carry loss, (n,)."""
         return np.concatenate([part.loss_tokens for part in self.parts])
+
+    @property
+    def drawn(self) -> NDArray[np.uint64]:
+        """The number of each sample that its text decides, (n,)."""
+        return np.concatenate([part.drawn for part in self.parts])
 
     @property
     def largest_id(self) -> int:
@@ -107,6 +112,7 @@ def mixed(
     ]
     if counts != tuple(len(store.train) for store in stores) or len(stores) > 1:
         notices.append(_epoch(names, stores, counts))
+    notices += _seen(train, validation)
     words = (train.fingerprint, validation.fingerprint, stores[0].tokenizer.fingerprint)
     return Dataset(
         train=train,
@@ -137,6 +143,18 @@ def _count(name: DatasetName, store: Store) -> int:
             f"{len(store.train)} samples: give a larger one, or leave the dataset out"
         )
     return count
+
+
+def _seen(
+    train: StoredSplit | JoinedSplit, validation: StoredSplit | JoinedSplit
+) -> Iterator[str]:
+    """Say where texts to evaluate on are trained on, too, as where one file is given for both."""
+    seen = int(np.isin(validation.drawn, train.drawn).sum())
+    if seen:
+        yield (
+            f"{seen} of the {len(validation)} texts to evaluate on are trained on as well: on "
+            "these the loss does not tell what the model makes of others"
+        )
 
 
 def _epoch(names: Sequence[DatasetName], stores: Sequence[Store], counts: Sequence[int]) -> str:

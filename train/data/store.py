@@ -1,8 +1,9 @@
 """Tokenized samples on disk: written once, then only mapped into memory.
 
 A folder holds the samples of both splits, as they were read: tokens.i32 and mask.b8 (flat),
-lengths.npy, loss_tokens.npy and held.npy (one number per sample), index.json (everything else). It
-is written under another name and renamed when it is whole, so a folder that exists is complete.
+lengths.npy, loss_tokens.npy, drawn.npy and held.npy (one number per sample), index.json (everything
+else). It is written under another name and renamed when it is whole, so a folder that exists is
+complete.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class StoredSplit:
     """Samples that are mapped into memory.
 
     `lengths` and `loss_tokens` (n,) int32: tokens, and tokens that carry loss, of each sample;
-    `starts` (n,) int64: where its tokens begin in `tokens` and `mask`.
+    `starts` (n,) int64: where its tokens begin in `tokens` and `mask`. `drawn` (n,) uint64: a number
+    that its text alone decides.
     `fingerprint` is a hash of every token and mask, so it is equal on hosts that hold equal data.
     """
 
@@ -60,6 +62,7 @@ class StoredSplit:
     starts: NDArray[np.int64]
     tokens: NDArray[np.int32]
     mask: NDArray[np.bool_]
+    drawn: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -146,6 +149,7 @@ class StoreWriter:
             file.close()
         for name, numbers in (("lengths", self._lengths), ("loss_tokens", self._loss_tokens)):
             np.save(self._folder / f"{name}.npy", np.array(numbers, dtype=np.int32))
+        np.save(self._folder / "drawn.npy", self.drawn)
 
 
 @dataclass(frozen=True)
@@ -227,12 +231,14 @@ def open_store(folder: Path) -> Store | None:
 def _splits(folder: Path, fingerprints: Sequence[str]) -> tuple[StoredSplit, StoredSplit]:
     """Map the samples to train on, and those that are held out."""
     tokens, mask = _map(folder)
-    lengths, loss_tokens, held = (
-        np.load(folder / f"{name}.npy") for name in ("lengths", "loss_tokens", "held")
+    lengths, loss_tokens, drawn, held = (
+        np.load(folder / f"{name}.npy") for name in ("lengths", "loss_tokens", "drawn", "held")
     )
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     train, validation = (
-        StoredSplit(lengths[part], loss_tokens[part], fingerprint, starts[part], tokens, mask)
+        StoredSplit(
+            lengths[part], loss_tokens[part], fingerprint, starts[part], tokens, mask, drawn[part]
+        )
         for part, fingerprint in zip((~held, held), fingerprints, strict=True)
     )
     return train, validation
