@@ -219,6 +219,22 @@ def test_the_hours_and_the_cost_of_a_training_are_told(capsys):
     assert f"{told['cost']:,.2f} at 2 a GPU-hour" in text
 
 
+def test_gpus_of_several_kinds_cost_what_each_of_them_does(tmp_path, capsys):
+    """All were counted at the price of the slowest kind."""
+    hosts = tmp_path / "mixed"
+    hosts.write_text("a slots=4  #: gpu=H100-SXM\nb slots=2  #: gpu=A100-SXM-80GB\n")
+    words = ["--hostfile", str(hosts), "--samples", "2000", "--price", "H100=4"]
+    with pytest.raises(UserError, match="none for A100-SXM-80GB, which .*--price A100-SXM-80GB=N"):
+        command(words)
+    assert command([*words, "A100=1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["training"]["cost"] == pytest.approx(3 * found["training"]["gpu_hours"])
+    assert found["notes"][-1].endswith("mean of 4 H100-SXM at 4 and 2 A100-SXM-80GB at 1")
+    assert command(["--compare", "H100x8,H100x16", "--samples", "2000", "--price", "H100=4",
+                    "--json"]) == 0  # fmt: skip
+    assert all(one["cost"] for one in json.loads(capsys.readouterr().out)["compare"])
+
+
 def test_gpus_are_compared_over_the_same_training(capsys):
     words = ["--compare", "H100x8,8xA100,4090x4", "--samples", "9000", "--price", "H100=2.5"]
     assert command(words) == 0

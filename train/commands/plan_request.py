@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,10 +55,14 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
     if given.quantize and not given.use_lora:
         raise ConfigError("--quantize keeps the model frozen: give --use-lora as well")
     prices = _prices(given.price)
-    clusters = [(one, prices.pop(one.gpu.name, None)) for one in _clusters(given, calibrations)]
-    for name in prices.keys() - {one.gpu.name for one, _ in clusters}:
+    asked = list(_clusters(given, calibrations))
+    for name in prices.keys() - {name for _, gpus in asked for name in gpus}:
         raise ConfigError(f"--price names {name}, which is not planned for: leave it out")
+    clusters = [(cluster, _mean_price(gpus, prices)) for cluster, gpus in asked]
     shape, notes = model_shape(given.model_name_or_path)
+    if clusters[0][1] is not None and len(kinds := asked[0][1]) > 1:
+        each = " and ".join(f"{count} {name} at {prices[name]:g}" for name, count in kinds.items())
+        notes += (f"the cost of a GPU-hour is the mean of {each}",)
     request = PlanRequest(
         shape=shape,
         cluster=clusters[0][0],
@@ -146,7 +151,27 @@ def _prices(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _clusters(given: argparse.Namespace, calibrations: Path) -> Iterator[Cluster]:
+def _mean_price(gpus: Mapping[str, int], prices: Mapping[str, float]) -> float | None:
+    """Return what a GPU-hour costs on average, from the number of GPUs of each kind.
+
+    Raises:
+        ConfigError: one kind has a price and another none.
+    """
+    unknown = [name for name in gpus if name not in prices]
+    if len(unknown) == len(gpus):
+        return None
+    if unknown:
+        raise ConfigError(
+            f"--price has none for {unknown[0]}, which is planned for as well: give --price "
+            f"{unknown[0]}=N"
+        )
+    return sum(prices[name] * count for name, count in gpus.items()) / sum(gpus.values())
+
+
+def _clusters(
+    given: argparse.Namespace, calibrations: Path
+) -> Iterator[tuple[Cluster, Mapping[str, int]]]:
+    """Yield what is planned for, each with how many GPUs of which kind it has."""
     if given.compare is None:
         yield _cluster(given, calibrations)
         return
@@ -165,17 +190,22 @@ def _clusters(given: argparse.Namespace, calibrations: Path) -> Iterator[Cluster
         yield _offered(name, int(count), given.num_gpus or _PER_HOST, calibrations)
 
 
-def _offered(name: str, count: int, each: int, calibrations: Path) -> Cluster:
+def _offered(
+    name: str, count: int, each: int, calibrations: Path
+) -> tuple[Cluster, Mapping[str, int]]:
     """Return so many GPUs on hosts of `each`, the last one partly filled if need be."""
     if count < 1:
         raise ConfigError(f"--compare has '{name}x0': write at least 1")
     sizes = [each] * (count // each) + [count % each] * (count % each > 0)
     hosts = [(f"node{number + 1}", size) for number, size in enumerate(sizes)]
     memory = _CPU_MEMORY if name == "cpu" else None
-    return cluster_of(hosts, {}, calibrated(find_gpu(name, memory), calibrations))
+    found = cluster_of(hosts, {}, calibrated(find_gpu(name, memory), calibrations))
+    return found, {found.gpu.name: count}
 
 
-def _cluster(given: argparse.Namespace, calibrations: Path) -> Cluster:
+def _cluster(
+    given: argparse.Namespace, calibrations: Path
+) -> tuple[Cluster, Mapping[str, int]]:
     found = _hosts(given)
     hosts, hardware = [(host.name, host.slots) for host in found.hosts], found.hardware
     clusters: list[Cluster] = []  # as if all hosts were as one of them is
@@ -189,7 +219,8 @@ def _cluster(given: argparse.Namespace, calibrations: Path) -> Cluster:
     gpus = [one.gpu for one, (_, slots) in zip(clusters, hosts, strict=True) for _ in range(slots)]
     whole = clusters[0].with_gpus(gpus)
     # What the slowest needs of its host and network stands for all, as its rates do.
-    return next(one for one in clusters if one.gpu.name == whole.gpu.name).with_gpus(gpus)
+    slowest = next(one for one in clusters if one.gpu.name == whole.gpu.name)
+    return slowest.with_gpus(gpus), Counter(gpu.name for gpu in gpus)
 
 
 def _hosts(given: argparse.Namespace) -> hostfile.Hostfile:
