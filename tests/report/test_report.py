@@ -175,6 +175,30 @@ def test_a_start_begins_where_it_says_and_not_at_the_first_step_logged(tmp_path,
     assert [start.steps for start in read.starts] == [(1, 2), (first, 4)]
 
 
+def test_a_narrow_terminal_shows_the_same_in_more_lines(tmp_path, capsys, monkeypatch):
+    names = [tmp_path / f"20260131-12010{n}-mistral-tiny" for n in range(2)]
+    told = "[12:00:00] rank 3 on node1 was killed by signal 9: starting again from step 2 on 7"
+    for n, path in enumerate(names):
+        make_run(path, LOSSES, [4 << n], done=not n, lines=[told])
+        file = path / "attempts/0001/environment.json"
+        words = ["--model-name-or-path", "/models/mistral-7b", "--batch-size", "256"] * 2
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"arguments": words}))
+    shown = {}
+    for width in ("80", "300"):
+        monkeypatch.setenv("COLUMNS", width)
+        command([*map(str, names), "--text"])
+        shown[width] = capsys.readouterr().out
+    assert max(map(len, shown["80"].splitlines())) <= 80 < max(map(len, shown["300"].splitlines()))
+    for table in tables(read_runs(names)).values():
+        for cell in (cell for row in table for cell in row.values()):
+            assert all(" ".join(cell.split()) in " ".join(text.split()) for text in shown.values())
+    monkeypatch.setenv("COLUMNS", "80")
+    (names[0] / "checkpoints/step_00000007").mkdir(parents=True)
+    (names[0] / "checkpoints/step_00000007/COMPLETE").write_text("{}")
+    command([str(names[0]), "--checkpoints"])
+    assert max(map(len, capsys.readouterr().out.replace(str(tmp_path), "").splitlines())) <= 80
+
+
 def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
     bad = "<script>alert(1)</script>"
     first = make_run(tmp_path / "<b>x", LOSSES, (1,), done=False, lines=[bad])

@@ -15,6 +15,7 @@ from train.report.page import render_page
 from train.report.runs import Run, read_runs
 from train.report.tables import as_text, checkpoints, tables
 from train.report.verdict import sentences, tone, verdict
+from train.text import fitted, terminal_width
 
 
 def command(argv: Sequence[str]) -> int:
@@ -29,14 +30,15 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--text", action="store_true", help="tables on the terminal only")
     parser.add_argument("--checkpoints", action="store_true", help="list the runs' checkpoints")
     given = parser.parse_args(list(argv))
+    width = terminal_width()
     if given.checkpoints:
         for path in given.runs:
             found = checkpoints(path)
             none = f"{path} has no checkpoint"
-            print(as_text({f"Checkpoints of {path}": found}) if found else none)
+            print(as_text({f"Checkpoints of {path}": found}, width) if found else none)
         return ExitCode.DONE
     runs = read_runs(given.runs)
-    print(f"{verdict(runs)}\n\n{as_text(tables(runs))}")
+    print(f"{fitted(verdict(runs), width)}\n\n{as_text(tables(runs), width)}")
     if not given.text:
         print(f"\nWritten: {write(runs, given.out or runs[0].path / 'report')}")
     return ExitCode.DONE

@@ -11,9 +11,9 @@ from train.errors import ConfigError
 from train.output.metrics import PHASES
 from train.report.against_plan import Against, Speed, memory_of, speeds, time_of
 from train.report.facts import differences, what_was_run
-from train.report.page import BELOW, WORDS, Table
+from train.report.page import BELOW, LONG, WORDS, Table
 from train.report.runs import Run, compare, ranks
-from train.text import GIB, align, format_bytes
+from train.text import GIB, align, fitted, format_bytes
 
 
 def tables(runs: Sequence[Run]) -> dict[str, Table]:
@@ -148,16 +148,46 @@ def checkpoints(path: Path) -> Table:
     ]
 
 
-def as_text(tables: dict[str, Table]) -> str:
-    """Lay tables out for a terminal."""
-    return "\n\n".join(f"{name}\n{_aligned(rows)}" for name, rows in tables.items() if rows)
+def as_text(tables: dict[str, Table], width: int | None = None) -> str:
+    """Lay tables out for a terminal of that width; None: as wide as they are."""
+    return "\n\n".join(
+        f"{name}\n{_aligned(rows, width)}" for name, rows in tables.items() if rows
+    )
 
 
-def _aligned(rows: Table) -> str:
-    heads = [name for name in rows[0] if name not in BELOW]
-    cells = [heads, *([row[name] for name in heads] for row in rows)]
-    lines = align(cells, [name in WORDS for name in heads])
+def _aligned(rows: Table, width: int | None) -> str:
+    """Return a table whose last columns stand below each row where it would be too wide."""
+    moved: list[str] = []
+    while True:
+        heads = [name for name in rows[0] if name not in (*BELOW, *moved)]
+        kept, apart = _without_long(rows, heads, width)
+        lines = ["  " + line for line in align(kept, [name in WORDS for name in heads])]
+        if width is None or max(map(len, lines)) <= width or len(heads) < 3:
+            break
+        moved.insert(0, heads[-1])
     found = [lines[0]]
-    for line, row in zip(lines[1:], rows, strict=True):
-        found += [line, *(f"    {name}: {row[name]}" for name in row if name in BELOW)]
-    return "\n".join("  " + line for line in found)
+    for line, row, texts in zip(lines[1:], rows, apart, strict=True):
+        rest = "; ".join(f"{name}: {row[name]}" for name in moved)
+        told = [f"{name}: {row[name]}" for name in row if name in BELOW]
+        under = [text for text in (*texts, rest, *told) if text]
+        found += [line, *(fitted(text, width or 10**6, " " * 6) for text in under)]
+    return "\n".join(found)
+
+
+def _without_long(
+    rows: Table, heads: Sequence[str], width: int | None
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Return heads and cells of a table, and of each row the texts too long for it, taken out."""
+    cells = [[row[name] for name in heads] for row in rows]
+    apart: list[list[str]] = [[] for _ in rows]
+    for at, name in enumerate(heads):
+        if width is None or name not in LONG | {"state"}:
+            continue
+        others = [column for column in range(len(heads)) if column != at]
+        taken = sum(max(len(row[n]) for row in (heads, *cells)) for n in others)
+        room = width - taken - 2 * len(heads)
+        for row, texts in zip(cells, apart, strict=True):
+            if len(row[at]) > room:
+                texts.append(row[at])
+                row[at] = ""
+    return [list(heads), *cells], apart
