@@ -34,9 +34,9 @@ def test_several_datasets_are_named_each_and_those_of_the_hub_listed(card):
 
     found = card(
         "--model-name-or-path", "owner/base", "--dataset-name-or-path",
-        "/home/me/secret/a.jsonl*2,owner/data:small:train@v1,https://me:pass@host/b.csv?key=s,imdb",
-        "--run_dir", "/home/me/runs/1", "--save-dir=/home/me/out", "--chat-template",
-        "/home/me/t.jinja", "--eval-dataset-name-or-path=data/own/held.jsonl", hub="owner/base",
+        "/disk/me/secret/a.jsonl*2,owner/data:small:train@v1,https://me:pass@host/b.csv?key=s,imdb",
+        "--run_dir", "/disk/me/runs/1", "--save-dir=/disk/me/out", "--chat-template",
+        "/disk/me/t.jinja", "--eval-dataset-name-or-path=data/own/held.jsonl", hub="owner/base",
     )  # fmt: skip
     assert found.data.datasets == ["owner/data", "imdb"]
     assert found.data.base_model == "owner/base"
@@ -46,7 +46,7 @@ def test_several_datasets_are_named_each_and_those_of_the_hub_listed(card):
     assert "on a.jsonl (weight 2), owner/data:small:train, b.csv, imdb, with" in said
     assert "a.jsonl*2,owner/data:small:train@v1,b.csv,imdb' --chat-template t.jinja " in said
     assert "0.5000 on 12 tokens of held.jsonl |" in said
-    assert not [word for word in ("/home", "secret", "pass", "key=", "own/held") if word in said]
+    assert not [word for word in ("/disk", "secret", "pass", "key=", "own/held") if word in said]
 
 
 def test_a_card_counts_pairs_where_pairs_were_trained(card):
