@@ -143,7 +143,9 @@ def test_it_is_told_where_texts_to_evaluate_on_are_trained_on(opened, write, cha
     assert f"40 of the 40 {said} as well" in data.notices[-1]
     names = ("question", "answer")  # other columns that say the same
     some = rows("hello", 3, columns=names) + rows("fox", 5, columns=names)
-    data = opened(f"{train},{write(rows('a', 9))}", chatml, eval_name_or_path=str(write(some, "b.jsonl")))
+    data = opened(
+        f"{train},{write(rows('a', 9))}", chatml, eval_name_or_path=str(write(some, "b.jsonl"))
+    )
     assert f"3 of the 8 {said}" in data.notices[-1]
     write(rows("hello", 2) + rows("fox", 5), "set/validation.jsonl")
     assert f"2 of the 7 {said}" in opened(tmp_path / "set", chatml).notices[-1]

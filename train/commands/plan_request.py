@@ -203,9 +203,7 @@ def _offered(
     return found, {found.gpu.name: count}
 
 
-def _cluster(
-    given: argparse.Namespace, calibrations: Path
-) -> tuple[Cluster, Mapping[str, int]]:
+def _cluster(given: argparse.Namespace, calibrations: Path) -> tuple[Cluster, Mapping[str, int]]:
     found = _hosts(given)
     hosts, hardware = [(host.name, host.slots) for host in found.hosts], found.hardware
     clusters: list[Cluster] = []  # as if all hosts were as one of them is

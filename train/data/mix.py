@@ -145,9 +145,7 @@ def _count(name: DatasetName, store: Store) -> int:
     return count
 
 
-def _seen(
-    train: StoredSplit | JoinedSplit, validation: StoredSplit | JoinedSplit
-) -> Iterator[str]:
+def _seen(train: StoredSplit | JoinedSplit, validation: StoredSplit | JoinedSplit) -> Iterator[str]:
     """Say where texts to evaluate on are trained on, too, as where one file is given for both."""
     seen = int(np.isin(validation.drawn, train.drawn).sum())
     if seen:

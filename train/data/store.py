@@ -51,8 +51,8 @@ class StoredSplit:
     """Samples that are mapped into memory.
 
     `lengths` and `loss_tokens` (n,) int32: tokens, and tokens that carry loss, of each sample;
-    `starts` (n,) int64: where its tokens begin in `tokens` and `mask`. `drawn` (n,) uint64: a number
-    that its text alone decides.
+    `starts` (n,) int64: where its tokens begin in `tokens` and `mask`;
+    `drawn` (n,) uint64: a number that its text alone decides.
     `fingerprint` is a hash of every token and mask, so it is equal on hosts that hold equal data.
     """
 

@@ -116,5 +116,5 @@ def _command(words: Sequence[str]) -> str:
         if flag in _DATASETS:
             kept += (flag, *map(for_others, values))
         elif flag not in _OWN:
-            kept += (flag, *(Path(word).absolute().name if looks_local(word) else word for word in values))
+            kept += (flag, *(Path(v).absolute().name if looks_local(v) else v for v in values))
     return f"anyrank launch {shlex.join(kept)}".rstrip()

@@ -150,9 +150,7 @@ def checkpoints(path: Path) -> Table:
 
 def as_text(tables: dict[str, Table], width: int | None = None) -> str:
     """Lay tables out for a terminal of that width; None: as wide as they are."""
-    return "\n\n".join(
-        f"{name}\n{_aligned(rows, width)}" for name, rows in tables.items() if rows
-    )
+    return "\n\n".join(f"{name}\n{_aligned(rows, width)}" for name, rows in tables.items() if rows)
 
 
 def _aligned(rows: Table, width: int | None) -> str:

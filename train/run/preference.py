@@ -98,7 +98,7 @@ def stored(file: Path, pairs: int) -> NDArray[np.float64] | None:
     """Return what was kept for so many pairs; None: there is nothing, or it is damaged."""
     try:
         with file.open("rb") as opened:
-            found: NDArray[np.float64] = np.lib.format.read_array(opened, allow_pickle=False)
+            found: NDArray[np.float64] = np.lib.format.read_array(opened)  # type: ignore[no-untyped-call]
     except (OSError, ValueError):
         return None
     return found if found.shape == (pairs,) and found.dtype == np.float64 else None
