@@ -13,6 +13,8 @@ from train.errors import DataError
 PAGE = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text()
 SHOWN = re.findall(r"```(json|csv|tsv|txt)([^\n]*)\n(.*?)```\n+```\n(.*?)```", PAGE, re.DOTALL)
 
+REJECTED = "The rejected answer of the first pair"
+
 
 @pytest.fixture
 def made(opened, write, chatml, tmp_path):
@@ -25,15 +27,20 @@ def made(opened, write, chatml, tmp_path):
             (tokenizer / "chat_template.jinja").unlink()
         named = how.partition("--columns ")[2]
         columns = read_columns(named.strip()) if named else ()
+        paired = "dpo" in how
         head, last = ("", row) if kind in ("json", "txt") else row.split("\n", 1)
         rows = [head, last, last] if head else [last, last]
         path = write("\n".join(part.strip("\n") for part in rows) + "\n", f"rows.{kind}")
         path = path.rename(path.with_suffix(".jsonl")) if kind == "json" else path
         try:
-            data = opened(path, tokenizer, block_size=2000, columns=columns)
+            data = opened(path, tokenizer, block_size=2000, columns=columns,
+                          objective="dpo" if paired else "sft")  # fmt: skip
         except DataError as error:
             return f"refused: {str(error).partition(': ')[2]}\n"
-        return "\n".join(preview(data.shown[0].pieces, colour=False)) + "\n"
+        samples = data.shown[: 2 if paired else 1]
+        assert samples[-1].title == (REJECTED if paired else "The first sample")
+        lines = [line for one in samples for line in preview(one.pieces, colour=False)]
+        return "\n".join(lines) + "\n"
 
     return made
 

@@ -120,12 +120,12 @@ def _make(
     dated = date if "strftime_now" in recipe.tokenizer.template else None
     notices = (*said, *_notices(tally, model, recipe, dated), *told)
     held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
+    paired = config.objective == "dpo"
     if use == "both" and not held.any():
-        each = 2 if config.objective == "dpo" else 1
-        held, validation = _hold_out(drawn, each, source, empty="validation" in splits)
+        held, validation = _hold_out(drawn, 1 + paired, source, empty="validation" in splits)
         notices += (validation,)
     named = tally.form is not None and tally.form.given
-    seal(partial, folder, Sealed(held, notices, dated, named), recipe.tokenizer)
+    seal(partial, folder, Sealed(held, notices, dated, named, paired), recipe.tokenizer)
     shutil.rmtree(recipe.parts.folder, ignore_errors=True)
 
 

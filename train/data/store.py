@@ -157,13 +157,14 @@ class Sealed:
     """What a store says of itself beside its samples.
 
     `held`: which samples (n,) are held out from training; `notices`: what was done to the rows;
-    `date` and `named` as of a `Store`.
+    `date` and `named` as of a `Store`; `paired`: two samples behind one another are a pair.
     """
 
     held: NDArray[np.bool_]
     notices: tuple[str, ...]
     date: str | None
     named: bool
+    paired: bool = False
 
 
 def seal(partial: Path, folder: Path, sealed: Sealed, tokenizer: Tokenizer) -> None:
@@ -181,7 +182,7 @@ def seal(partial: Path, folder: Path, sealed: Sealed, tokenizer: Tokenizer) -> N
         "named": sealed.named,
         "shown": [
             (title, _spell(*train.sample(number), tokenizer))
-            for title, number in _samples_to_show(len(train), fingerprints[0])
+            for title, number in _samples_to_show(len(train), fingerprints[0], paired=sealed.paired)
         ],
     }
     with (partial / "index.json").open("w", encoding="utf-8") as file:
@@ -192,10 +193,14 @@ def seal(partial: Path, folder: Path, sealed: Sealed, tokenizer: Tokenizer) -> N
     partial.rename(folder)
 
 
-def _samples_to_show(samples: int, fingerprint: str) -> list[tuple[str, int]]:
-    """Return the first sample and one by chance, which is the same at every start."""
+def _samples_to_show(samples: int, fingerprint: str, *, paired: bool) -> list[tuple[str, int]]:
+    """Return the first sample and one by chance, the same at every start; or the first pair."""
     if not samples:
         return []
+    if paired:
+        names = enumerate(("chosen", "rejected"))
+        answers = [(f"The {name} answer of the first pair", number) for number, name in names]
+        return answers[:samples]
     number = 1 + int(fingerprint, 16) % max(1, samples - 1)
     shown = [("The first sample", 0), (f"Sample {number + 1} of {samples}, by chance", number)]
     return shown[:samples]
