@@ -236,17 +236,19 @@ def test_gpus_of_several_kinds_cost_what_each_of_them_does(tmp_path, capsys):
 
 
 def test_gpus_are_compared_over_the_same_training(capsys):
-    words = ["--compare", "H100x8,8xA100,4090x4", "--samples", "9000", "--price", "H100=2.5"]
+    words = ["--compare", "H100x8,8xA100,4090x4,H100x16", "--samples", "9000"]
+    words += ["--price", "H100=2.5"]
     assert command(words) == 0
     text = capsys.readouterr().out
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
-    assert rows["8 x H100-SXM"].split()[-1].count(".") == 1  # a cost
+    costs = [float(rows[f"{n} x H100-SXM"].split()[-1]) for n in (8, 16)]  # one price for both
+    assert costs[0] < costs[1] < 1.5 * costs[0]
     assert rows["8 x A100-SXM-80GB"].endswith("-")
-    assert "host memory: " in rows["4 x RTX4090"]
-    assert "Fastest: 8 x H100-SXM" in text and "Cheapest: 8 x H100-SXM" in text
+    assert "does not fit: host memory, " in rows["4 x RTX4090"]
+    assert "Fastest: 16 x H100-SXM" in text and "Cheapest: 8 x H100-SXM" in text
     assert command([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["compare"]
-    assert [one["fits"] for one in found] == [True, True, False]
+    assert [one["fits"] for one in found] == [True, True, False, True]
     alone = ["--num-gpus", "8", "--gpu", "H100", "--json"]
     command(alone)
     assert found[0]["chosen"] == json.loads(capsys.readouterr().out)["chosen"]

@@ -109,7 +109,8 @@ def command(argv: Sequence[str]) -> int:
         told = _told(question, choice, given.dataset_name_or_path)
         size = {"width": width, "height": terminal_height()}
         print(explain(question.request, choice, everything=given.all, told=told, **size))
-        print(f"\n{len(choice.candidates)} plans in {seconds:.2f} s.")
+        more = "" if given.all else "; --all lists each"
+        print(f"\n{len(choice.candidates)} plans in {seconds:.2f} s{more}.")
     return ExitCode.DONE if choice.chosen else ExitCode.USER
 
 

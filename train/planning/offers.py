@@ -170,7 +170,7 @@ def _row(one: Offer, heads: Sequence[str], training: Training | None) -> tuple[s
     if chosen is None:
         least = smallest(one.request, one.choice)
         hosts = (str(len(one.cluster.sizes)),) if "hosts" in heads else ()
-        said = f"{least.reason}: {least.need / GIB:.1f} GiB of {least.have / GIB:.1f}"
+        said = f"does not fit: {least.reason}, {least.need / GIB:.1f} of {least.have / GIB:.1f} GiB"
         return (one.name, *hosts, said)
     cells = {
         "GPUs": one.name,
