@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_mutations import folders
+from train.config import LoraConfig, ModelConfig
+from train.output.card import next_commands
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -47,7 +49,7 @@ def test_a_whole_model_is_saved_for_others(base, tmp_path):
     names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
              "tokenizer_config.json", "chat_template.jinja", "README.md"}  # fmt: skip
     assert names <= {path.name for path in model.iterdir()}
-    assert json.loads((model / "config.json").read_text())["dtype"] == "float32"
+    _require_what_servers_read(model, base)
     _require_answer(model)
     card = (model / "README.md").read_text()
     assert 'library_name: "transformers"' in card
@@ -58,6 +60,28 @@ def test_a_whole_model_is_saved_for_others(base, tmp_path):
     assert f"Serve it:   vllm serve {model}" in said
     assert f"Upload it:  hf upload YOUR-NAME/run {model}" in said
     assert "--save-only-model: the run cannot go on from its end" in said
+
+
+def _require_what_servers_read(folder: Path, base: Path) -> None:
+    """vLLM and llama.cpp's converter take class, type, names and template from these files."""
+    from safetensors import safe_open
+    from transformers import AutoTokenizer
+
+    config, before = (json.loads((at / "config.json").read_text()) for at in (folder, base))
+    assert config == before | {"dtype": "float32"} and config["architectures"]
+    with (
+        safe_open(folder / "model.safetensors", "np") as file,
+        safe_open(base / "model.safetensors", "np") as own,
+    ):
+        assert set(file.keys()) == set(own.keys())
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F32"}  # noqa: SIM118
+        (rows, _) = file.get_slice("model.embed_tokens.weight").get_shape()
+    saved, known = (AutoTokenizer.from_pretrained(at) for at in (folder, base))
+    assert len(saved) <= rows == config["vocab_size"] and saved.get_vocab() == known.get_vocab()
+    assert saved.special_tokens_map == known.special_tokens_map
+    assert (folder / "chat_template.jinja").read_text() == known.chat_template
+    talk = ROWS[0]["messages"]
+    assert saved.apply_chat_template(talk) == known.apply_chat_template(talk)
 
 
 def _require_answer(folder: Path) -> None:
@@ -73,15 +97,24 @@ def _require_answer(folder: Path) -> None:
     assert len(found.tokenizer(answer["content"])["input_ids"]) < 40
 
 
-def test_an_adapter_is_saved_for_peft_and_its_merge_names_both(base, tmp_path):
+def test_an_adapter_is_saved_for_peft_and_its_merge_names_both(base, tmp_path, monkeypatch):
     from peft import AutoPeftModelForCausalLM
+    from safetensors import safe_open
 
-    said = train(tmp_path, base, "--max-steps", "2", "--use-lora")
+    said = train(tmp_path, base, "--max-steps", "2", "--use-lora", "--lora-r", "24")
     run = tmp_path / "run"
     assert f"Merge it:   anyrank export {run} --merge-lora" in said
-    assert f"vllm serve {base} --enable-lora --lora-modules tuned={run}/model" in said
+    served = f"--lora-modules tuned={run}/model --max-lora-rank 32 --generation-config {run}/model"
+    assert f"vllm serve {base} --enable-lora {served}\n" in said
     settings = json.loads((run / "model/adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(base)
+    # What vLLM refuses of an adapter, and the form of its names.
+    assert (settings["peft_type"], settings["r"], settings["bias"]) == ("LORA", 24, "none")
+    assert not (settings["modules_to_save"] or settings["use_dora"] or settings["use_rslora"])
+    targets = {name.rpartition(".")[2] for name in settings["target_modules"]}
+    assert {"q_proj", "down_proj"} < targets and "lm_head" not in targets
+    with safe_open(run / "model/adapter_model.safetensors", "np") as file:
+        assert "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight" in set(file.keys())
     assert "An adapter of fast on data.jsonl" in (run / "model/README.md").read_text()
     adapted = AutoPeftModelForCausalLM.from_pretrained(run / "model")
     done = subprocess.run(
@@ -95,3 +128,35 @@ def test_an_adapter_is_saved_for_peft_and_its_merge_names_both(base, tmp_path):
     whole = adapted.merge_and_unload().state_dict()
     for name, value in merged.state_dict().items():
         assert (value - whole[name]).abs().max() < 1e-6, name
+    _require_parts(run, merged.state_dict(), tmp_path / "parts", monkeypatch)
+
+
+def _require_parts(run: Path, whole: dict, folder: Path, monkeypatch) -> None:
+    """A large model is divided into files, with the index by which all find its weights."""
+    from transformers import AutoModelForCausalLM
+
+    from train.commands import export
+    from train.engine import huggingface
+
+    monkeypatch.setattr(huggingface, "LARGEST_FILE", 60_000)
+    assert export.command([str(run), "--merge-lora", "--output", str(folder)]) == 0
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert files == sorted(set(index["weight_map"].values())) and len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert all((folder / name).stat().st_size < 70_000 for name in files)
+    found = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in whole.values())
+    assert all((found[name] == value).all() for name, value in whole.items())
+
+
+def test_an_adapter_whose_base_writes_no_turns_is_served_with_the_template(tmp_path):
+    lora = LoraConfig(16, 32, 0.0)
+    model = ModelConfig("/base", None, "bf16", lora, False, chat_template="chatml", hub="o/base")
+    serve, upload = next_commands(tmp_path, tmp_path / "model", model, kept=False)
+    assert serve.endswith(f"vllm serve o/base --enable-lora --lora-modules tuned={tmp_path}/model")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/chat_template.jinja").touch()
+    (serve, _) = next_commands(tmp_path, tmp_path / "model", model, kept=False)
+    assert serve.endswith(f" --chat-template {tmp_path}/model/chat_template.jinja")
+    assert upload.startswith("Upload it:")

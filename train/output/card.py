@@ -20,6 +20,8 @@ from train.text import printable
 _OWN = ("--run-dir", "--save-dir", "--local-rank", "--resume", "--report-to")
 _DATASETS = ("--dataset-name-or-path", "--eval-dataset-name-or-path")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# The ranks that vLLM makes room for; where nothing is said, for 16 (its vllm/config/lora.py).
+_VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 
 
 def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> str:
@@ -64,14 +66,26 @@ def next_commands(run: Path, folder: Path, model: ModelConfig, *, kept: bool) ->
 
     `kept`: the run has a checkpoint, from which an adapter can be merged.
     """
-    base = model.hub or model.name_or_path
-    if model.lora is None:
-        yield f"Serve it:   vllm serve {folder}"
-    else:
-        yield f"Serve it:   vllm serve {base} --enable-lora --lora-modules tuned={folder}"
-        if kept:
-            yield f"Merge it:   anyrank export {run} --merge-lora"
+    yield f"Serve it:   vllm serve {_served(folder, model)}"
+    if model.lora is not None and kept:
+        yield f"Merge it:   anyrank export {run} --merge-lora"
     yield f"Upload it:  hf upload YOUR-NAME/{run.name} {folder}"
+
+
+def _served(folder: Path, model: ModelConfig) -> str:
+    """Return vLLM's words; beside an adapter it takes all else from the base, unless it is told."""
+    if model.lora is None:
+        return str(folder)
+    words = [f"{model.hub or model.name_or_path} --enable-lora --lora-modules tuned={folder}"]
+    if model.lora.r > _VLLM_RANKS[0]:
+        room = next((rank for rank in _VLLM_RANKS if rank >= model.lora.r), model.lora.r)
+        words.append(f"--max-lora-rank {room}")
+    template = folder / "chat_template.jinja"
+    if model.chat_template and template.exists():
+        words.append(f"--chat-template {template}")
+    if (folder / "generation_config.json").exists():  # written where the base stops elsewhere
+        words.append(f"--generation-config {folder}")
+    return " ".join(words)
 
 
 def base_of(model: Mapping[str, Any]) -> str:
