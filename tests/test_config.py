@@ -21,6 +21,13 @@ def test_the_defaults_are_those_of_the_original_script():
     assert config.ds_config == "ds_configs/zero3.json"
 
 
+def test_an_adapter_has_a_rate_of_its_own():
+    assert parse_args([*NAMED, "--use-lora"]).optimizer.lr == 2e-4
+    assert parse_args([*NAMED, "--use-lora", "--lr", "2e-6"]).optimizer.lr == 2e-6
+    assert parse_args(["--use-lora"]).optimizer.lr == PRESET["lr"]
+    assert parse_args([*NAMED, "--use-lora", "--objective", "dpo"]).optimizer.lr == 2e-6
+
+
 def test_with_nothing_named_the_preset_brings_its_own_numbers_and_flags_still_win():
     config = parse_args(["--batch-size", "8"])
     assert config.preset

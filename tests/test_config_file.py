@@ -21,6 +21,74 @@ columns: {prompt: Frage, completion: Antwort}
 pin: {zero: 2, recompute: full}
 """
 
+# As these trainers' own examples are.
+AXOLOTL = """
+base_model: m
+load_in_4bit: false
+datasets: [{path: d, type: alpaca}]
+dataset_prepared_path: last_run_prepared
+val_set_size: 0.05
+output_dir: ./outputs/lora-out
+sequence_len: 4096
+sample_packing: true
+eval_sample_packing: false
+pad_to_sequence_len: true
+adapter: lora
+lora_model_dir:
+lora_r: 32
+lora_target_linear: true
+wandb_project: p
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 4
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+resume_from_checkpoint:
+logging_steps: 1
+flash_attention: true
+warmup_steps: 10
+evals_per_epoch: 4
+saves_per_epoch: 1
+weight_decay: 0.0
+special_tokens: {pad_token: "<|end_of_text|>"}
+"""
+LLAMA_FACTORY = """
+model_name_or_path: m
+trust_remote_code: true
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+max_samples: 1000
+overwrite_cache: true
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+output_dir: saves/llama3-8b/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+"""
+
 
 def test_a_file_gives_arguments_and_what_is_typed_wins(tmp_path):
     path = tmp_path / "run.yaml"
@@ -63,6 +131,24 @@ def test_a_mistake_names_the_file(tmp_path, text, sentence):
     with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
         expand(["--config", str(path)])
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "names"), [(AXOLOTL, 27), (LLAMA_FACTORY, 24)])
+def test_each_name_of_another_trainers_file_is_answered_on_a_line_of_its_own(tmp_path, text, names):
+    path = tmp_path / "theirs.yml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        expand(["--config", str(path)])
+    told = str(caught.value).split("\n    ")[1:]
+    assert len(told) == names
+    assert [line for line in told if not re.search(": (here it is|leave it out)", line)] == []
+
+
+def test_what_is_false_under_anothers_name_is_not_passed_over(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("bf16: false")
+    with pytest.raises(ConfigError, match="'--bf16=false': here it is --precision bf16"):
+        expand(["--config", str(path)])
 
 
 def test_a_file_that_is_not_there_and_two_files_are_refused(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from train.arguments import ARGUMENTS, OTHER_NAMES
 from train.config import parse_args
+from train.config_file import expand
 from train.launch.arguments import parse
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/migrate.md").read_text()
@@ -25,6 +26,13 @@ def test_every_line_of_ours_is_taken(line):
     for flag, value in NAMED.items():
         words += [] if flag in words else [flag, value]
     parse_args(words)
+
+
+def test_their_file_made_ours_is_taken(tmp_path):
+    (text,) = re.findall("```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "ours.yml").write_text(text)
+    config = parse_args(expand(["--config", str(tmp_path / "ours.yml")]))
+    assert (config.data.batch_size, config.optimizer.lr, config.epochs) == (32, 2e-4, 4)
 
 
 def their_names(cell):

@@ -11,11 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
-from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PIN_KEYS, PRESET, Argument, Parser
+from train.arguments import (
+    ADAPTER,
+    ARGUMENTS,
+    GROUPS,
+    OTHER_NAMES,
+    PIN_KEYS,
+    PRESET,
+    Argument,
+    Parser,
+)
 from train.errors import ConfigError, did_you_mean
 from train.names import DatasetName, read_names
 
 T = TypeVar("T")
+NOTHING = "nothing"  # is to be written for what begins so in OTHER_NAMES
+MANY = 6  # unknown arguments; so many are told a line each
 
 
 @dataclass(frozen=True)
@@ -234,7 +245,8 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     preset = {} if all(named) else dict(PRESET)
     if "epochs" in given:
         preset.pop("max_steps", None)
-    values = {row.name: row.default for row in ARGUMENTS} | preset | given
+    adapter = ADAPTER if given.get("use_lora") and given.get("objective") != "dpo" else {}
+    values = {row.name: row.default for row in ARGUMENTS} | adapter | preset | given
     return _assemble(values)
 
 
@@ -266,7 +278,8 @@ def read_words(argv: Sequence[str]) -> dict[str, Any]:
     spaced = [_hyphens(word) for word in argv]
     found, unknown = parser.parse_known_args(spaced)
     if unknown:
-        raise ConfigError("; ".join(_unknown(unknown)))
+        told = list(_unknown(unknown))
+        raise ConfigError("; ".join(told) if len(told) < MANY else "\n    ".join(("", *told)))
     return {
         row.name: _value(row, text)
         for row in ARGUMENTS
@@ -283,10 +296,15 @@ def _unknown(words: Sequence[str]) -> Iterator[str]:
                 yield f"unknown word '{word}'; see --help"
             flag = ""
             continue
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         meant = OTHER_NAMES.get(flag.removeprefix("--").lower())
-        near = did_you_mean(flag, [row.flag for row in ARGUMENTS]) or "; see --help"
-        yield f"unknown argument '{flag}'{f': here it is {meant}' if meant else near}"
+        if meant is None:
+            said = did_you_mean(flag, [row.flag for row in ARGUMENTS]) or "; see --help"
+        elif meant.startswith(NOTHING):
+            said = f": leave it out{meant.removeprefix(NOTHING)}"
+        else:
+            said = f": here it is {meant}"
+        yield f"unknown argument '{word if value == 'false' else flag}'{said}"
         flag = "" if equals else flag
 
 

@@ -13,6 +13,7 @@ from train.errors import ConfigError
 
 # What belongs to one run alone, and is not taken over from its config.json.
 OWN = ("run_dir", "save_dir", "resume", "dry_run", "date")
+SWITCHES = {row.flag for row in ARGUMENTS if row.read is None}
 # What is typed, and what a file or an earlier start says instead.
 INSTEAD = {
     "--epochs": "--max-steps",
@@ -124,7 +125,11 @@ def _words(name: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         pairs = all(isinstance(part, list) and len(part) == 2 for part in value)
         value = [f"{part[0]}={part[1]}" for part in value] if pairs else value
-    if value is None or value is False or value in ([], ()):
+    if value is None or value in ([], ()):
+        return
+    if value is False:
+        if flag not in SWITCHES:  # another trainer's name, or a misspelt one
+            yield f"{flag}=false"
         return
     yield flag
     if isinstance(value, list):
