@@ -229,7 +229,7 @@ ARGUMENTS = (
     Argument("--block-size", whole(2), 1024, "longest sample in tokens; the rest is cut"),
     Argument("--epochs", whole(1), 3, "passes over the dataset"),
     Argument("--max-steps", whole(1), None, "number of optimizer steps; instead of --epochs"),
-    Argument("--lr", real(0, open_low=True), 2e-6, "learning rate; with --use-lora 2e-4, of dpo 2e-6"),
+    Argument("--lr", real(0, open_low=True), 2e-6, "learning rate; --use-lora has 2e-4"),
     Argument("--lr-schedule", str, "constant", "after warm-up", ("constant", "cosine", "linear")),
     Argument("--warmup-steps", whole(0), 0, "steps over which the learning rate rises linearly"),
     Argument("--warmup-ratio", real(0, 1), None, "the same, as a share of all steps"),
