@@ -61,6 +61,9 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"prompt": "a", "completion": "b", "label": False}, "'label' judges the answer"),
         ({"messages": TURNS, "label": 1}, "'label' judges the answer"),
         ({"prompt": "a", "completion": "b", "kto_tag": True}, "'kto_tag' judges"),
+        ({"prompt": "a", "completion": "b", "label": "False"}, "'label' judges"),
+        ({"text": "a", "role": "prompter"}, "what the 'role' beside it says .* --columns text=te"),
+        ({"dialogue": "A: a", "summary": "b"}, "--columns prompt=dialogue,completion=summary"),
         ({"prompt": "a", "completions": ["b"], "scores": [1]}, "it: give --columns text=prompt to"),
         ({"prompt": "a", "responses": [], "ranking": [1]}, "'responses' stands beside it"),
         ({"prompt": "a", "Antwort": "b"}, "--columns prompt=prompt,completion=Antwort, or "),
@@ -92,7 +95,8 @@ def test_what_would_train_something_else_is_refused(row, words):
     "mark, counts",
     [({"weight": 0}, False), ({"weight": 1.0}, True), ({"Sample-Weight": 0.5}, False),
      ({"train": False}, False), ({"train": True}, True), ({"ignore": True}, False),
-     ({"ignore": 0}, True), ({"weight": "heavy"}, True), ({"weight": None}, True)],
+     ({"ignore": 0}, True), ({"weight": "heavy"}, True), ({"weight": None}, True),
+     ({"weight": "0.0"}, False), ({"weight": " 1 "}, True), ({"train": "False"}, False)],
 )  # fmt: skip
 def test_a_row_that_asks_to_count_for_less_is_refused(mark, counts):
     row = {"prompt": "a", "completion": "b", **mark}

@@ -144,6 +144,36 @@ def test_a_message_that_brings_what_the_template_writes_is_counted(folder, opene
     assert any("4 conversations hold a first token" in notice for notice in data.notices)
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_settings_that_the_tokenizers_own_file_does_not_follow_are_told(
+    folder, opened, write, adds
+):
+    if not adds:
+        surround(folder, "<|endoftext|>")
+    configure(folder, add_bos_token=adds)
+    (folder / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|endoftext|>"}}')
+    data = opened(write([{"text": "hello"}] * 4), folder)
+    first = "no such token" if adds else "<|endoftext|>"
+    said = (
+        f"add_bos_token {str(adds).lower()}, but by its tokenizer.json samples begin with {first}"
+    )
+    assert any(said in notice for notice in data.notices)
+    last = "name <|im_end|> and <|endoftext|> as eos_token: "
+    assert any(last in notice for notice in data.notices)
+    assert not any("add_bos_token" in notice for notice in opened(write(CHATS), folder).notices)
+
+
+def test_text_that_the_tokenizer_does_not_know_is_told(tmp_path, opened, write):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "hello": 1, "</s>": 2}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"unk_token": "<unk>", "eos_token": "</s>"}')
+    data = opened(write([{"text": "hello"}, {"text": "hello world"}] * 2), tmp_path)
+    assert any("in 2 of 4 rows a part of the text has no token" in one for one in data.notices)
+
+
 def test_first_and_last_tokens_that_are_guessed_are_told(chatml, opened, write):
     data = opened(write([{"text": "hello"}] * 4), chatml / "tokenizer.json")
     assert any("samples begin with none and end with <|endoftext|>" in n for n in data.notices)

@@ -191,7 +191,9 @@ def test_an_index_that_names_no_files_is_refused(tmp_path, content):
         stored_tensors(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"\xff" * 40, b'\x02\0\0\0\0\0\0\0{"'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"version https://git-lfs.", b"\0" * 8, b"\xff" * 40, b'\x02\0\0\0\0\0\0\0{"']
+)
 def test_a_file_without_a_whole_header_is_damaged(tmp_path, damage):
     path = folder(tmp_path) / "model.safetensors"
     for content in (damage, path.read_bytes()[:-1], path.read_bytes() + b"\0"):

@@ -26,6 +26,15 @@ def test_a_row_becomes_its_prompt_with_each_answer():
     assert first.beside == ("id",)
 
 
+def test_the_prompt_is_found_by_the_names_that_others_give_it():
+    row = {"instruction": "p", "input": "i", "chosen": "c", "rejected": "r"}
+    assert read(row)[1].value == {"prompt": "p", "completion": "r", "input": "i"}
+    asked = [{"from": "human", "value": "p"}]
+    ends = [{"from": "gpt", "value": word} for word in "cr"]
+    (first, _) = read({"conversations": asked, "chosen": ends[0], "rejected": ends[1]})
+    assert first.value == {"prompt": asked, "completion": ends[:1]} and first.beside == ()
+
+
 def test_whole_conversations_part_at_their_last_turns():
     shared = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
               {"role": "user", "content": "c"}]  # fmt: skip

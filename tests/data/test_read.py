@@ -61,6 +61,13 @@ def test_columns_are_separated_by_what_separates_the_header(write, name, between
     assert read(path) == [{"a": "1,2;\t", "b": "3"}]
 
 
+def test_lists_in_several_objects_are_each_one_rows(write):
+    """As axolotl's segments, of which some carry no loss: read apart, all of them would."""
+    rows = [{"segments": [{"label": True, "text": f"{n}"}, {"text": "b"}]} for n in range(3)]
+    assert read(write(rows)) == rows
+    assert read(write("\n\n".join(json.dumps(row, indent=1) for row in rows))) == rows
+
+
 def test_rows_within_an_object_have_a_place_and_tell_what_stands_beside(write):
     (row,) = read_rows([write('{"version": 1, "data": [{"text": "a"}]}', "a.json")])
     assert row.place.endswith("a.json, line 1, row 1 of 'data'") and row.beside == ("version",)
@@ -142,6 +149,14 @@ def test_a_malformed_row_has_a_file_a_line_and_a_reason(write, name, content, li
             b'{"train": [{"text": "a"}], "test": [{"text": "a"}]}',
             "lists of rows train, te",
         ),
+        (
+            "a.json",
+            b'{"0": {"text": "a"}, "1": {"text": "b"}}',
+            "a row under each of the keys 0, 1",
+        ),
+        ("a.txt", b'{"text": "a"}\n', "line 1 is a row of JSON, not a text: name the file .jsonl"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer, not the"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "run 'git lfs pull'"),
         ("a.csv", b'a,b\n1,2\n"3,4\n5,6\n7,8\n', "line 3 opens a quote that swallows the 2 lines"),
         ("a.csv", b"a,b,a\n1,2,3\n", "names the column a twice"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),

@@ -36,6 +36,20 @@ def test_files_of_a_folder_that_are_not_used_are_named(tmp_path):
     assert sought(folder).notices == ("files that are not used: b.jsonl.zst, more.jsonl",)
 
 
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (("train_sft-0001.jsonl", "train_gen-0001.jsonl"), "train_gen-0001.jsonl, train_sft-0001"),
+        (("train.jsonl", "train (copy).jsonl"), "train (copy).jsonl, train.jsonl"),
+        (("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "dataset_infos.json"), ""),
+    ],
+)
+def test_files_that_are_no_parts_of_one_are_named(tmp_path, names, said):
+    notices = sought(folder_of(tmp_path, *names)).notices
+    wanted = f"files of several names are read as one: {said}"
+    assert len(notices) == bool(said) and all(one.startswith(wanted) for one in notices)
+
+
 def test_splits_that_are_not_used_are_named(tmp_path):
     rows = {"text": ["a"]}
     whole = {name: Dataset.from_dict(rows) for name in ("train", "unsupervised", "test")}

@@ -225,7 +225,7 @@ MESSAGE = {"role": "user", "content": "a"}
     [
         ("hello", "'messages' must be a list, but is a text"),
         ([], "empty list"),
-        (["hello"], "message 1 must be an object, but is a text"),
+        (["hello"], "message 1 of column 'messages' must be an object, but is a text"),
         ([MESSAGE, {"role": "user"}], "the content of message 2 must be text, but is null"),
         ([MESSAGE, {"role": 3, "content": "a"}], "the role of message 2 must be text"),
         ([{"role": "usr", "content": "a"}], "is 'usr' instead; did you mean 'user'?"),

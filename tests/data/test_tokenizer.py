@@ -200,6 +200,14 @@ def test_a_sentencepiece_folders_settings_are_obeyed(tmp_path, settings, opening
     assert (info.opening, info.closing) == (opening, closing)
 
 
+def test_a_processors_template_is_the_tokenizers(chatml, tmp_path):
+    folder = shutil.copytree(chatml, tmp_path / "tokenizer")
+    (folder / "chat_template.jinja").unlink()
+    assert not load(folder).template
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    assert load(folder).template == TEMPLATE
+
+
 def test_a_class_that_replaces_the_pre_tokenizer_does_not_change_the_ids(tmp_path):
     """transformers makes a GPT2Tokenizer with its own splitting, whatever tokenizer.json says."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers

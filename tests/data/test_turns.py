@@ -71,6 +71,8 @@ def test_a_role_that_the_template_names_is_its_own():
         ValueError, match="must be one of system, user, assistant, tool, but is 'cr"
     ):
         read_turns(turns, "it", "")
+    with pytest.raises(ValueError, match="message 1 of it must be an object, but is a text"):
+        read_turns(["a"], "it", "")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,12 @@ def test_a_stage_alone_leaves_offload_to_the_planner_and_devices_of_none_pin_it(
             ["--lr-schedule linear", "--max-steps 9", "not given"],
         ),
         ({"tensorboard": {}}, ["--report-to"]),
+        ({"zero_optimization": {"stage": 0}}, ["stage' to 0", "in bf16: set it to 1, 2 or 3"]),
+        ({"scheduler": {"type": "OneCycle"}}, ["'scheduler.type' to", "--lr-schedule"]),
+        ({"scheduler": {"type": "WarmupDecayLR", "params": {}}}, ["--lr-schedule linear"]),
+        ({"bf16": {"enabled": "true"}}, ["it must be true or false"]),
+        ({"gradient_clipping": "1.0"}, ["it must be a number: give --max-grad-norm"]),
+        ('{\n  // small cards\n  "bf16": {}}', ["no comments", '"_comment"']),
         (
             {"activation_checkpointing": {"profile": True}, "anyrank": {"recompute": "none"}},
             ["recompute", "keep one"],
@@ -125,7 +131,7 @@ def test_a_folder_and_bytes_that_are_not_text_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         read_ds_config(tmp_path)
     (tmp_path / "x.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read: .*save it as UTF-8"):
         read_ds_config(tmp_path / "x.json")
 
 
@@ -149,7 +155,12 @@ def test_all_that_must_change_is_named_in_one_message_each_with_its_argument(tmp
     del fixed["zero_optimization"]["stge"]
     fixed["train_batch_size"] = 256  # the whole job's: how it is cut is the planner's
     run = parse_args([*NAMED, "--lr", "5e-5", "--weight-decay", "0.1"])
-    assert read_ds_config(write(tmp_path, fixed), run).pins == {"zero": "2"}
+    ds = read_ds_config(write(tmp_path, fixed), run)
+    assert ds.pins == {"zero": "2"}
+    assert ds.notice.endswith(
+        "optimizer, train_batch_size as the arguments say; train_micro_batch_size_per_gpu, "
+        "gradient_accumulation_steps not used, since no step depends on it"
+    )
 
 
 def test_auto_and_what_agrees_with_the_run_pass_with_one_notice(tmp_path):
@@ -182,6 +193,8 @@ def test_auto_and_what_agrees_with_the_run_pass_with_one_notice(tmp_path):
         {"fp16": {"enabled": False}, "sequence_parallel_size": 1, "wandb": {"enabled": False}},
         {"_comment": "for small cards", "// note": 1, "comment": "x"},
         {"bf16": {"enabled": True}},
+        {"bfloat16": {"enabled": True}, "optimizer": {"type": "adamw"}},
+        {"comms_logger": {"prof_ops": []}},
     ],
 )
 def test_what_is_off_auto_or_a_comment_says_nothing(tmp_path, content):
@@ -198,6 +211,12 @@ def test_the_section_of_fp16_follows_the_precision(tmp_path):
     for run in (RUN, half):
         assert "fp16" not in read_ds_config(write(tmp_path, {"fp16": usual}), run).extra
     read_ds_config(write(tmp_path, {"fp16": {"enabled": True}}), half)
+    # How the scale moves is the run's own, since no step depends on it.
+    others = {"fp16": usual | {"initial_scale_power": 32, "loss_scale_window": 500}}
+    assert "fp16" not in read_ds_config(write(tmp_path, others), half).extra
+    assert read_ds_config(write(tmp_path, others), half).notice.endswith(
+        "; fp16.initial_scale_power, fp16.loss_scale_window not used, since no step depends on it"
+    )
     static = write(tmp_path, {"fp16": usual | {"loss_scale": 128}})
     read_ds_config(static, RUN)
     with pytest.raises(ConfigError, match="'fp16.loss_scale' to 128: it is 0 in every run"):

@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from train.data.turns import ROLE_OF
 from train.errors import DataError, did_you_mean
 from train.text import printable
 
@@ -32,7 +33,7 @@ NAMES = {
     "input": ("input", "context", "inputs"),
     "system": ("system", "system_prompt", "system_message"),
     "history": ("history",),
-    "tools": ("tools", "functions"),
+    "tools": ("tools", "functions", "available_tools"),
     "text": ("text",),
 }  # fmt: skip
 KNOWN = frozenset(word for words in NAMES.values() for word in words)
@@ -53,6 +54,12 @@ ANSWERS = re.compile(
     r"|summary|highlights"
 )
 WEIGHT = re.compile(r"(sample_|loss_|row_)?weight|train|ignored?")  # of a row
+SPOKEN = re.compile(r"role|from|speaker|author")  # of a turn
+# How files without types spell what is true or false, or a number.
+SPELT = re.compile(
+    r"(?i)\s*(?:(?P<no>false|no|undesirable|bad)|(?P<yes>true|yes|desirable|good)"
+    r"|(?P<number>[-+]?\d+(\.\d+)?))\s*"
+)
 IDENTITY = re.compile(r"|id|.*_id|idx|index|uuid|hash|__index_level_\d+__|unnamed:_\d+")
 
 
@@ -139,7 +146,7 @@ def require_weight(form: RowFormat, row: Mapping[str, Any]) -> None:
     """
     marks = () if form.given else form.unused
     for name in (mark for mark in marks if WEIGHT.fullmatch(_plain(mark))):
-        held = row.get(name)
+        held = _spelt(row.get(name))
         if isinstance(held, int | float) and held != (not _plain(name).startswith("ignore")):
             raise ValueError(
                 f"'{name}' is {held}, but all rows count alike: leave the row out, or give "
@@ -155,7 +162,7 @@ def require_unjudged(form: RowFormat, row: Mapping[str, Any]) -> None:
     """
     judges = () if form.given or form.kind in ("text", "prompt") else form.unused
     for name in (mark for mark in judges if VERDICT.fullmatch(_plain(mark))):
-        if not isinstance(row.get(name), str | None):
+        if not isinstance(_spelt(row.get(name)), str | None):
             raise ValueError(
                 f"'{name}' judges the answer, and supervised training would learn the bad ones "
                 f"as well: leave those rows out, then give --columns {_named(form)}"
@@ -207,6 +214,7 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat:
         role: [name for name, word in plain.items() if word in words]
         for role, words in NAMES.items()
     }
+    found["messages"] = [name for name in found["messages"] if not _is_transcript(row, name)]
     if not found["prompt"]:  # `input` and `output`
         found["prompt"], found["input"] = found["input"][:1], found["input"][1:]
     kind = next((kind for kind in KINDS if found[kind] and _suffices(kind, found, plain)), None)
@@ -253,6 +261,13 @@ def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
     """
     require_unjudged(found, row)
     used = found.roles[found.kind]
+    speaker = next((name for name in found.unused if SPOKEN.fullmatch(_plain(name))), None)
+    if found.kind == "text" and speaker and str(row[speaker]).strip().lower() in ROLE_OF:
+        raise ValueError(
+            f"'{used}' would be trained alone, though it is what the '{speaker}' beside it says in "
+            "a conversation: write the turns of each as one row of messages, or give --columns "
+            f"text={used}"
+        )
     for name in found.unused:
         word, value = _plain(name), row.get(name)
         if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
@@ -327,6 +342,21 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
         known.setdefault(role, apt[0])
         left = [name for name in left if name != known[role]]
     return f"prompt={known['prompt']},completion={known['completion']}"
+
+
+def _is_transcript(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a column holds talk as one text, as to be summarized, and no list of turns."""
+    value = row[name]
+    spoken = _plain(name) in ("dialogue", "dialog") and isinstance(value, str)
+    return spoken and not value.lstrip().startswith("[")
+
+
+def _spelt(value: Any) -> Any:
+    """Return what a text spells that is true, false or a number; anything else as it is."""
+    found = SPELT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    return float(found["number"]) if found["number"] else found["yes"] is not None
 
 
 def _plain(name: object) -> str:

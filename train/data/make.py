@@ -27,6 +27,7 @@ from train.data.store import Sealed, Store, StoreWriter, open_store, seal
 from train.data.template import OWN, NoTemplateError, describe
 from train.data.tokenize_rows import Tally
 from train.data.tokenizer import Tokenizer
+from train.data.tokenizer_folder import settings_told
 from train.data.tokenizers import load_tokenizer, today, tokenizer_name
 from train.errors import DataError
 from train.hosts.probe import code_digest
@@ -48,6 +49,8 @@ TOLD = {
     "empty": "{count} answers or texts are empty and carry no loss; the first: {first}",
     "truncated": "{count} of {rows} samples are longer than --block-size {config.block_size} "
     "tokens and were truncated",
+    "unknown": "in {count} of {rows} rows a part of the text has no token in the vocabulary, and "
+    "the tokenizer's unknown token stands for it",
     "without loss": "{count} samples without a loss token were left out",
 }
 KEPT = 14 * 86400  # seconds for which what was interrupted is kept
@@ -266,4 +269,6 @@ def _notices(
         said.append(f"the chat template writes the date into every sample: it is {dated} there")
     if not tokenizer.info.closing:
         said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")
+    folder = Path(tokenizer_name(model)).expanduser()
+    said.extend(settings_told(folder, tokenizer, begun=tally.how != OWN))
     return (*said, *_guessed(model, tokenizer), *_template_told(model, tokenizer, tally))

@@ -82,7 +82,10 @@ def _header(path: Path) -> dict[str, StoredTensor]:
     """Read a file's header, and see to it that the file is as long as it says."""
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            if start == b"version ":
+                raise ValueError("it is a Git LFS pointer: run 'git lfs pull' there")
+            size = int.from_bytes(start, "little")
             if size > LARGEST_HEADER:
                 raise ValueError("it does not begin as a safetensors file")
             content = json.loads(file.read(size))

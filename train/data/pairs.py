@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, collate
+from train.data.columns import NAMES
 from train.data.mix import Dataset, JoinedSplit
 from train.data.order import Mixture
 from train.data.rows import Row
@@ -24,6 +25,7 @@ from train.errors import DataError
 
 BETA = 0.1  # of the DPO paper's experiments (arXiv 2305.18290), and everybody's default
 ANSWERS = ("chosen", "rejected")
+ASKED = (*NAMES["prompt"], "conversations", "conversation", "input")  # columns of the prompt
 TOLD = (
     "--objective dpo: each pair's loss is of how much likelier the chosen answer has become than "
     f"the rejected one, against the model at the start (beta {BETA})"
@@ -38,19 +40,19 @@ def answer_rows(rows: Iterable[Row]) -> Iterator[Row]:
             yield row
             continue
         try:
-            prompt, answers = _parts(row.value)
+            asked, prompt, answers = _parts(row.value)
         except ValueError as error:
             yield Row(row.place, None, f": {error}")
             continue
-        kept = {name: row.value[name] for name in _KEPT if name in row.value}
-        unused = [name for name in row.value if name not in (*_KEPT, *ANSWERS, "prompt")]
+        kept = {name: row.value[name] for name in _KEPT if name in row.value and name != asked}
+        unused = [name for name in row.value if name not in (*_KEPT, *ANSWERS, asked)]
         for given in answers:
             value = {"prompt": prompt, "completion": given} | kept
             yield replace(row, value=value, beside=(*row.beside, *unused))
 
 
-def _parts(row: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-    """Return the prompt, and both answers without it.
+def _parts(row: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, Any]]:
+    """Return the prompt's column, the prompt, and both answers without it.
 
     Raises:
         ValueError: a column is missing, or holds no text.
@@ -61,7 +63,9 @@ def _parts(row: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any]]:
             f"--objective dpo needs columns prompt, chosen and rejected, but {missing[0]} is "
             f"missing or empty: found {', '.join(map(str, row))}"
         )
-    chosen, rejected = (row[name] for name in ANSWERS)
+    chosen, rejected = (
+        [row[name]] if isinstance(row[name], dict) else row[name] for name in ANSWERS
+    )
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise ValueError("chosen and rejected must both be texts, or both lists of turns")
     shared = 0
@@ -71,13 +75,14 @@ def _parts(row: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any]]:
             shared += 1
     if shared:  # whole conversations, which part at their last turns
         prompt = _before(row.get("prompt"), chosen[:shared])
-        return prompt, (chosen[shared:], rejected[shared:])
-    if not row.get("prompt"):
+        return "prompt", prompt, (chosen[shared:], rejected[shared:])
+    column = next((name for name in ASKED if row.get(name)), None)
+    if column is None:
         raise ValueError(
             "--objective dpo needs a prompt beside chosen and rejected: there is none, and they "
-            "do not begin with the same turns"
+            f"do not begin with the same turns: found {', '.join(map(str, row))}"
         )
-    return row["prompt"], (chosen, rejected)
+    return column, row[column], (chosen, rejected)
 
 
 def _before(prompt: Any, shared: list[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ import csv
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from train.data.rows import (
 from train.errors import DataError
 
 BLOCK = 1000  # rows that are taken from a columnar file at a time
+POINTER = b"version https://git-lfs"
 
 
 def read_files(files: Sequence[Path]) -> Iterator[Block]:
@@ -41,6 +43,7 @@ def read_files(files: Sequence[Path]) -> Iterator[Block]:
     sizes = [path.stat().st_size for path in files]
     for number, path in enumerate(files):
         before, own, whole = sum(sizes[:number]), sizes[number], max(1, sum(sizes))
+        require_whole(path)
         try:
             for block in _read_file(path):
                 yield replace(block, share=(before + block.share * own) / whole)
@@ -48,6 +51,17 @@ def read_files(files: Sequence[Path]) -> Iterator[Block]:
             raise DataError(
                 f"{path} cannot be read ({first_line(error)}): give a file that can be"
             ) from None
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a file of which Git has fetched the name only.
+
+    Raises:
+        DataError: it is a pointer to a large file.
+    """
+    with suppress(OSError), path.open("rb") as file:  # what else is wrong is said where it is read
+        if file.read(len(POINTER)) == POINTER:
+            raise DataError(f"{path} is a Git LFS pointer, not the file: run 'git lfs pull' there")
 
 
 def read_table(table: Any, place: str) -> Iterator[Block]:

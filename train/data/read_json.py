@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_json(path: Path) -> Iterator[Block]:
     """
     if _starts_with_bracket(path):
         yield from in_blocks(_read_array(path))
-    elif _spans_lines(path):
+    elif _spans_lines(path) or _is_one_object(path):
         yield from in_blocks(_read_objects(path))
     else:
         yield from line_blocks(path)
@@ -46,18 +47,25 @@ def rows_of(block: Block) -> Iterator[Row]:
         DataError: a line is an object that wraps several lists of rows.
     """
     yield from block.rows
-    read = _read_text if block.path.lower().removesuffix(".gz").endswith(".txt") else _read_line
+    plain = block.path.lower().removesuffix(".gz").endswith(".txt")
     for number, line in enumerate(block.lines, block.first):
         text = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
+        place = f"{block.path}, line {number}"
         if text.strip():
-            yield from read(f"{block.path}, line {number}", text)
+            yield from _read_text(place, text) if plain else _read_line(place, text)
 
 
 def _read_text(place: str, line: bytes) -> Iterator[Row]:
     try:
-        yield Row(place, {"text": line.decode()})
+        text = line.decode()
     except UnicodeDecodeError as error:
         yield Row(place, None, not_utf8(line, error))
+        return
+    if text.startswith('{"') and text.rstrip().endswith("}"):
+        with suppress(ValueError, RecursionError):
+            if is_known(json.loads(text)):
+                raise DataError(f"{place} is a row of JSON, not a text: name the file .jsonl")
+    yield Row(place, {"text": text})
 
 
 def _read_line(place: str, line: bytes) -> Iterator[Row]:
@@ -68,7 +76,7 @@ def _read_line(place: str, line: bytes) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         yield Row(place, None, f"is not a JSON object ({_reason(error)})")
     else:
-        yield from _rows(place, value)
+        yield from _rows(place, value, alone=False)
 
 
 def _object(place: str, value: Any) -> Row:
@@ -77,17 +85,22 @@ def _object(place: str, value: Any) -> Row:
     return Row(place, None, f"is not a JSON object, but {_clip(json.dumps(value))} instead")
 
 
-def _rows(place: str, value: Any) -> Iterator[Row]:
-    """Yield the row that a JSON value is, or the rows that it wraps: `{"data": [{…}, {…}]}`,
-    `{"row": {…}}`.
+def _rows(place: str, value: Any, *, alone: bool) -> Iterator[Row]:
+    """Yield the row that a JSON value is, or the rows that it wraps: `{"row": {…}}`, and where it
+    stands alone in its file `{"data": [{…}, {…}]}`. Of several in a file each list is one row's.
 
     Raises:
-        DataError: it wraps several lists of rows.
+        DataError: it wraps several rows or lists of rows.
     """
     keys = [key for key, held in value.items() if _wraps(held)] if isinstance(value, dict) else []
-    if not keys or is_known(value):
+    if not keys or is_known(value) or not (alone or isinstance(value[keys[0]], dict)):
         yield _object(place, value)
         return
+    if len(keys) > 1 and all(isinstance(value[key], dict) for key in keys):
+        raise DataError(
+            f"{place} is one object that holds a row under each of the keys {listed(keys)}: write "
+            "one array of them, or a row a line"
+        )
     if len(keys) > 1:
         raise DataError(
             f"{place} is one object that holds the lists of rows {listed(keys)}: write each to "
@@ -96,7 +109,7 @@ def _rows(place: str, value: Any) -> Iterator[Row]:
     beside = tuple(key for key in value if key != keys[0])
     inner = value[keys[0]]
     for number, held in enumerate(inner if isinstance(inner, list) else [inner], 1):
-        for row in _rows(f"{place}, row {number} of '{listed(keys)}'", held):
+        for row in _rows(f"{place}, row {number} of '{listed(keys)}'", held, alone=alone):
             yield replace(row, beside=(*beside, *row.beside))
 
 
@@ -155,6 +168,16 @@ def _spans_lines(path: Path) -> bool:
     return False
 
 
+def _is_one_object(path: Path) -> bool:
+    """Whether the file's only line is an object."""
+    lines = (line for _, line in numbered_lines(path) if line.strip())
+    first = next(lines, b"")
+    try:
+        return next(lines, None) is None and isinstance(_DECODER.decode(first.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _whole_text(path: Path) -> str:
     """Return a file's text.
 
@@ -177,16 +200,17 @@ def _read_objects(path: Path) -> Iterator[Row]:
         DataError: one is malformed, after which nothing can be found.
     """
     text = _whole_text(path)
-    at, line, counted = _skip(text, 0), 1, 0
+    start = at = _skip(text, 0)
+    line, counted = 1, 0
     while at < len(text):
         line, counted = line + text.count("\n", counted, at), at
         try:
             value, end = json.JSONDecoder(object_pairs_hook=_once).raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise DataError(_no_value(path, text, line, error)) from None
-        share = end / len(text)
-        yield from (replace(row, share=share) for row in _rows(f"{path}, line {line}", value))
-        at = _skip(text, end)
+        share, at = end / len(text), _skip(text, end)
+        found = _rows(f"{path}, line {line}", value, alone=counted == start and at == len(text))
+        yield from (replace(row, share=share) for row in found)
 
 
 def _read_array(path: Path) -> Iterator[Row]:

@@ -24,6 +24,7 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 PROSE = re.compile(r"(?i)(readme|licen[cs]e|notice|changelog|citation)\b|.*\.(md|py|rst|ipynb)$")
+ABOUT = re.compile(r"(?i)dataset_infos?\.json|(readme|licen[cs]e|notice)\.txt")  # no data
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -140,9 +141,7 @@ def _folder_source(name: DatasetName, path: Path) -> DataSource:
     configured = configured_files(path, name.configuration, SUFFIXES)
     if configured is None:
         by_name, unread = _files_by_split(path, needs_train=name.split is None)
-        folders = sorted({str(p.parent.relative_to(path)) for p in by_name.get("train", ())})
-        told = f"files of several folders are read as one: {', '.join(folders)}"
-        said = [told] * (len(folders) > 1) + _left_out("files", unread)
+        said = _several(path, by_name.get("train", ())) + _left_out("files", unread)
     else:
         by_name, told = configured
         said = [told]
@@ -152,6 +151,16 @@ def _folder_source(name: DatasetName, path: Path) -> DataSource:
         said += _left_out("splits", by_name.keys() - set(chosen.values()))
     key = tuple((split, *one) for split in sorted(files) for one in stamp(files[split]))
     return DataSource(name, (*key, tuple(said)), files, notices=tuple(said))
+
+
+def _several(root: Path, files: Sequence[Path]) -> list[str]:
+    """Say that files are read as one which are not numbered parts of one."""
+    folders = sorted({str(path.parent.relative_to(root)) for path in files})
+    if len(folders) > 1:
+        return [f"files of several folders are read as one: {listed(folders)}"]
+    parts = {re.sub(r"\d+", "", path.name): path.name for path in reversed(files)}
+    names = listed(sorted(parts.values()))
+    return [f"files of several names are read as one: {names}"] if len(parts) > 1 else []
 
 
 def _chosen(name: DatasetName, splits: Sequence[str]) -> dict[str, str]:
@@ -199,7 +208,8 @@ def _files_by_split(
         for path in sorted(folder.rglob("*"))
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    found = [path for path in shown if path.is_file() and file_format(path) in SUFFIXES]
+    files = [path for path in shown if path.is_file() and not ABOUT.fullmatch(path.name)]
+    found = [path for path in files if file_format(path) in SUFFIXES]
     kinds = sorted({file_format(path) for path in found})
     if len(kinds) != 1:
         noun = f"files of several kinds ({', '.join(kinds)})" if kinds else "no data file"
@@ -211,7 +221,7 @@ def _files_by_split(
     for path in found:
         splits.setdefault(_split_of(str(path.relative_to(folder))) or "", []).append(path)
     unnamed = splits.pop("", [])
-    unread = [p for p in shown if p.is_file() and p not in found and not PROSE.match(p.name)]
+    unread = [p for p in files if p not in found and not PROSE.match(p.name)]
     unread += unnamed if "train" in splits else []
     if unnamed or needs_train:
         splits.setdefault("train", unnamed)

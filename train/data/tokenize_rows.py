@@ -97,6 +97,7 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
         tally.counts["truncated"] += len(ids) > config.block_size
         ids, carried = ids[: config.block_size], carried[: config.block_size]
         carrying = carried.count(1)
+        tally.counts["unknown"] += tokenizer.info.unknown in ids
         tally.counts["without loss"] += not carrying
         if carrying or paired:  # pairs stay pairs
             tally.counts["samples"] += 1

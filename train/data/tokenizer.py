@@ -23,7 +23,7 @@ class TokenizerInfo:
 
     `opening` and `closing`: what a sample begins and ends with, by the tokenizer's own rule; the
     latter holds the end-of-sequence token where there is one. `pad` is always an id that may be
-    used to fill up.
+    used to fill up. `unknown` stands for nothing but text that has no token.
     """
 
     bos: int | None
@@ -33,6 +33,7 @@ class TokenizerInfo:
     closing: tuple[int, ...]
     vocab_size: int
     fingerprint: str
+    unknown: int | None = None
 
 
 class Tokenizer(Protocol):

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from train.data.tokenizer import Tokenizer
 from train.errors import DataError
 
+CONFIG = "tokenizer_config.json"
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "[CLS]")
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>", "[EOS]", "[SEP]")
 PROBES = (
@@ -34,16 +36,18 @@ def load_own(path: Path, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     file = path if path.is_file() else path / "tokenizer.json"
-    config = path / "tokenizer_config.json"
+    config = path / CONFIG
     if file.is_file() and not config.is_file():
         return _bare(file)
     pieces = path / "tokenizer.model"
     if not file.is_file() and not pieces.is_file():
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        made = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        return _with_template(made, path)
     # Without a tokenizer.json transformers writes a first token only where it is told to.
     adds = settings_of(path, config.name).get("add_bos_token", True)
     options = {} if file.is_file() else {"add_bos_token": adds}
     found = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(path), **options)
+    found = _with_template(found, path)
     _require_template(found, path)
     _require_added(found, path)
     if file.is_file():
@@ -58,6 +62,14 @@ def load_own(path: Path, *, trust_remote_code: bool) -> Any:
         from sentencepiece import SentencePieceProcessor
 
         _require_same_ids(found, SentencePieceProcessor(model_file=str(pieces)).encode, pieces)
+    return found
+
+
+def _with_template(found: Any, folder: Path) -> Any:
+    """Give a tokenizer that has no template the one that a processor beside it keeps."""
+    held = settings_of(folder, "chat_template.json").get("chat_template")
+    if held and not found.chat_template:
+        found.chat_template = held
     return found
 
 
@@ -94,13 +106,41 @@ def settings_of(folder: Path, *names: str) -> dict[str, Any]:
     return found
 
 
+def settings_told(path: Path, tokenizer: Tokenizer, *, begun: bool) -> tuple[str, ...]:
+    """Say where the files of a folder contradict each other about the first and last token.
+
+    Args:
+        begun: whether samples begin as the tokenizer's own files say, and not as a template does.
+    """
+    if not path.is_dir():
+        return ()
+    info, said = tokenizer.info, []
+    own, other = (settings_of(path, name) for name in (CONFIG, "special_tokens_map.json"))
+    first = tokenizer.spelling(info.opening)
+    asked = own.get("add_bos_token") if (path / "tokenizer.json").is_file() and begun else None
+    if isinstance(asked, bool) and asked != bool(first):
+        said.append(
+            f"the tokenizer's {CONFIG} says add_bos_token {str(asked).lower()}, but by its "
+            f"tokenizer.json samples begin with {first or 'no such token'}"
+        )
+    for role, used in (("bos_token", info.bos), ("eos_token", info.eos)):
+        values = (own.get(role), other.get(role))
+        names = [one.get("content") if isinstance(one, dict) else one for one in values if one]
+        if len(set(map(str, names))) > 1 and used is not None:
+            said.append(
+                f"the tokenizer's {CONFIG} and special_tokens_map.json name {names[0]} and "
+                f"{names[1]} as {role}: {tokenizer.spelling([used])} is taken"
+            )
+    return tuple(said)
+
+
 def added_tokens(folder: Path) -> dict[int, str]:
     """Return the tokens that a folder lists besides its vocabulary, by id.
 
     Raises:
         DataError: a file that lists them is not a JSON object.
     """
-    decoder = settings_of(folder, "tokenizer_config.json").get("added_tokens_decoder")
+    decoder = settings_of(folder, CONFIG).get("added_tokens_decoder")
     if decoder is None:  # the place where older versions of transformers list them
         listed = settings_of(folder, "added_tokens.json")
         return {number: name for name, number in listed.items()}

@@ -81,6 +81,7 @@ class HuggingFaceTokenizer:
         """The ids as the tokenizer's files name them."""
         bos, eos, pad = self.inner.bos_token_id, self.inner.eos_token_id, self.inner.pad_token_id
         opening, closing = _around(list(self.inner("a")["input_ids"]), self.encode("a"))
+        unknown = self.inner.unk_token_id
         text = "\n".join(
             (self.inner.backend_tokenizer.to_str(), str(self.inner.chat_template), f"{bos} {eos}")
         )
@@ -92,6 +93,7 @@ class HuggingFaceTokenizer:
             closing=closing if eos is None or eos in closing else (*closing, eos),
             vocab_size=len(self.inner),
             fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            unknown=None if unknown in (bos, eos, pad) else unknown,
         )
 
     @cached_property

@@ -68,6 +68,7 @@ class SentencePieceTokenizer:
             closing=() if eos is None else (eos,),
             vocab_size=self.processor.vocab_size(),
             fingerprint=digest.hexdigest()[:16],
+            unknown=self.processor.unk_id(),
         )
 
     def _named(self, role: str, own: int) -> int | None:

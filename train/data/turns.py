@@ -73,7 +73,7 @@ def read_turns(value: Any, what: str, template: str) -> tuple[list[Message], lis
     for turn in turns:
         where = f"message {len(messages) + 1}"
         if not isinstance(turn, dict):
-            raise ValueError(f"{where} must be an object, but is {noun(turn)} instead")
+            raise ValueError(f"{where} of {what} must be an object, but is {noun(turn)} instead")
         turn = {key: held for key, held in turn.items() if held is not None}
         mark = _mark(turn, where)
         for said in _speakers(turn):

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from train.config import RunConfig
 from train.errors import ConfigError, did_you_mean
+from train.planning.plan import sums_in_fp32
 from train.planning.schema import ALIASES, REMOVED, ROOT, ZERO, Kept, Refused, Section, Stated
-from train.planning.stated import differences
+from train.planning.stated import differences, not_used
 
 HPZ = "zero_hpz_partition_size"
 _PLANNED = ("zero_optimization", "anyrank", "activation_checkpointing")
@@ -54,22 +55,37 @@ def read_ds_config(path: Path, run: RunConfig | None = None) -> DsConfig:
     content, found = _parse(path, _text(path)), Sifted()
     kept = _sift(content, ROOT, "", found)
     if run is not None:
-        found.errors += differences(found.stated, run)
+        found.errors += differences(found.stated, found.left, run)
+        found.errors += _unfit_stage(kept, run)
     try:
         pins, extra = _derive(kept)
     except ConfigError as error:
         found.errors.append(str(error))
     if found.errors:
         raise ConfigError(f"{path} {'; and '.join(found.errors)}")
-    return DsConfig(str(path), pins, _whole(extra), _notice(path, found))
+    return DsConfig(str(path), pins, _whole(extra), _notice(path, found, run))
 
 
-def _notice(path: Path, found: Sifted) -> str:
+def _notice(path: Path, found: Sifted, run: RunConfig | None) -> str:
     left = dict.fromkeys(_short(name) for name in found.left)
-    agreed = dict.fromkeys(_short(name) for name in found.stated if _short(name) not in left)
+    unused = [] if run is None else not_used(found.stated, run)
+    stated = (_short(name) for name in found.stated if name not in unused)
+    agreed = [name for name in dict.fromkeys(stated) if name not in left]
     parts = [f"{', '.join(left)} left to the planner and the arguments"] if left else []
     parts += [f"{', '.join(agreed)} as the arguments say"] if agreed else []
+    parts += [f"{', '.join(unused)} not used, since no step depends on it"] if unused else []
     return f"{path}: {'; '.join(parts)}" if parts else ""
+
+
+def _unfit_stage(kept: Mapping[str, Any], run: RunConfig) -> list[str]:
+    """Refuse a stage in which the run's precision would add gradients up in 16 bits."""
+    stage, precision = kept.get("zero_optimization", {}).get("stage"), run.model.precision
+    if stage is None or "zero" in run.pins or sums_in_fp32(int(stage), precision):
+        return []
+    return [
+        f"sets 'zero_optimization.stage' to {stage}, where gradients would be added up in "
+        f"{precision}: set it to 1, 2 or 3, or leave it out"
+    ]
 
 
 def _short(name: str) -> str:
@@ -89,7 +105,11 @@ def _text(path: Path) -> str:
         raise ConfigError(f"there is no ds_config '{path}'{hint}") from None
     except IsADirectoryError:
         raise ConfigError(f"the ds_config '{path}' is a folder: name a JSON file in it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the ds_config '{path}' cannot be read: {error}; save it as UTF-8"
+        ) from None
+    except OSError as error:
         raise ConfigError(f"the ds_config '{path}' cannot be read: {error}") from None
 
 
@@ -109,8 +129,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         content = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except json.JSONDecodeError as error:
+        noted = text[error.pos :].startswith(("//", "#", "/*"))
         raise ConfigError(
-            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}: "
+            + ('JSON has no comments, so write it as "_comment": "…"' if noted else "correct it")
         ) from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply to be a ds_config") from None

@@ -67,7 +67,7 @@ STATED = Stated()
 
 REMOVED = Refused("DeepSpeed 0.19.8 has removed it; leave it out", always=True)
 _MATHEMATICS = Refused("it would change what a step computes; leave it out")
-_MONITOR = Refused("curves are written by --report-to tensorboard or --report-to wandb")
+_MONITOR = Refused("curves are written by --report-to, as --report-to wandb; leave it out")
 _OFFLOAD_FLAG = Refused('write "offload_optimizer": {"device": "cpu"} instead')
 _CHECKPOINT = Refused("checkpoints are set by --save-step, --keep and --resume; leave it out")
 _LAYOUT = Refused("the planner lays the step out; use --pin tp, --pin pp or --pin sp")
@@ -140,7 +140,7 @@ ROOT = Section({
         "output_file": Kept("text"),
     }),
     "comms_logger": Section({"enabled": FLAG, "prof_all": FLAG, "verbose": FLAG, "debug": FLAG,
-                             "prof_ops": _NOT_USED}),
+                             "prof_ops": Refused(_NOT_USED.instead, off=[])}),
     "zero_allow_untested_optimizer": FLAG, "zero_force_ds_cpu_optimizer": FLAG,
     "train_batch_size": STATED, "train_micro_batch_size_per_gpu": STATED,
     "gradient_accumulation_steps": STATED, "managed_gradient_accumulation": _LAYOUT,
@@ -187,6 +187,7 @@ ROOT = Section({
 
 # DeepSpeed takes both names of these; only the first is used from here on.
 ALIASES = {
+    "bfloat16": "bf16",
     "prefetch_bucket_size": "stage3_prefetch_bucket_size",
     "param_persistence_threshold": "stage3_param_persistence_threshold",
     "model_persistence_threshold": "stage3_model_persistence_threshold",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from train.config import RunConfig
@@ -34,28 +34,36 @@ _FIXED: Mapping[str, Any] = {
     "scheduler.params.cos_min_ratio": 0,
     "scheduler.params.last_batch_iteration": -1,
 }
-# In a run of that precision; hysteresis is left out, since it only puts off what is done anyway.
+# In a run of that precision.
 _FP16: Mapping[str, Any] = {
     "fp16.loss_scale": 0,  # dynamic
-    "fp16.initial_scale_power": 16,
-    "fp16.loss_scale_window": 1000,
-    "fp16.min_loss_scale": 1,
     "fp16.auto_cast": False,
     "fp16.fp16_master_weights_and_grads": False,
 }
+# How a dynamic scale moves, which changes no step: one that overflows is made again. Hysteresis is
+# left out, since it only puts off what is done anyway.
+_SCALE = {"fp16.initial_scale_power": 16, "fp16.loss_scale_window": 1000, "fp16.min_loss_scale": 1}
 _SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
-_ADAM_W = ("AdamW", "Adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
+_ADAM_W = ("adamw", "adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
 
 
-def differences(stated: Mapping[str, Any], run: RunConfig) -> list[str]:
+def differences(stated: Mapping[str, Any], left: Sequence[str], run: RunConfig) -> list[str]:
     """Return what contradicts the run, each as the second half of a sentence with what to give.
 
     Args:
         stated: values by their names, as `optimizer.params.lr`.
+        left: names of values that are left to the run.
     """
     found = [_difference(name, value, run) for name, value in stated.items()]
-    found += [_schedule(stated, run), _batch(stated)]
+    found += [_schedule(stated, left, run), _batch(stated)]
     return [words for words in found if words]
+
+
+def not_used(stated: Mapping[str, Any], run: RunConfig) -> list[str]:
+    """Return the names of numbers that are the run's or the plan's, and that no step depends on."""
+    half = run.model.precision == "fp16"
+    scale = [name for name, own in _SCALE.items() if half and stated.get(name, own) != own]
+    return scale + [name for name in (_MICRO, _ACCUMULATED) if name in stated]
 
 
 def _difference(name: str, value: Any, run: RunConfig) -> str:
@@ -63,6 +71,8 @@ def _difference(name: str, value: Any, run: RunConfig) -> str:
     if name in _CLAIMS:
         argument, read = _CLAIMS[name]
         own = read(run)
+        if not isinstance(value, int | float):
+            return f"sets '{name}' to {shown}, but it must be a number: give {argument} instead"
         if value == own:
             return ""
         is_own = "not given" if own is None else f"{own:g}"
@@ -74,22 +84,28 @@ def _difference(name: str, value: Any, run: RunConfig) -> str:
         precision = name.partition(".")[0]
         if value is (run.model.precision == precision):
             return ""
+        if not isinstance(value, bool):
+            return f"sets '{name}' to {shown}, but it must be true or false"
         return (
-            f"sets '{name}' to {shown}, but --precision is {run.model.precision}: change "
-            "--precision, or leave it out"
+            f"sets '{name}' to {shown}, but --precision is {run.model.precision}: "
+            f"{f'give --precision {precision}' if value else 'change --precision'}, or leave it out"
         )
     if name == "optimizer.type":
-        return "" if value in _ADAM_W else f"sets '{name}' to {shown}: the optimizer is AdamW"
+        known = str(value).lower() in _ADAM_W
+        return "" if known else f"sets '{name}' to {shown}: the optimizer is AdamW; leave it out"
     fixed = {**_FIXED, **(_FP16 if run.model.precision == "fp16" else {})}
     if name in fixed and value != fixed[name]:
-        return f"sets '{name}' to {shown}: it is {json.dumps(fixed[name])} in every run"
+        return (
+            f"sets '{name}' to {shown}: it is {json.dumps(fixed[name])} in every run; leave it out"
+        )
     return ""
 
 
-def _schedule(stated: Mapping[str, Any], run: RunConfig) -> str:
-    """Compare the kind of schedule, where any number of it is stated."""
+def _schedule(stated: Mapping[str, Any], left: Sequence[str], run: RunConfig) -> str:
+    """Compare the kind of schedule, unless all of its numbers are left to the run."""
     kind, own = stated.get("scheduler.type"), run.optimizer.lr_schedule
-    if kind is None or not any(name.startswith(_SCHEDULER) for name in stated):
+    numbers = [name for name in (*stated, *left) if name.startswith(_SCHEDULER)]
+    if kind is None or (numbers and not any(name in stated for name in numbers)):
         return ""
     if kind not in _SCHEDULES:
         return f"sets 'scheduler.type' to {json.dumps(kind)}: use --lr-schedule; leave it out"
