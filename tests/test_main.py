@@ -156,6 +156,9 @@ def test_a_run_ends_with_a_model_that_transformers_loads(model, tmp_path):
     assert (run / "DONE").exists()
     assert list((run / "tensorboard").iterdir())
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "say 3"}], tokenize=False)
+    assert asked.endswith("\n\n### Instruction:\nsay 3\n\n### Response:\n")
+    assert "written with the alpaca template; the" in (run / "model/README.md").read_text()
     loaded = AutoModelForCausalLM.from_pretrained(run / "model")
     ids = tokenizer("say 3", return_tensors="pt")
     assert loaded.generate(**ids, max_new_tokens=4).shape[1] > ids["input_ids"].shape[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from train.config import ModelConfig
-from train.data.template import ALPACA
+from train.data.alpaca import ALPACA
 from train.data.tokenizer_hf import find_turns
 from train.data.tokenizers import load_tokenizer
 from train.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from train.config import parse_args
-from train.output.card import model_card
+from train.output.card import beside, model_card
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def test_several_datasets_are_named_each_and_those_of_the_hub_listed(card):
     assert "a.jsonl*2,owner/data:small:train@v1,b.csv,imdb' --chat-template t.jinja " in said
     assert "0.5000 on 12 tokens of held.jsonl |" in said
     assert not [word for word in ("/disk", "secret", "pass", "key=", "own/held") if word in said]
+
+
+def test_the_card_says_how_samples_were_written_and_the_template_lies_beside_it(card, tmp_path):
+    words = ("--model-name-or-path", "m/n", "--dataset-name-or-path", "d.jsonl")
+    card(*words)
+    assert list(beside(tmp_path, tmp_path / "attempt", 9)) == ["README.md"]
+    forms, template = ["samples are 'a' joined as they are"], "{{ messages }}"
+    written = {"date": None, "forms": forms, "chat_template": template}
+    (tmp_path / "attempt/tokenized.json").write_text(json.dumps(written))
+    found = beside(tmp_path, tmp_path / "attempt", 9)
+    assert "\n\nSamples are 'a' joined as they are.\n\n| |" in found["README.md"]
+    assert found["chat_template.jinja"] == template
 
 
 def test_a_card_counts_pairs_where_pairs_were_trained(card):

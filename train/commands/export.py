@@ -12,7 +12,7 @@ from train.checkpoint import folder as checkpoints
 from train.config import LoraConfig, ModelConfig
 from train.errors import CheckpointError, ConfigError, ExitCode
 from train.launch.arguments import require_replaceable
-from train.output.card import model_card
+from train.output.card import beside
 
 
 def command(argv: Sequence[str]) -> int:
@@ -42,8 +42,8 @@ def command(argv: Sequence[str]) -> int:
     require_replaceable(folder, str(config.name_or_path))
     from train.engine.export import save_alone  # torch: a mistake above takes no time to name
 
-    card = model_card(asked.run, attempt, checkpoints.step_of(checkpoint), merged=asked.merge_lora)
-    told = save_alone(checkpoint, config, seed, folder, card, merge=asked.merge_lora)
+    files = beside(asked.run, attempt, checkpoints.step_of(checkpoint), merged=asked.merge_lora)
+    told = save_alone(checkpoint, config, seed, folder, files, merge=asked.merge_lora)
     print(f"Exported {checkpoint} to {folder}; every weight was compared with the checkpoint")
     if told:
         print(told)

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.config import DataConfig, ModelConfig
+from train.data.alpaca import TOLD as ALPACA_TOLD
+from train.data.alpaca import WRITTEN
 from train.data.blocks import Progress, Recipe, make_blocks
 from train.data.chatml import CHATML, END, NONE
 from train.data.columns import listed
@@ -121,14 +123,18 @@ def _make(
     partial = folder.with_suffix(".partial")
     drawn = _joined(partial, recipe.parts, blocks)
     dated = date if "strftime_now" in recipe.tokenizer.template else None
-    notices = (*said, *_notices(tally, model, recipe, dated), *told)
+    form = "" if tally.form is None else describe(tally.form, config.loss_on, tally.how)
+    alpaca = tally.counts[WRITTEN] > 0 and not recipe.tokenizer.template
+    notices = (*said, form, *_notices(tally, model, recipe, dated), *told)
+    notices += (ALPACA_TOLD,) * alpaca
     held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
     paired = config.objective == "dpo"
     if use == "both" and not held.any():
         held, validation = _hold_out(drawn, 1 + paired, source, empty="validation" in splits)
         notices += (validation,)
     named = tally.form is not None and tally.form.given
-    seal(partial, folder, Sealed(held, notices, dated, named, paired), recipe.tokenizer)
+    sealed = Sealed(held, tuple(filter(None, notices)), dated, named, form, alpaca, paired)
+    seal(partial, folder, sealed, recipe.tokenizer)
     shutil.rmtree(recipe.parts.folder, ignore_errors=True)
 
 
@@ -194,7 +200,7 @@ def _template_told(model: ModelConfig, tokenizer: Tokenizer, tally: Tally) -> tu
     """Say which template is used where it is not the tokenizer's own."""
     if model.chat_template == NONE:
         return ("the tokenizer's chat template is not used, and not saved",)
-    if model.chat_template is None or tally.how != OWN:
+    if model.chat_template is None or not tally.counts[OWN]:
         return ()
     where = f"that of {model.chat_template}"
     if model.chat_template == CHATML:
@@ -250,11 +256,11 @@ def _hold_out(
 def _notices(
     tally: Tally, model: ModelConfig, recipe: Recipe, dated: str | None
 ) -> tuple[str, ...]:
-    counts, form, first = tally.counts, tally.form, tally.first
+    counts, first = tally.counts, tally.first
     config, tokenizer = recipe.config, recipe.tokenizer
-    if form is None:
+    if tally.form is None:
         return ()
-    said = [describe(form, config.loss_on, tally.how)]
+    said = []
     if tally.unused:
         said.append(f"columns that are not used: {listed(tally.unused)}")
     said += [
@@ -265,7 +271,7 @@ def _notices(
     if counts["skipped"]:
         said.append(f"{counts['skipped']} bad rows were skipped; the first: {tally.first_problem}")
     said.extend(sentences(counts, tokenizer))
-    if dated and tally.how == OWN:
+    if dated and tally.counts[OWN]:
         said.append(f"the chat template writes the date into every sample: it is {dated} there")
     if not tokenizer.info.closing:
         said.append("the tokenizer has no end-of-sequence token, so samples do not end with one")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.alpaca import alpaca_template
 from train.data.order import Mixture
 from train.data.store import Sample, Shown, Store, StoredSplit
 from train.data.tokenizer import TokenizerInfo
@@ -74,7 +75,9 @@ class Dataset:
 
     `date`: as `2026-01-31`, where a chat template has written it into samples. `fingerprint` is of
     both splits and the tokenizer. `shown`: samples for people to look at. `template`: the value of
-    --chat-template that was needed, where none was given and the tokenizer has none.
+    --chat-template that was needed, where none was given and the tokenizer has none. `forms`: how
+    the rows of each dataset are read and written, in sentences; `chat_template`: the text of one
+    that writes so, where the tokenizer has none and no other is used.
     """
 
     train: StoredSplit | JoinedSplit | PairedSplit
@@ -85,6 +88,8 @@ class Dataset:
     shown: tuple[Shown, ...]
     date: str | None = None
     template: str | None = None
+    forms: tuple[str, ...] = ()
+    chat_template: str | None = None
 
 
 def mixed(
@@ -105,19 +110,21 @@ def mixed(
     train = _joined([store.train for store in stores], counts)
     validation = _joined(evaluated, tuple(map(len, evaluated)))
     several = len(stores) + len(held) > 1
+    prefixes = [f"{name.short}: " if several else "" for name in (*names, *held_names)]
     notices = [
-        f"{name.short}: {notice}" if several else notice
-        for name, store in zip((*names, *held_names), (*stores, *held), strict=True)
+        f"{prefix}{notice}"
+        for prefix, store in zip(prefixes, (*stores, *held), strict=True)
         for notice in store.notices
     ]
+    tokenizer = stores[0].tokenizer
     if counts != tuple(len(store.train) for store in stores) or len(stores) > 1:
         notices.append(_epoch(names, stores, counts))
     notices += _seen(train, validation)
-    words = (train.fingerprint, validation.fingerprint, stores[0].tokenizer.fingerprint)
+    words = (train.fingerprint, validation.fingerprint, tokenizer.fingerprint)
     return Dataset(
         train=train,
         validation=validation,
-        tokenizer=stores[0].tokenizer,
+        tokenizer=tokenizer,
         fingerprint=hashlib.sha256("\n".join(words).encode()).hexdigest()[:16],
         notices=tuple(notices),
         shown=tuple(
@@ -126,6 +133,10 @@ def mixed(
             for one in store.shown[: 2 if len(stores) == 1 else 1]
         ),
         date=next((store.date for store in (*stores, *held) if store.date), None),
+        forms=tuple(
+            f"{prefix}{store.form}" for prefix, store in zip(prefixes, stores, strict=False)
+        ),
+        chat_template=alpaca_template(tokenizer) if any(s.alpaca for s in stores) else None,
     )
 
 

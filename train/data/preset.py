@@ -159,7 +159,7 @@ def _row(node: ast.FunctionDef, lines: Sequence[str]) -> Mapping[str, str] | Non
 def _train_tokenizer(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
     from sentencepiece import SentencePieceTrainer
 
-    from train.data.template import ALPACA
+    from train.data.alpaca import ALPACA
     from train.data.tokenizer_sp import SentencePieceTokenizer
 
     texts = [ALPACA[1].format(**row) + row["output"] for row in rows]

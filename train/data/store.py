@@ -99,7 +99,9 @@ class Store:
     """A tokenized dataset: two splits, the tokenizer's facts, and what was done to the rows.
 
     `date`: as `2026-01-31`, where the chat template has written it into the samples.
-    `shown`: two samples to train on. `named`: whether rows were read by `--columns`.
+    `shown`: two samples to train on. `named`: whether rows were read by `--columns`. `form`: how
+    rows are read and written, in a sentence; `alpaca`: whether by the alpaca template, in place of
+    one of the tokenizer's.
     """
 
     train: StoredSplit
@@ -109,6 +111,8 @@ class Store:
     shown: tuple[Shown, ...]
     date: str | None
     named: bool
+    form: str
+    alpaca: bool
 
 
 class StoreWriter:
@@ -157,13 +161,15 @@ class Sealed:
     """What a store says of itself beside its samples.
 
     `held`: which samples (n,) are held out from training; `notices`: what was done to the rows;
-    `date` and `named` as of a `Store`; `paired`: two samples behind one another are a pair.
+    `paired`: two samples behind one another are a pair; the others as of a `Store`.
     """
 
     held: NDArray[np.bool_]
     notices: tuple[str, ...]
     date: str | None
     named: bool
+    form: str
+    alpaca: bool
     paired: bool = False
 
 
@@ -180,6 +186,8 @@ def seal(partial: Path, folder: Path, sealed: Sealed, tokenizer: Tokenizer) -> N
         "notices": list(sealed.notices),
         "date": sealed.date,
         "named": sealed.named,
+        "form": sealed.form,
+        "alpaca": sealed.alpaca,
         "shown": [
             (title, _spell(*train.sample(number), tokenizer))
             for title, number in _samples_to_show(len(train), fingerprints[0], paired=sealed.paired)
@@ -230,6 +238,8 @@ def open_store(folder: Path) -> Store | None:
         ),
         date=index["date"],
         named=index["named"],
+        form=index["form"],
+        alpaca=index["alpaca"],
     )
 
 

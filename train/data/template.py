@@ -19,6 +19,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from train.data.alpaca import WRITTEN, alpaca_prompt
 from train.data.columns import RowFormat, listed
 from train.data.tokenizer import Segment, Tokenizer
 from train.data.turns import (
@@ -35,22 +36,12 @@ from train.data.turns import (
 
 Segments = tuple[Segment, ...]
 
-# Stanford Alpaca's two prompts (github.com/tatsu-lab/stanford_alpaca, train.py), the answer on a
-# line of its own as in that project's published `text` column.
-ALPACA_HEAD = "Below is an instruction that describes a task"
-ALPACA_TAIL = "Write a response that appropriately completes the request.\n\n"
-ALPACA_TURN = "### Instruction:\n{instruction}\n\n### Response:\n"
-ALPACA = (
-    f"{ALPACA_HEAD}. {ALPACA_TAIL}{ALPACA_TURN}",
-    f"{ALPACA_HEAD}, paired with an input that provides further context. {ALPACA_TAIL}"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
-)
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
 READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
 ELSE = "give a --tokenizer whose template writes it, or --chat-template chatml"
 
 
-OWN = "written with the chat template"
+OWN, JOINED = "written with the chat template", "joined as they are"
 
 
 class NoTemplateError(Exception):
@@ -117,7 +108,7 @@ def render(
 
 
 def describe(form: RowFormat, loss_on: str | None, how: str) -> str:
-    """Return one sentence on how the rows are read; `how` the first was rendered."""
+    """Return one sentence on how the rows are read; `how` they are rendered."""
     named = [f"'{column}'" for column in form.required.values()]
     also = [f"'{column}'" for role, column in form.roles.items() if role not in form.required]
     said = " and ".join(named) + (f" (with {', '.join(also)} where there is one)" if also else "")
@@ -213,18 +204,14 @@ def _joined(form: RowFormat, row: Mapping[str, Any]) -> Rendered:
     """Write prompt and completion without a chat template."""
     prompt, completion = _text(form, row, "prompt"), _text(form, row, "completion")
     given, system = _text(form, row, "input"), _text(form, row, "system")
-    past = "".join(
-        f"{ALPACA_TURN.format(instruction=asked)}{said}\n\n" for asked, said in _history(form, row)
-    )
+    past = list(_history(form, row))
     alpaca = bool(form.alpaca or given or system or past)
     if alpaca:
-        prompt = ALPACA[bool(given)].format(instruction=prompt, input=given)
-        head, turn, rest = prompt.partition("### Instruction:")
-        prompt = (f"{system}\n\n" if system else head) + past + turn + rest
+        prompt = alpaca_prompt(prompt, given, system, past)
     if read_tools(_optional(form, row, "tools")):
         raise NoTemplateError
     empty = not completion.strip()
-    how = "written with the alpaca template" if alpaca else "joined as they are"
+    how = WRITTEN if alpaca else JOINED
     glued = bool(prompt) and not empty and not (prompt[-1].isspace() or completion[0].isspace())
     return Rendered((((prompt, False), (completion, not empty)),), how, int(empty), glued=glued)
 

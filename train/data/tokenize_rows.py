@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from train.config import DataConfig
+from train.data.alpaca import WRITTEN
 from train.data.columns import (
     RowFormat,
     choose_format,
@@ -24,7 +25,7 @@ from train.data.edges import edge_tokens, settle
 from train.data.pairs import answer_rows
 from train.data.rows import Row
 from train.data.store import Part
-from train.data.template import Rendered, render
+from train.data.template import JOINED, OWN, Rendered, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 from train.text import printable
@@ -33,8 +34,8 @@ from train.text import printable
 class Tally:
     """What became of the rows; `form` is decided by the first that can be read.
 
-    `how` the first was rendered, in words; `unused` columns are in the order in which they were
-    met; `first` is the place of the first row of those that `counts` counts.
+    `unused` columns are in the order in which they were met; `first` is the place of the first row
+    of those that `counts` counts.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,16 @@ class Tally:
         self.unused: dict[str, None] = {}
         self.first: dict[str, str] = {}
         self.first_problem = ""
-        self.how = ""
+
+    @property
+    def how(self) -> str:
+        """How rows were rendered, in words: those that bring a template's marks are told apart."""
+        joined = self.counts[JOINED] - self.counts["written"]
+        ways = {OWN: self.counts[OWN], WRITTEN: self.counts[WRITTEN], JOINED: joined}
+        found = {way: count for way, count in ways.items() if count > 0}
+        if len(found) < 2:
+            return next(iter(found), JOINED if self.counts[JOINED] else "")
+        return " or ".join(f"{way} ({count} rows)" for way, count in found.items())
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what became of later rows, as `told` has put it.
@@ -57,7 +67,6 @@ class Tally:
         self.unused |= dict.fromkeys(other["unused"])
         self.first = {**other["first"], **self.first}
         self.first_problem = self.first_problem or other["first_problem"]
-        self.how = self.how or other["how"]
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -67,7 +76,6 @@ class Tally:
             "unused": list(self.unused),
             "first": self.first,
             "first_problem": self.first_problem,
-            "how": self.how,
         }
 
     def count(self, what: str, place: str, times: int = 1) -> None:
@@ -138,7 +146,7 @@ def _render_rows(
                     raise DataError(printable(str(error))) from None
                 problem = str(error).removeprefix(row.place)
             else:
-                tally.how = tally.how or rendered.how
+                tally.counts[rendered.how] += 1
                 tally.unused |= dict.fromkeys(rendered.unread)
                 for what in ("empty", "shortened", "glued", "quoted", "written"):
                     tally.count(what, row.place, getattr(rendered, what))

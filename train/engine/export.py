@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,12 @@ from train.errors import AnyrankError, CheckpointError, FaultError
 
 
 def save_final(
-    gang: Gang, checkpoint: Path, config: ModelConfig, seed: int, folder: Path, card: str = ""
+    gang: Gang,
+    checkpoint: Path,
+    config: ModelConfig,
+    seed: int,
+    folder: Path,
+    files: Mapping[str, str],
 ) -> str:
     """Write the model, or with LoRA the adapter, and the tokenizer; every rank must call it.
 
@@ -27,7 +33,7 @@ def save_final(
     one act when all is written and checked.
 
     Args:
-        card: the text of its README.md.
+        files: texts that lie beside it, by name.
 
     Returns:
         On rank 0, a sentence about what is other than in the base model; it may be empty.
@@ -43,7 +49,7 @@ def save_final(
     if world.node == 0:
         try:
             part = (world.local_rank, world.local_size)
-            told = _write(checkpoint, config, seed, partial, part, card)
+            told = _write(checkpoint, config, seed, partial, part, files)
         except (OSError, AnyrankError) as error:
             failure = error
     for one in gang.gather(failure):
@@ -56,7 +62,13 @@ def save_final(
 
 
 def save_alone(
-    checkpoint: Path, config: ModelConfig, seed: int, folder: Path, card: str = "", *, merge: bool
+    checkpoint: Path,
+    config: ModelConfig,
+    seed: int,
+    folder: Path,
+    files: Mapping[str, str],
+    *,
+    merge: bool,
 ) -> str:
     """Write the model, or with LoRA the adapter unless it is merged, from this process alone.
 
@@ -69,7 +81,7 @@ def save_alone(
     folder, partial = _places(folder)
     try:
         _make(partial)
-        told = _write(checkpoint, config, seed, partial, (0, 1), card, merge=merge)
+        told = _write(checkpoint, config, seed, partial, (0, 1), files, merge=merge)
         _replace(partial, folder)
         return told
     except OSError as error:
@@ -82,7 +94,7 @@ def _write(
     seed: int,
     folder: Path,
     part: tuple[int, int],
-    card: str,
+    files: Mapping[str, str],
     *,
     merge: bool = False,
 ) -> str:
@@ -103,8 +115,8 @@ def _write(
     tokenizer = load_tokenizer(config)
     tokenizer.save(folder)
     copy_others(config, folder)
-    if card:
-        (folder / "README.md").write_text(card, encoding="utf-8")
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     told = settle_stops(base, folder, tokenizer)
     if merge and config.quantize:
         said = f"the adapter, trained over the base in {config.quantize}, is merged into the base's"

@@ -11,6 +11,7 @@ from typing import Any
 
 from train.config import ModelConfig
 from train.config_file import flags_of
+from train.launch.arguments import TOKENIZED
 from train.names import for_others, read_names
 from train.output.metrics import read_metrics
 from train.paths import looks_local
@@ -22,6 +23,22 @@ _DATASETS = ("--dataset-name-or-path", "--eval-dataset-name-or-path")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # The ranks that vLLM makes room for; where nothing is said, for 16 (its vllm/config/lora.py).
 _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
+
+
+def beside(run: Path, attempt: Path, step: int, *, merged: bool = False) -> dict[str, str]:
+    """Return what lies beside a saved model, by file: its card, and a chat template that writes as
+    its samples were written, where its tokenizer has none. Arguments as of `model_card`.
+    """
+    template = _tokenized(attempt).get("chat_template")
+    found = {"README.md": model_card(run, attempt, step, merged=merged)}
+    return found | ({"chat_template.jinja": template} if template else {})
+
+
+def _tokenized(attempt: Path) -> Mapping[str, Any]:
+    """Return what a start says of its samples: nothing where it is of an earlier version."""
+    file = attempt / TOKENIZED
+    found: Mapping[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return found
 
 
 def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> str:
@@ -56,6 +73,7 @@ def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> 
         "", f"# {Path(base).name}, fine-tuned", "",
         f"{'An adapter of' if adapter else 'Made from'} {base} on {', '.join(told)}, "
         "with anyrank.", "",
+        *(f"{form[:1].upper()}{form[1:]}.\n" for form in _tokenized(attempt).get("forms", ())),
         *_table(config, run, step), "", "```", _command(words["arguments"]), "```",
     ]  # fmt: skip
     return printable("\n".join(lines) + "\n")

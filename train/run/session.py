@@ -38,7 +38,7 @@ from train.launch.arguments import run_dir
 from train.launch.owner import own
 from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob, best_step, counted
-from train.output.card import model_card, next_commands
+from train.output.card import beside, next_commands
 from train.output.console import Console
 from train.output.metrics import PHASES, read_metrics
 from train.output.record import (
@@ -233,12 +233,9 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> int:
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
     checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, out))
-    card = (
-        ""
-        if out.folder is None
-        else model_card(out.path, out.folder.attempt, checkpoints.step_of(checkpoint))
-    )
-    told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder, card)
+    step = checkpoints.step_of(checkpoint)
+    files = {} if out.folder is None else beside(out.path, out.folder.attempt, step)
+    told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder, files)
     if told:
         out.console.say(told)
     if config.output.early_stop and checkpoint.parent.parent == out.path:
@@ -251,7 +248,7 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> int:
             "--save-only-model: the run cannot go on from its end; its checkpoints are "
             f"{', '.join(kept) or 'none'}"
         )
-    return checkpoints.step_of(checkpoint)
+    return step
 
 
 def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
