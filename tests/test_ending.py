@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,5 +159,9 @@ def test_an_adapter_whose_base_writes_no_turns_is_served_with_the_template(tmp_p
     (tmp_path / "model").mkdir()
     (tmp_path / "model/chat_template.jinja").touch()
     (serve, _) = next_commands(tmp_path, tmp_path / "model", model, kept=False)
+    assert serve.endswith(f" --chat-template {tmp_path}/model/chat_template.jinja")
+    (serve, _) = next_commands(
+        tmp_path, tmp_path / "model", replace(model, chat_template=None), kept=False, made=True
+    )
     assert serve.endswith(f" --chat-template {tmp_path}/model/chat_template.jinja")
     assert upload.startswith("Upload it:")

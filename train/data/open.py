@@ -21,7 +21,7 @@ from train.data.tokenizers import tokenizer_key
 from train.errors import DataError
 from train.names import DatasetName
 
-FORMAT = 6
+FORMAT = 7
 Opening = Generator[Progress, None, Dataset]
 UNTEMPLATED = "the tokenizer has no chat template, so conversations are written in ChatML"
 

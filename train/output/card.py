@@ -79,18 +79,21 @@ def model_card(run: Path, attempt: Path, step: int, *, merged: bool = False) -> 
     return printable("\n".join(lines) + "\n")
 
 
-def next_commands(run: Path, folder: Path, model: ModelConfig, *, kept: bool) -> Iterator[str]:
+def next_commands(
+    run: Path, folder: Path, model: ModelConfig, *, kept: bool, made: bool = False
+) -> Iterator[str]:
     """Yield, a line each, the command that serves a saved model, that merges and that uploads it.
 
-    `kept`: the run has a checkpoint, from which an adapter can be merged.
+    `kept`: the run has a checkpoint, from which an adapter can be merged; `made`: the saved chat
+    template was made for the samples, so the base has none.
     """
-    yield f"Serve it:   vllm serve {_served(folder, model)}"
+    yield f"Serve it:   vllm serve {_served(folder, model, made=made)}"
     if model.lora is not None and kept:
         yield f"Merge it:   anyrank export {run} --merge-lora"
     yield f"Upload it:  hf upload YOUR-NAME/{run.name} {folder}"
 
 
-def _served(folder: Path, model: ModelConfig) -> str:
+def _served(folder: Path, model: ModelConfig, *, made: bool) -> str:
     """Return vLLM's words; beside an adapter it takes all else from the base, unless it is told."""
     if model.lora is None:
         return str(folder)
@@ -99,7 +102,7 @@ def _served(folder: Path, model: ModelConfig) -> str:
         room = next((rank for rank in _VLLM_RANKS if rank >= model.lora.r), model.lora.r)
         words.append(f"--max-lora-rank {room}")
     template = folder / "chat_template.jinja"
-    if model.chat_template and template.exists():
+    if (model.chat_template or made) and template.exists():
         words.append(f"--chat-template {template}")
     if (folder / "generation_config.json").exists():  # written where the base stops elsewhere
         words.append(f"--generation-config {folder}")

@@ -284,7 +284,8 @@ def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs, step:
     if out.folder is not None:
         folder = save_folder(inputs, out)
         kept = bool(checkpoints.complete(out.path))
-        for line in next_commands(out.path, folder, inputs.config.model, kept=kept):
+        model, made = inputs.config.model, data.chat_template is not None
+        for line in next_commands(out.path, folder, model, kept=kept, made=made):
             out.console.say(line)
     out.tracker.close()
     if out.folder is not None:
