@@ -10,6 +10,7 @@ from importlib import metadata
 
 from train.errors import AnyrankError, ConfigError, ExitCode, did_you_mean
 from train.hosts import streams
+from train.text import shown
 
 # Every module has `command(argv: Sequence[str]) -> int`, which returns the exit code.
 COMMANDS = {
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = run(words)
         sys.stdout.flush()
     except AnyrankError as error:
-        print(f"[error] {error}", file=sys.stderr)
+        print(shown(f"[error] {error}", sys.stderr), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 GIB = 2**30
+COLOUR = re.compile(r"\x1b\[\d*m")
+MARK = re.compile(r"(\[(info|error|launch)\])?\s*")  # what a line's other lines stand behind
 
 
 def format_bytes(size: float) -> str:
@@ -43,6 +48,26 @@ def fitted(text: str, width: int | None, indent: str = "") -> str:
                       break_long_words=False, break_on_hyphens=False)
         for line in text.splitlines()
     )  # fmt: skip
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """Return a text as `stream` is to show it: a terminal's lines are broken between words, with
+    what goes on below its beginning; elsewhere nothing is changed.
+    """
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    return "\n".join(_hung(line, width) for line in text.split("\n")) if width > 20 else text
+
+
+def _hung(line: str, width: int) -> str:
+    if len(COLOUR.sub("", line)) <= width:
+        return line
+    found = MARK.match(line)
+    indent = " " * (len(found[0]) if found else 0) + " " * 4 * (not line.startswith("["))
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def printable(text: str, most: int | None = None) -> str:

@@ -6,9 +6,13 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from train.data.blocks import Progress
 from train.output.console import Console
+from train.text import shown
 
 
 def work(pause=0.0):
@@ -41,3 +45,25 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
                 shown += os.read(ours, 10000).decode()
     assert "tokenizing data.jsonl:" in shown and "100%|" in shown and "tokens/s" in shown
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("[info] a line that is as wide as it may be, no more", 1),
+        ("[info] there is no validation split, so 1 sample in 20 is kept for evaluation", 2),
+        ("[info]     return \x1b[32msome_function(of_a_first, of_a_second, of_a_third)\x1b[0m", 2),
+        ("[error] --config f: \n    unknown argument '--base-model': here it is --model-name", 3),
+        ("[info] /" + 60 * "x", 2),
+    ],
+)  # fmt: skip
+def test_a_terminals_lines_are_broken_between_words_below_their_beginning(text, lines):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 52))
+    with os.fdopen(theirs, "w") as terminal:
+        found = shown(text, terminal).split("\n")
+    os.close(ours)
+    assert len(found) == lines and " ".join("\n".join(found).split()) == " ".join(text.split())
+    assert all(line.startswith("    ") for line in found[1:])
+    with Path(os.devnull).open() as none:
+        assert shown(text, none) == text

@@ -41,8 +41,8 @@ def sample_lines(samples: Sequence[Shown], *, colour: bool) -> list[str]:
     marked = "in green" if colour else "between « and »"
     lines = []
     for number, sample in enumerate(samples):
-        said = f", what carries loss {marked}" if number == 0 else ""
-        lines.append(f"{sample.title} to train on{said}:")
+        said = f" to train on, what carries loss {marked}" if number == 0 else ""
+        lines.append(f"{sample.title}{said}:")
         lines += [f"    {line}" for line in preview(sample.pieces, colour=colour)]
     return lines
 

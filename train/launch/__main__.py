@@ -18,6 +18,7 @@ from train.launch import command as commands
 from train.launch.job import LaunchJob, by_srun
 from train.launch.supervise import supervise
 from train.paths import ROOT
+from train.text import shown
 
 _NEEDED = ("deepspeed", "torch", "transformers", "datasets", "sentencepiece", "peft")
 
@@ -39,7 +40,7 @@ def main() -> None:
     try:
         code = command(sys.argv[1:])
     except AnyrankError as error:
-        print(f"[error] {error}", file=sys.stderr)
+        print(shown(f"[error] {error}", sys.stderr), file=sys.stderr)
         code = error.exit_code
     sys.exit(code)
 

@@ -11,6 +11,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from train.text import shown
+
 DELAY = 0.5  # seconds
 TRACEBACK = "Traceback (most recent call last)"
 CLEARED = "\r\x1b[K"  # back to the line's beginning, and all of it erased
@@ -61,7 +63,7 @@ class Output:
     def say(self, text: str) -> None:
         """Print a line of the launcher's own, at once; on a terminal it takes a bar's place."""
         before = "" if self.whole else CLEARED if sys.stderr.isatty() else "\n"
-        _print("err", f"{before}[launch] {text}\n")
+        _print("err", before + shown(f"[launch] {text}", sys.stderr) + "\n")
         self.whole = True
         if self.log is not None and (self.log.parent / "attempts").is_dir():
             with self.log.open("a", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from train.data.blocks import Progress
 from train.output.record import StepRecord
-from train.text import duration, format_count, terminal_width
+from train.text import duration, format_count, shown, terminal_width
 
 STAGES = 8
 QUIET = 10.0  # seconds between two lines of long work where there is no terminal
@@ -56,9 +56,9 @@ class Console:
         """Whether lines go to a terminal."""
         return sys.stdout.isatty()
 
-    def say(self, text: str) -> None:
-        """Print one information line."""
-        self._line(f"[info] {text}")
+    def say(self, text: str, *, whole: bool = False) -> None:
+        """Print one information line; on a terminal between words, unless it must stay `whole`."""
+        self._line(f"[info] {text}", whole=whole)
 
     def stage(self, number: int, text: str) -> None:
         """Print which of the run's eight stages begins."""
@@ -103,8 +103,8 @@ class Console:
                     told, left = now, (now - began) * (1 / max(found.share, 1e-9) - 1)
                     self.say(f"tokenizing {what}: {found.share:.0%}, {rate}, {duration(left)} left")
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, *, whole: bool = True) -> None:
         if self.speaks:
             with tqdm.external_write_mode(file=sys.stdout):
-                print(text, flush=True)
+                print(text if whole else shown(text, sys.stdout), flush=True)
             self.log(text)

@@ -23,7 +23,7 @@ from train.errors import (
 from train.hosts import memory, streams, tasks
 from train.launch import heartbeat, oom
 from train.launch.stopping import StopRequests
-from train.text import format_bytes
+from train.text import format_bytes, shown
 
 
 def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests]:
@@ -67,7 +67,7 @@ def exit_with(error: BaseException, world: World) -> NoReturn:
     if named is None:
         traceback.print_exception(error)
     elif not isinstance(named, StopRequested):
-        print(f"{where}[error] {named}", file=sys.stderr)
+        print(shown(f"{where}[error] {named}", sys.stderr), file=sys.stderr)
     elif world.is_main:
         print(f"[info] {named}")
     _leave(code)

@@ -286,7 +286,7 @@ def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs, step:
         kept = bool(checkpoints.complete(out.path))
         model, made = inputs.config.model, data.chat_template is not None
         for line in next_commands(out.path, folder, model, kept=kept, made=made):
-            out.console.say(line)
+            out.console.say(line, whole=True)  # to be copied
     out.tracker.close()
     if out.folder is not None:
         out.folder.finish()
