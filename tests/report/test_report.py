@@ -87,7 +87,7 @@ def test_runs_that_are_one_curve_are_told_even_where_a_third_differs(tmp_path, c
     assert (tone(runs), tone([runs[0], runs[2]])) == ("plain", "good")
     said = sentences(runs)
     assert said[0].startswith("One curve: r1 (1 rank), r2 (2 ranks) give the same losses")
-    assert said[1].startswith("different runs: hot differs from r1")
+    assert said[1].startswith("Different runs: hot differs from r1")
     assert said[1].endswith("from step 1: --lr 0.005 → 0.01")
     rows = tables(runs)
     shown = {(row[""], row["what was run"]): row["of"] for row in rows["What was run"]}
@@ -129,7 +129,7 @@ def test_runs_over_other_samples_are_called_different(tmp_path):
     runs = [make_run(tmp_path / "a", LOSSES, (1,)), make_run(tmp_path / "b", LOSSES, (2,))]
     path = runs[1] / "metrics.jsonl"
     path.write_text(path.read_text().replace('"sample_hash": "2"', '"sample_hash": "x"'))
-    assert "different runs" in verdict(read_runs(runs))
+    assert "Different runs" in verdict(read_runs(runs))
     assert "from step 2" in verdict(read_runs(runs))
 
 
@@ -211,6 +211,7 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(tmp_path, capsys):
     assert pictures == {"losses", "history", "speed-up", "speed", "memory", "time"}
     assert page.count("<svg") == page.count("</svg>") == len(pictures)
     assert re.findall(r'(?:src|href)="(?!#)', page) == []
+    assert "<th>why" not in page and "<div>why: of a CPU rank" in page  # below its row
     assert str(tmp_path / "out" / "index.html") in capsys.readouterr().out
 
 

@@ -12,11 +12,11 @@ Table = Sequence[Mapping[str, str]]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --faint: #5c6b73; --line: #dde3e9;
-        --good: #eef7f2; --bad: #fbeef3 }
+        --page: #fff; --good: #eef7f2; --bad: #fbeef3 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #dbe2ea; --faint: #97a5b1; --line: #33404c; --good: #17301f; --bad: #3a1826 }
-  body { background: #12181e } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1060px;
+  :root { --ink: #dbe2ea; --faint: #97a5b1; --line: #33404c; --page: #12181e; --good: #17301f;
+          --bad: #3a1826 } }
+body { background: var(--page); font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1060px;
        margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere }
 h1 { font-size: 1.5em; margin-bottom: .2em } h2 { font-size: 1.1em; margin: 2em 0 .4em }
 .verdict { font-size: 1.1em; padding: .6em .9em; border-left: 6px solid #2a8f5c;
@@ -26,18 +26,28 @@ h1 { font-size: 1.5em; margin-bottom: .2em } h2 { font-size: 1.1em; margin: 2em 
 .verdict p { margin: .3em 0 }
 svg { display: block; width: 100%; max-width: 600px; height: auto }
 svg text { font-family: system-ui, sans-serif !important }
-.scroll { overflow-x: auto }
+/* A shade at a side on which there is more of a table, beneath what lies on the table's own end. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(90deg, var(--page) 50%, #0000) 0 0 / 3em 100% no-repeat local,
+  linear-gradient(270deg, var(--page) 50%, #0000) 100% 0 / 3em 100% no-repeat local,
+  linear-gradient(90deg, var(--line), #0000) 0 0 / 1em 100% no-repeat scroll,
+  linear-gradient(270deg, var(--line), #0000) 100% 0 / 1em 100% no-repeat scroll }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em }
 th, td { padding: .3em .8em .3em 0; text-align: left; border-bottom: 1px solid var(--line);
          vertical-align: top; overflow-wrap: normal }
 td.long { min-width: 16em; overflow-wrap: anywhere }
+tr.more td { border: 0 } tr.below td { padding-top: 0 }
+tr.below div { max-width: calc(min(100vw, 1060px) - 2em); color: var(--faint);
+               overflow-wrap: anywhere }
 td.number, th.number { text-align: right } th { color: var(--faint); font-weight: 600 }
+@media (max-width: 500px) {
+  table { font-size: .8em } th, td { padding-right: .6em } td.long { min-width: 12em } }
 footer { color: var(--faint); margin-top: 2.5em; font-size: .85em }
 """
 
 # Columns of words, set to the left; all others hold numbers.
 LONG = {"what was run", "more", "why", "set otherwise", "planned for"}
-BELOW = {"why", "set otherwise", "planned for"}  # a terminal shows these in lines of their own
+BELOW = {"why", "set otherwise", "planned for"}  # these stand in lines of their own
 WORDS = LONG | {"", "of", "run", "against", "what", "state", "unit", "precision",
                 "samples, rates, tokens"}  # fmt: skip
 
@@ -53,11 +63,15 @@ PAGE = """<!DOCTYPE html>
 {% for heading, content in tables.items() %}{% if content %}
 <h2>{{ heading }}</h2>
 <div class="scroll"><table>
-<tr>{% for name in content[0] %}<th{{ kind(name) }}>{{ name }}</th>{% endfor %}</tr>
-{% for row in content %}<tr>
-{% for name, cell in row.items() %}<td{{ kind(name) }}>{{ cell }}</td>{% endfor %}
-</tr>
-{% endfor %}</table></div>
+<tr>{% for name in content[0] if name not in below %}<th{{ kind(name) }}>{{ name }}</th>
+{%- endfor %}</tr>
+{% for row in content %}<tr{% if under(row) %} class=more{% endif %}>
+{% for name, cell in row.items() if name not in below %}<td{{ kind(name) }}>{{ cell }}</td>
+{%- endfor %}</tr>
+{% if under(row) %}<tr class=below><td colspan={{ row | length }}>
+{% for text in under(row) %}<div>{{ text }}</div>
+{% endfor %}</td></tr>
+{% endif %}{% endfor %}</table></div>
 {% endif %}{% if pictures.get(heading) %}{{ picture(heading) }}{% endif %}{% endfor %}
 {% for heading in pictures if heading not in tables %}
 <h2>{{ heading }}</h2>{{ picture(heading) }}
@@ -93,8 +107,11 @@ def render_page(
     def kind(name: str) -> Markup:
         return Markup(" class=long" if name in LONG else "" if name in WORDS else " class=number")
 
+    def under(row: Mapping[str, str]) -> list[str]:
+        return [f"{name}: {cell}" for name, cell in row.items() if name in BELOW]
+
     template = Environment(autoescape=True).from_string(PAGE)
     return template.render(
         title=title, verdict=verdict, tone=tone, tables=tables, pictures=pictures,
-        picture=picture, kind=kind, footer=footer, style=Markup(STYLE),
+        picture=picture, kind=kind, under=under, below=BELOW, footer=footer, style=Markup(STYLE),
     )  # fmt: skip

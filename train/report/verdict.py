@@ -60,7 +60,7 @@ def _apart(base: Run, run: Run) -> str:
         return f"{run.name} has no step in common with {base.name}{by}"
     if found.apart is not None:
         return (
-            f"different runs: {run.name} differs from {base.name} in samples, learning rate or "
+            f"Different runs: {run.name} differs from {base.name} in samples, learning rate or "
             f"token counts from step {found.apart}{by}"
         )
     return (
