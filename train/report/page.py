@@ -16,8 +16,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #dbe2ea; --faint: #97a5b1; --line: #33404c; --page: #12181e; --good: #17301f;
           --bad: #3a1826 } }
-body { background: var(--page); font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1060px;
-       margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere }
+body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+       max-width: 1060px; margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere }
 h1 { font-size: 1.5em; margin-bottom: .2em } h2 { font-size: 1.1em; margin: 2em 0 .4em }
 .verdict { font-size: 1.1em; padding: .6em .9em; border-left: 6px solid #2a8f5c;
            background: var(--good) }
