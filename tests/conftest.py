@@ -36,6 +36,17 @@ MARKERS = {
         "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
     ),
 }  # fmt: skip
+# The files that take longest, which are begun first: one of them at the end is waited for alone.
+LONGEST = (
+    "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_runs.py",
+    "tests/launch/test_resize.py", "tests/engine/test_stopping.py",
+    "tests/engine/test_numerics.py", "tests/engine/test_model.py",
+    "tests/engine/test_checkpoint_pairs.py", "tests/launch/test_regrow.py",
+    "tests/engine/test_tensor.py", "tests/test_first_gpu.py", "tests/engine/test_kernels.py",
+    "tests/test_resizing.py", "tests/test_examples.py", "tests/launch/test_supervise.py",
+    "tests/test_ending.py", "tests/launch/test_pause.py", "tests/test_install.py",
+    "tests/test_main.py", "tests/engine/test_kept_memory.py", "tests/commands/test_prepare.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,11 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its place."""
+    """Mark each test by its place, and bring the long ones to the front."""
+    items.sort(key=lambda item: [*LONGEST, place_of(item)].index(place_of(item)))
     for item in items:
-        place = item.path.relative_to(ROOT).as_posix()
+        place = place_of(item)
         found = (name for name, starts in MARKERS.items() if place.startswith(starts))
         item.add_marker(next(found, "fast"))
+
+
+def place_of(item: pytest.Item) -> str:
+    """Return a test's file, from the repository's folder on."""
+    return item.path.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ RANKS = {
         "shared3-full", "stages3-pp3-zero0", "dpo1-lora"],
     4: ["batch1-sp4-zero3", "batch13-sp2-zero3", "batch31-sp4-zero2", "shared4-lora", "shared2-hpz",
         "batch2-1+2+1-zero1", "stages1-pp4-zero1", "stages13-pp2-zero1", "stages13-pp2-sp2"],
-    5: [*CORE, "batch31-3+2-zero3"],
-    8: [*CORE, "few"],
+    5: ["zero1", "zero3", "batch31-3+2-zero3"],
+    8: ["zero0", "zero2", "few"],
 }  # fmt: skip
 
 
@@ -106,13 +106,19 @@ def found(runs, prefix):
 
 def test_invariance_over_ranks_and_stages(runs, capsys):
     base = runs[1]["zero0"]
-    tried = [n for n in runs if set(CORE) <= set(runs[n])]
-    table = {(n, name): difference(base, runs[n][name]) for n in tried for name in CORE}
+    tried = [n for n in runs if set(CORE) & set(runs[n])]
+    table = {
+        (n, name): difference(base, runs[n][name])
+        for n in tried
+        for name in CORE
+        if name in runs[n]
+    }
     with capsys.disabled():
         print("\n\nlargest relative difference of any loss in 20 steps, B = 31, fp32")
         print("ranks  " + "  ".join(f"ZeRO {stage} " for stage in range(4)))
         for n in tried:
-            print(f"{n:>5}  " + "  ".join(f"{table[n, name]:7.1e}" for name in CORE))
+            cells = (f"{table[n, name]:7.1e}" if (n, name) in table else "" for name in CORE)
+            print(f"{n:>5}  " + "  ".join(f"{cell:<7}" for cell in cells).rstrip())
         print(f"largest: {max(table.values()):.1e} (promised: {FP32:.0e})")
     assert max(table.values()) <= FP32
     assert base[-1]["loss"] < base[0]["loss"] - 0.5
