@@ -29,8 +29,10 @@ from train.engine.attention_probe import disagreement
 from train.engine.device import architecture
 from train.engine.kernels import refused
 from train.engine.loss import summed_cross_entropy
+from train.engine.pace import Stopwatch
 from train.launch import oom
 from train.output.metrics import read_metrics
+from train.planning.balance import is_watched
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = torch.device("cuda", 0)
@@ -114,6 +116,26 @@ def kernels(device: torch.device) -> Answer:
     yield "fused head, relative difference of the loss", f"{off:.1e}", off < 2e-3
 
 
+def pace(device: torch.device) -> Answer:
+    """Whether the stopwatch by which work is balanced counts what products take."""
+    width, rows = (4096, 8192) if device.type == "cuda" else (256, 512)
+    layers = [torch.nn.Linear(width, width, device=device) for _ in range(4)]
+    module, hidden = torch.nn.Sequential(*layers), torch.randn(rows, width, device=device)
+    watch, taken = Stopwatch(module, device), []
+    for number in range(12):
+        began = time.perf_counter()
+        with watch.watching(number), torch.no_grad():
+            module(hidden)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if is_watched(number):
+            taken.append(time.perf_counter() - began)
+        watch.note()
+    found, whole = min(watch.paces, key=lambda one: one.seconds), min(taken)
+    said = f"{1e3 * found.seconds:.2f} ms of {1e3 * whole:.2f}, {found.rate / 1e12:.2f} TFLOP/s"
+    yield "four products", said, 0.3 * whole <= found.seconds <= 1.05 * whole
+
+
 def quickstart(device: torch.device) -> Answer:
     """The README's first command, and the same with a rank killed on the way."""
     steps = 60 if device.type == "cuda" else 4
@@ -165,7 +187,7 @@ def plans(device: torch.device) -> Answer:
 
 
 QUESTIONS: tuple[Callable[[torch.device], Answer], ...] = (
-    machine, probe, fp32_attention, out_of_memory, kernels, quickstart, plans,
+    machine, probe, fp32_attention, out_of_memory, kernels, pace, quickstart, plans,
 )  # fmt: skip
 
 

@@ -21,5 +21,6 @@ def test_every_question_is_asked_and_answered_here(tmp_path: Path) -> None:
     rows = json.loads(answers.read_text())
     assert [row for row in rows if not row["well"]] == []
     assert {row["question"] for row in rows} == {
-        "machine", "probe", "fp32_attention", "out_of_memory", "kernels", "quickstart", "plans",
+        "machine", "probe", "fp32_attention", "out_of_memory", "kernels", "pace",
+        "quickstart", "plans",
     }  # fmt: skip
