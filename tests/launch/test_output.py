@@ -1,10 +1,11 @@
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from train.launch.output import Output
+from train.launch.output import Output, Printer
 
 
 def test_a_line_of_the_launcher_never_continues_another(capfd: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +60,25 @@ def test_the_echo_of_what_has_been_told_goes_to_the_log(
     screen.hold("out", "Traceback (most recent call last)\n")
     screen.release(0.0)
     assert capfd.readouterr().out == "Traceback (most recent call last)\n"
+
+
+def test_a_console_that_takes_nothing_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    outer, inner = os.pipe()
+    with os.fdopen(inner, "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", full)
+        printer = Printer(longest=200_000)
+        for n in range(400):
+            printer.write("out", f"{n:06}".encode() * 1000)
+        reader = threading.Thread(target=printer.close)
+        reader.start()
+        with os.fdopen(outer, "rb") as shown:
+            text = b""
+            while not text.endswith(b" of output are left out\n"):
+                text += shown.read1()
+        reader.join()
+    kept, _, told = text.partition(b"\n")
+    whole = len(kept) // 6000
+    assert kept == b"".join(f"{n:06}".encode() * 1000 for n in range(whole))
+    assert b"[launch] the console took nothing: " in told and 33 < whole < 60
+    assert f"{(400 - whole) * 0.006:.1f} MB".encode() in told

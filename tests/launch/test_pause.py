@@ -3,12 +3,16 @@
 import os
 import queue
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.launch.test_supervise import (
+    FOLDER,
     children,
     finish,
     processes_of,
@@ -17,8 +21,9 @@ from tests.launch.test_supervise import (
     steps,
     wait_for_step,
 )
+from train.commands.resize import follow
 from train.hosts.hostfile import Host, Hostfile
-from train.launch import heartbeat
+from train.launch import heartbeat, requests
 from train.launch.attempt import Attempt
 from train.launch.gather import Crew
 from train.launch.job import LaunchJob
@@ -127,3 +132,26 @@ def test_ranks_that_stood_still_during_a_pause_do_not_hang(tmp_path: Path, slept
     attempt.clock.woke = time.time() - 1 if slept else 0.0
     attempt.look_for_hang()
     assert attempt.seen.hung is not slept
+
+
+def test_a_run_whose_console_takes_nothing_is_looked_after_all_the_same(tmp_path: Path) -> None:
+    """As behind a pager, Ctrl-S or a line that is down: a killed rank, and another size."""
+    run_dir, (outer, inner) = tmp_path / "r", os.pipe()
+    os.set_blocking(inner, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(inner, b" " * 4096)
+    os.set_blocking(inner, True)
+    words = ["--steps", "150", "--checkpoints", "--accident", "1:4:kill"]
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    line = [sys.executable, str(FOLDER / "supervised.py"), str(tmp_path / "hosts"), str(run_dir)]
+    process = subprocess.Popen([*line, *words], stdout=inner, stderr=inner)
+    os.close(inner)
+    wait_for_step(run_dir, 20)
+    asked = requests.ask(run_dir, 1, None)
+    assert follow(run_dir, asked) == 0
+    with os.fdopen(outer, errors="replace") as shown:
+        out = shown.read()
+    assert process.wait(30) == 0
+    assert "rank 1 on localhost was killed" in out and "resized to 1 GPUs" in out
+    assert steps(run_dir) == list(range(1, 151))

@@ -21,7 +21,7 @@ from train.launch.gather import Select, TooFewError, leave_out, require_all
 from train.launch.job import LaunchJob
 from train.launch.oom import note
 from train.launch.outcome import RESTARTS, Next, Outcome, decide, first_death
-from train.launch.output import Output
+from train.launch.output import Output, Printer
 from train.launch.owner import disown_empty, own
 from train.launch.pause import told_pauses
 from train.launch.resize import Change, Resizer, Standby
@@ -38,17 +38,28 @@ def supervise(job: LaunchJob, signals: list[int]) -> int:
         UserError: a host cannot be used as it is, or the run folder is in use; nothing has been
             started then.
     """
-    output = Output(None if job.dry_run else job.run_dir / "launch.log")
-    if job.dry_run:
+    printer = Printer()
+    output = Output(None if job.dry_run else job.run_dir / "launch.log", printer.write)
+    run = follow if job.dry_run else follow_owned
+    try:
         with told_pauses():
-            return follow(job, output, signals)
+            return run(job, output, signals)
+    finally:
+        printer.close()
+
+
+def follow_owned(job: LaunchJob, output: Output, signals: list[int]) -> int:
+    """Run a job whose folder nobody else runs, and return its exit code.
+
+    Raises:
+        UserError: a host cannot be used as it is, or the run folder is in use.
+    """
     own(job.run_dir, output.say)
     stop = job.run_dir / "STOP"
     stop.unlink(missing_ok=True)  # of an earlier start
     requests.clear(job.run_dir, ended=False)
     try:
-        with told_pauses():
-            return follow(job, output, signals)
+        return follow(job, output, signals)
     finally:
         stop.unlink(missing_ok=True)
         requests.clear(job.run_dir, ended=True)
