@@ -23,30 +23,52 @@ from train.planning.activations import LOSS_ROWS
 Loss = Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
+class _Formed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, scale: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        gradient = logits.detach()
-        for first in range(0, len(targets), LOSS_ROWS):
-            rows, wanted = (
-                gradient[first : first + LOSS_ROWS],
-                targets[first : first + LOSS_ROWS, None],
-            )
-            logs = torch.log_softmax(rows.float(), dim=-1)
-            total -= logs.gather(1, wanted).sum(dtype=torch.float64)
-            slope = logs.exp_().scatter_add_(1, wanted, torch.full_like(logs[:, :1], -1.0))
-            rows.copy_(slope.mul_(scale))
-        ctx.save_for_backward(gradient, torch.where(total.isfinite(), 1.0, float("nan")))
-        ctx.mark_non_differentiable(total)
-        return (total * scale).float(), total
+    def forward(ctx: Any, logits: torch.Tensor, total: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(logits.detach(), torch.where(total.isfinite(), 1.0, float("nan")))
+        return (total * scale).float()
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         gradient, guard = ctx.saved_tensors
         return gradient.mul_((upstream * guard).to(gradient.dtype)), None, None
+
+
+def formed(
+    logits: torch.Tensor, total: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a loss whose gradient stands in the logits' memory already, and its plain sum.
+
+    A sum that is not finite makes the whole gradient not a number, so that a guard on the
+    gradient's norm also sees a bad loss.
+
+    Args:
+        logits: what the loss was made of, overwritten by the gradient of `scale * total`.
+        total: float64 scalar; scale: a factor.
+    """
+    loss = _Formed.apply(logits, total, scale)
+    return loss, total
+
+
+def _form(
+    logits: torch.Tensor, targets: torch.Tensor, factors: torch.Tensor | float
+) -> torch.Tensor:
+    """Overwrite logits by the gradient of their cross-entropies, each times its factor (K,).
+
+    Returns the sum of the cross-entropies, without factors, as float64 scalar.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    gradient = logits.detach()
+    for first in range(0, len(targets), LOSS_ROWS):
+        part = slice(first, first + LOSS_ROWS)
+        rows, wanted = gradient[part], targets[part, None]
+        logs = torch.log_softmax(rows.float(), dim=-1)
+        total -= logs.gather(1, wanted).sum(dtype=torch.float64)
+        slope = logs.exp_().scatter_add_(1, wanted, torch.full_like(logs[:, :1], -1.0))
+        own = factors if isinstance(factors, float) else factors[part, None]
+        rows.copy_(slope.mul_(own))
+    return total
 
 
 def summed_cross_entropy(
@@ -54,8 +76,7 @@ def summed_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scaled loss to go backward from, and the plain sum.
 
-    The logits are overwritten by their gradient. A sum that is not finite makes the whole gradient
-    not a number, so that a guard on the gradient's norm also sees a bad loss.
+    The logits are overwritten by their gradient.
 
     Args:
         logits: (K, vocabulary), any floating type; targets: int64 (K,); scale: a factor.
@@ -63,39 +84,7 @@ def summed_cross_entropy(
     Returns:
         fp32 scalar `scale * sum`, to be differentiated, and the float64 scalar `sum` in nats.
     """
-    loss, total = _SummedCrossEntropy.apply(logits, targets, scale)
-    return loss, total
-
-
-class _PairLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: torch.Tensor,
-        targets: torch.Tensor,
-        texts: torch.Tensor,
-        reference: torch.Tensor,
-        scale: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        margins = margins_of(logits, targets, texts, len(reference)) - reference
-        total = -torch.nn.functional.logsigmoid(BETA * margins).sum()
-        pull = BETA * torch.sigmoid(-BETA * margins)  # of the chosen up, of the rejected down
-        pulls = torch.stack([pull, -pull], dim=1).reshape(-1)
-        gradient = logits.detach()
-        for first in range(0, len(targets), LOSS_ROWS):
-            part = slice(first, first + LOSS_ROWS)
-            rows, wanted = gradient[part], targets[part, None]
-            slope = torch.softmax(rows.float(), dim=-1)
-            slope.scatter_add_(1, wanted, torch.full_like(slope[:, :1], -1.0))
-            rows.copy_(slope.mul_((pulls[texts[part]] * scale).float()[:, None]))
-        ctx.save_for_backward(gradient, torch.where(total.isfinite(), 1.0, float("nan")))
-        ctx.mark_non_differentiable(total)
-        return (total * scale).float(), total
-
-    @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
-        gradient, guard = ctx.saved_tensors
-        return gradient.mul_((upstream * guard).to(gradient.dtype)), None, None, None, None
+    return formed(logits, _form(logits, targets, float(scale)), scale)
 
 
 def pair_loss(
@@ -119,8 +108,12 @@ def pair_loss(
     Returns:
         fp32 scalar `scale * sum`, to be differentiated, and the float64 scalar `sum`.
     """
-    loss, total = _PairLoss.apply(logits, targets, texts, reference, scale)
-    return loss, total
+    margins = margins_of(logits, targets, texts, len(reference)) - reference
+    total = -torch.nn.functional.logsigmoid(BETA * margins).sum()
+    pull = BETA * torch.sigmoid(-BETA * margins)  # of the chosen up, of the rejected down
+    pulls = torch.stack([pull, -pull], dim=1).reshape(-1)
+    _form(logits, targets, (pulls[texts] * scale).float())
+    return formed(logits, total, scale)
 
 
 def margins_of(

@@ -9,7 +9,7 @@ degrees there is no group but that of all ranks, and DeepSpeed is told of none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -134,11 +134,8 @@ def join_mesh(gang: Gang, plan: Plan) -> Mesh:
     mesh = mesh_of(gang.world.rank, plan)
     if mesh.mpu is None:
         return mesh
-    return Mesh(
-        mesh.rank,
-        mesh.ranks,
-        mesh.tp,
-        mesh.pp,
+    return replace(
+        mesh,
         data_group=gang.group(mesh.data_ranks),
         pipe_group=gang.group(mesh.pipe_ranks),
         tensor_group=gang.group(mesh.tensor_ranks),

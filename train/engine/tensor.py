@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.engine.loss import Loss
+from train.engine.loss import Loss, formed
 from train.engine.mesh import Mesh
 from train.planning.activations import LOSS_ROWS
 
@@ -115,42 +115,6 @@ class Vocabulary:
     group: Any
 
 
-class _DividedCrossEntropy(torch.autograd.Function):
-    """`train.engine.loss` over logits whose columns are divided."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, scale: float, part: Vocabulary
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        gradient = logits.detach()
-        for first in range(0, len(targets), LOSS_ROWS):
-            rows = gradient[first : first + LOSS_ROWS]
-            places = targets[first : first + LOSS_ROWS, None] - part.first
-            elsewhere = (places < 0) | (places >= rows.shape[1])
-            places = places.masked_fill(elsewhere, 0)
-            values = rows.float()
-            top = values.amax(-1, keepdim=True)
-            dist.all_reduce(top, dist.ReduceOp.MAX, group=part.group)
-            values -= top
-            picked = values.gather(1, places).masked_fill(elsewhere, 0)
-            values.exp_()
-            both = torch.cat([values.sum(-1, keepdim=True), picked], dim=1)
-            dist.all_reduce(both, group=part.group)
-            total -= (both[:, 1] - both[:, 0].log()).sum(dtype=torch.float64)
-            slope = values.div_(both[:, :1])
-            slope.scatter_add_(1, places, elsewhere.to(slope.dtype) - 1.0)
-            rows.copy_(slope.mul_(scale))
-        ctx.save_for_backward(gradient, torch.where(total.isfinite(), 1.0, float("nan")))
-        ctx.mark_non_differentiable(total)
-        return (total * scale).float(), total
-
-    @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None, None]:
-        gradient, guard = ctx.saved_tensors
-        return gradient.mul_((upstream * guard).to(gradient.dtype)), None, None, None
-
-
 def divided_loss(mesh: Mesh, vocabulary: int) -> Loss:
     """Return `summed_cross_entropy` for logits of this rank's tokens alone, (K, own tokens).
 
@@ -163,8 +127,26 @@ def divided_loss(mesh: Mesh, vocabulary: int) -> Loss:
 def _cross_entropy(
     part: Vocabulary, logits: torch.Tensor, targets: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    loss, total = _DividedCrossEntropy.apply(logits, targets, scale, part)
-    return loss, total
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    gradient = logits.detach()
+    for first in range(0, len(targets), LOSS_ROWS):
+        rows = gradient[first : first + LOSS_ROWS]
+        places = targets[first : first + LOSS_ROWS, None] - part.first
+        elsewhere = (places < 0) | (places >= rows.shape[1])
+        places = places.masked_fill(elsewhere, 0)
+        values = rows.float()
+        top = values.amax(-1, keepdim=True)
+        dist.all_reduce(top, dist.ReduceOp.MAX, group=part.group)
+        values -= top
+        picked = values.gather(1, places).masked_fill(elsewhere, 0)
+        values.exp_()
+        both = torch.cat([values.sum(-1, keepdim=True), picked], dim=1)
+        dist.all_reduce(both, group=part.group)
+        total -= (both[:, 1] - both[:, 0].log()).sum(dtype=torch.float64)
+        slope = values.div_(both[:, :1])
+        slope.scatter_add_(1, places, elsewhere.to(slope.dtype) - 1.0)
+        rows.copy_(slope.mul_(scale))
+    return formed(logits, total, scale)
 
 
 def likeliest(logits: torch.Tensor, mesh: Mesh) -> torch.Tensor:
