@@ -14,6 +14,10 @@ from train.text import GIB, align, fitted
 
 SHOWN, FEW = 8, 3  # plans, and in a low terminal
 LOW = 30  # lines
+LEGEND = (
+    "GiB of one GPU, and host: GiB of one host; s: seconds of a step.",
+    "tokens of a micro-batch, acc: micro-batches a step; *: chosen, -: does not fit.",
+)
 
 
 def explain(
@@ -112,7 +116,7 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None, width: int
         needed = max(map(len, whole[-1]))
         lines = [*lines, "The parts of memory and time are left out here: they need "
                  f"{needed} columns."]  # fmt: skip
-    return "\n".join((*lines, "GiB of one GPU, and host: GiB of one host; s: seconds of a step."))
+    return "\n".join((*lines, *LEGEND))
 
 
 def _lines(marks: Sequence[str], rows: Sequence[Sequence[str]], gap: str) -> list[str]:
