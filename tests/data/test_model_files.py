@@ -79,6 +79,29 @@ def test_a_file_that_describes_the_quantization_is_found(tmp_path):
         judge(tmp_path)
 
 
+def test_weights_of_64_bits_are_no_quantization(tmp_path):
+    path = folder(tmp_path, tensors={"model.layers.0.mlp.up_proj.weight": np.zeros((16, 8))})
+    assert judge(path) == ()
+    assert "are F64: the run begins with them rounded to fp32" in rounded(path, "fp32")[0]
+
+
+def test_another_form_of_the_weights_beside_them_is_not_counted(tmp_path):
+    """As Mistral's consolidated.safetensors: transformers does not read it."""
+    save_file({"w": np.zeros((99, 99), np.float32)}, folder(tmp_path) / "consolidated.safetensors")
+    assert judge(tmp_path) == ()
+
+
+def test_two_models_in_one_folder_are_refused(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1-of-1.safetensors")
+    index = {"weight_map": dict.fromkeys(WEIGHTS, "model-1-of-1.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert judge(tmp_path) == ()
+    folder(tmp_path)
+    with pytest.raises(ModelError, match="holds model.safetensors beside model.safetensors.index"):
+        judge(tmp_path)
+
+
 @pytest.mark.parametrize(("kind", "said"), [("float32", " F32: "), ("float16", "F16 and F32: ")])
 def test_weights_that_bf16_rounds_are_told(tmp_path, kind, said):
     path = folder(tmp_path, tensors={"model.layers.0.mlp.up_proj.weight": np.zeros((2, 3), kind)})
@@ -152,8 +175,12 @@ def test_a_plan_is_made_for_the_parameters_that_the_files_hold(tmp_path):
     assert "planned for the 1,176 parameters" in said
 
 
-def test_an_adapters_weights_are_known_without_its_config(tmp_path):
-    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+@pytest.mark.parametrize(
+    "name",
+    ["lora_A.weight", "lora_magnitude_vector", "base_layer.weight", "modules_to_save.weight"],
+)
+def test_an_adapters_weights_are_known_without_its_config(tmp_path, name):
+    key = f"base_model.model.model.layers.0.self_attn.q_proj.{name}"
     with pytest.raises(ModelError, match="holds an adapter's weights"):
         judge(folder(tmp_path, tensors={key: np.zeros((4, 8), np.float32)}))
 

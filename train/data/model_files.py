@@ -18,7 +18,9 @@ from train.errors import ModelError
 from train.planning.shape import Shape
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-PACKED = ("I8", "U8", "I16", "U16", "I32", "U32", "F8", "F4", "F6")  # how these types begin
+PACKED = re.compile(r"[IU](8|16|32)$|F[468](_|$)")  # types of packed weights
+# Parts of adapters, and of modules that adapters wrap.
+ADAPTED = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.?")
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)\.weight$")
 # Parts of a model of text and images or sound that are not its text part.
@@ -59,9 +61,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises:
         ModelError: the index names a file that is missing, or a file is damaged.
     """
-    index = folder / "model.safetensors.index.json"
+    index, alone = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
+        files = [alone] if alone.exists() else sorted(folder.glob("*.safetensors"))
         return {key: found for file in files for key, found in _header(file).items()}
     try:
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -71,6 +73,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     for file in files:
         if not file.is_file():
             raise ModelError(f"{index} names {file.name!r}, which is missing: copy the whole model")
+    if alone.exists() and alone not in files:  # transformers would read it instead
+        raise ModelError(f"{folder} holds {alone.name} beside {index.name}: remove the older model")
     found = {file.name: _header(file) for file in files}
     for key, name in named.items():
         if key not in found[name]:
@@ -139,9 +143,9 @@ def require_trainable(
             than a sample may have.
     """
     tensors = stored_tensors(folder)
-    if any(".lora_A." in key for key in tensors):
+    if adapted := next((key for key in tensors if ADAPTED.search(key)), None):
         raise ModelError(
-            f"{folder} holds an adapter's weights (.lora_A.): give --model-name-or-path a whole "
+            f"{folder} holds an adapter's weights ('{adapted}'): give --model-name-or-path a whole "
             "model, with the adapter merged or moved away"
         )
     _refuse_quantized(folder, config, tensors)
@@ -155,14 +159,15 @@ def require_trainable(
 
 def rounded(folder: Path, precision: str) -> tuple[str, ...]:
     """Say that a run rounds the weights of a folder, whose types hold more than its own does."""
-    own = {"bf16": "BF16", "fp16": "F16"}.get(precision)
+    kept = {"bf16": ("BF16",), "fp16": ("F16",)}.get(precision, FLOATS[1:])
     matrices = [one for one in stored_tensors(folder).values() if len(one.shape) == 2]
-    held = {one.dtype for one in matrices} & ({*FLOATS} - {own})
-    if own is None or not held:
+    held = {one.dtype for one in matrices} & ({*FLOATS} - {*kept})
+    if not held:
         return ()
     return (
         f"weights of {folder} are {' and '.join(sorted(held))}: the run begins with them rounded "
-        f"to {precision}, and saves the model so; --precision fp32 does not",
+        f"to {precision}, and saves the model so"
+        + ("; --precision fp32 does not" if precision != "fp32" else ""),
     )
 
 
@@ -177,13 +182,14 @@ def _refuse_quantized(
 ) -> None:
     names = ("quantization_config", "compression_config")
     parts = (config, text_part(config))
-    said = next((part[name] for part in parts for name in names if part.get(name)), None)
+    held = [part[name] for part in parts for name in names if part.get(name) is not None]
+    said = held[0] if held else None
     method = said.get("quant_method", "unnamed") if isinstance(said, dict) else said
     files = [name for name in QUANTIZED if (folder / name).exists()]
     packed = [
         (key, one.dtype)
         for key, one in tensors.items()
-        if one.dtype.startswith(PACKED) and 1 <= len(one.shape) <= 3 and one.elements > 1
+        if PACKED.match(one.dtype) and 1 <= len(one.shape) <= 3 and one.elements > 1
     ]
     if not (method or files or packed):
         return

@@ -88,10 +88,15 @@ def load(
     Raises:
         ModelError: the folder does not hold this model, whole, or it cannot be trained here.
     """
-    blank = _checked(folder, config)
+    blank, unused = _checked(folder, config)
     shape, notices = _prepare(blank.config, folder)
     if trains_a_part(folder, blank):
         notices += (f"only the text part of {folder} is trained, and saved as a model of its own",)
+    elif unused:
+        notices += (
+            f"weights in {folder} that the model does not use are not trained, and not saved: "
+            f"{', '.join(unused[:4])}{f' and {len(unused) - 4} more' if unused[4:] else ''}",
+        )
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
@@ -122,14 +127,16 @@ def load(
     return LoadedModel(module, packed, keeps, dropout, notices, head, stage, shared, hidden, loss)
 
 
-def _checked(folder: Path, config: ModelConfig) -> PreTrainedModel:
-    """Return the folder's model without weights, compared with the headers of its files."""
+def _checked(folder: Path, config: ModelConfig) -> tuple[PreTrainedModel, list[str]]:
+    """Return the folder's model without weights, compared with the headers of its files, and what
+    they hold besides.
+    """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     blank = blank_model(folder, config)
-    weights.check_shapes(folder, blank)
+    unused = weights.check_shapes(folder, blank)
     _check_ties(folder, blank)
-    return blank
+    return blank, unused
 
 
 def _whole(
@@ -223,6 +230,11 @@ def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:
         )
         return found
     except Exception as error:  # whatever a value in the file makes transformers raise
+        if "custom code" in str(error):
+            raise ModelError(
+                f"{folder} brings code of its own, which would be run: give --trust-remote-code if "
+                "you trust it, or choose another model"
+            ) from None
         raise ModelError(
             f"{folder}/config.json is not a model known here ({_first_line(error)}): correct it, "
             "or install a version of transformers that knows it"
@@ -289,7 +301,8 @@ def _settle_rotation(shape: PreTrainedConfig, folder: Path, longest: int) -> tup
     found = getattr(shape, "rope_parameters", None) or {}
     for rope in [found] if "rope_type" in found else found.values():
         kind = rope.get("rope_type")
-        first = rope.get("original_max_position_embeddings") or shape.max_position_embeddings
+        own = getattr(shape, "max_position_embeddings", longest)
+        first = rope.get("original_max_position_embeddings") or own
         if kind not in ("longrope", "dynamic") or longest <= first:
             continue
         if kind == "dynamic":

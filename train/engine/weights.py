@@ -6,7 +6,8 @@ parameter is compared with the file after loading: in chunks, each rank the part
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from train.data.model_files import stored_tensors
+from train.data.model_files import OTHER_PARTS, stored_tensors
 from train.engine.quantize import check_packed, true_shape
 from train.errors import ModelError
 
 CHUNK = 1 << 22  # elements compared at a time
+LAYER = re.compile(r"\.\d+\.")
+# What old files hold and modules compute: masks, positions and frequencies.
+COMPUTED = re.compile(r"(inv_freq|position_ids|attn\.bias|attention\.bias|masked_bias)$")
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -32,27 +36,57 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return {key: stored.file for key, stored in stored_tensors(folder).items()}
 
 
-def check_shapes(folder: Path, model: PreTrainedModel) -> None:
+def check_shapes(folder: Path, model: PreTrainedModel) -> list[str]:
     """Compare a model without weights with the headers of the files, before anything is loaded.
 
+    Returns:
+        The names in the files of what the model does not use.
+
     Raises:
-        ModelError: a parameter is not in the files, or has another shape there.
+        ModelError: a parameter is not in the files, or has another shape there; or they hold more
+            layers than the model has.
     """
     tensors = stored_tensors(folder)
     files = {key: stored.file for key, stored in tensors.items()}
+    used: set[str] = set()
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         keys = keys_of(model, name, shape, files)
+        used.update(keys)
         if not keys:
+            longer = next((key for key in files if key.endswith(f".{name}")), None)
             raise ModelError(
                 f"{folder} has no weights for '{name}': it would start random, so the folder "
                 "does not hold this model"
+                + (f" (it holds '{longer}': save it without what stands before)" if longer else "")
             )
         if len(keys) == 1 and tensors[keys[0]].shape != shape:
             raise ModelError(
                 f"'{keys[0]}' in {files[keys[0]]} has shape {list(tensors[keys[0]].shape)}, but "
                 f"config.json makes it {list(shape)}: the weights belong to another model"
             )
+
+    own = model.state_dict()
+    for name in own.keys() - dict(model.named_parameters()).keys():  # tied, and buffers
+        used.update(keys_of(model, name, tuple(own[name].shape), files))
+    ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001
+    known = [COMPUTED, OTHER_PARTS, *map(re.compile, ignored)]
+    rest = [key for key in files if key not in used and not any(p.search(key) for p in known)]
+    _refuse_layers(folder, rest, used, model)
+    return rest
+
+
+def _refuse_layers(
+    folder: Path, rest: Sequence[str], used: Collection[str], model: PreTrainedModel
+) -> None:
+    """Refuse weights that are those of a further layer: the model would be cut in silence."""
+    more = [key for key in rest if LAYER.sub(".0.", key, count=1) in used]
+    predicting = getattr(model.config, "num_nextn_predict_layers", 0)  # further tokens, as extras
+    if more and not predicting:
+        raise ModelError(
+            f"{folder} holds '{more[0]}', a layer beyond those of its config.json: set the number "
+            "of layers there as the model was saved, or copy the whole model"
+        )
 
 
 def check_tie(folder: Path, *, tied: bool, names: tuple[str, str]) -> None:

@@ -19,7 +19,7 @@ from train.planning.shape import Shape
 _NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "vocab": ("vocab_size",),
 }
 _LAYER_NORM: dict[str, Any] = {"norm_bias": True, "norm": "layer"}
