@@ -90,13 +90,7 @@ def load(
     """
     blank, unused = _checked(folder, config)
     shape, notices = _prepare(blank.config, folder)
-    if trains_a_part(folder, blank):
-        notices += (f"only the text part of {folder} is trained, and saved as a model of its own",)
-    elif unused:
-        notices += (
-            f"weights in {folder} that the model does not use are not trained, and not saved: "
-            f"{', '.join(unused[:4])}{f' and {len(unused) - 4} more' if unused[4:] else ''}",
-        )
+    notices += _parts_told(folder, blank, unused)
     if packed and not can_pack(shape):
         packed = False
         notices += (f"{shape.model_type} attention cannot be packed, so samples are padded",)
@@ -125,6 +119,18 @@ def load(
     hidden = int(getattr(shape, "hidden_size", 0)), dtype
     loss = divide.finish_parts(module, model, divided, mesh)
     return LoadedModel(module, packed, keeps, dropout, notices, head, stage, shared, hidden, loss)
+
+
+def _parts_told(folder: Path, model: PreTrainedModel, unused: list[str]) -> tuple[str, ...]:
+    """Say what a folder holds that is not trained."""
+    if trains_a_part(folder, model):
+        return (f"only the text part of {folder} is trained, and saved as a model of its own",)
+    more = f" and {len(unused) - 4} more" if unused[4:] else ""
+    said = (
+        f"weights in {folder} that the model does not use are not trained, and not saved: "
+        f"{', '.join(unused[:4])}{more}"
+    )
+    return (said,) if unused else ()
 
 
 def _checked(folder: Path, config: ModelConfig) -> tuple[PreTrainedModel, list[str]]:
