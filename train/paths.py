@@ -56,11 +56,16 @@ def cache_folder(env: Mapping[str, str]) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"the cache folder {folder} cannot be made ({error.strerror}): set XDG_CACHE_HOME to a "
-            "folder that can be written"
-        ) from None
+        raise unusable(folder, error) from None
     return folder
+
+
+def unusable(cache: Path, error: OSError) -> ConfigError:
+    """Return what is said of a cache folder that cannot be made, written or read."""
+    return ConfigError(
+        f"the cache folder {cache} cannot be used ({error.strerror or error}): free space there, "
+        "or set XDG_CACHE_HOME to a folder that this user may write"
+    )
 
 
 def calibration_folder(cache: Path) -> Path:

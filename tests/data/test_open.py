@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.errors import DataError
+from train.data.preset import build_preset
+from train.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"text": f"hello world {number}"} for number in range(40)]
@@ -261,8 +262,13 @@ def test_a_completion_that_earlier_rows_had_not_is_no_prompt_alone(opened, write
 
 def test_a_cache_that_cannot_be_made_is_one_sentence(opened, write, pieces):
     path = write(ROWS)
-    with pytest.raises(DataError, match="the cache folder .* cannot be used"):
+    with pytest.raises(ConfigError, match="the cache folder .* cannot be used"):
         opened(path, pieces, cache=path / "cache")
+    write("no folder", "cache/fetched")
+    with pytest.raises(ConfigError, match="the cache folder .* cannot be used"):
+        opened(f"file://{path}", pieces, cache=path.parent / "cache")
+    with pytest.raises(ConfigError, match="the cache folder .* cannot be used"):
+        build_preset(path / "cache")
 
 
 OPEN = """

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any
 
 from train.arguments import Parser
 from train.commands.plan_request import KEYS, Question, read_question
 from train.errors import ConfigError, ExitCode, FaultError, did_you_mean
-from train.paths import ROOT, cache_path, calibration_folder
+from train.paths import ROOT, cache_path, calibration_folder, unusable
 from train.planning.advice import with_advice
 from train.planning.explain import explain
 from train.planning.offers import compared, compared_header, describe, offers, spent, told
@@ -145,7 +146,14 @@ def measure(folder: Path) -> None:
 
     Raises:
         FaultError: it failed or took too long.
+        ConfigError: what is found could not be kept.
     """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unusable(folder.parent, error) from None
     words = [sys.executable, "-m", "train.engine.calibrate", str(folder)]
     try:
         done = subprocess.run(words, cwd=ROOT, timeout=PATIENCE, check=False)

@@ -20,6 +20,7 @@ from train.data.store import Store, open_store
 from train.data.tokenizers import tokenizer_key
 from train.errors import DataError
 from train.names import DatasetName
+from train.paths import unusable
 
 FORMAT = 7
 Opening = Generator[Progress, None, Dataset]
@@ -93,10 +94,7 @@ def _open_one(
             found = yield from make_once(folder, source, use, config, model)
         return found
     except OSError as error:
-        raise DataError(
-            f"the cache folder {cache} cannot be used ({error.strerror or error}): free space "
-            "there, or make it a folder that this user may write"
-        ) from None
+        raise unusable(cache, error) from None
 
 
 def _require_columns(

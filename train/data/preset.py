@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from train.errors import DataError
 from train.locking import locked
+from train.paths import unusable
 
 VERSION = 2
 PACKAGES = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json",
@@ -74,15 +75,18 @@ def build_preset(cache: Path) -> Preset:
 
     Raises:
         DataError: this interpreter comes without the sources of its standard library.
-        OSError: the cache cannot be written.
+        ConfigError: the cache cannot be written.
     """
     name = f"v{VERSION}-{platform.python_implementation().lower()}{platform.python_version()}"
     folder = cache.expanduser() / "preset" / name
     preset = Preset(folder / "mistral-tiny", folder / "standard-library.jsonl")
     if not folder.exists():
-        with locked(folder.parent / f"{name}.lock"):
-            if not folder.exists():
-                _build(folder)
+        try:
+            with locked(folder.parent / f"{name}.lock"):
+                if not folder.exists():
+                    _build(folder)
+        except OSError as error:
+            raise unusable(cache, error) from None
     return preset
 
 

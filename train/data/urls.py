@@ -15,6 +15,7 @@ from typing import Any
 from train.errors import DataError
 from train.locking import locked
 from train.names import DatasetName
+from train.paths import unusable
 
 
 def fetched(name: DatasetName, cache: Path) -> Path:
@@ -22,6 +23,7 @@ def fetched(name: DatasetName, cache: Path) -> Path:
 
     Raises:
         DataError: there is none, it cannot be read, or the package for it is not installed.
+        ConfigError: the cache cannot be written.
     """
     url = name.where if "://" in name.where else f"zip://::{name.path.resolve()}"
     if not name.is_url or ("://" not in name.where and not name.path.exists()):
@@ -46,6 +48,8 @@ def fetched(name: DatasetName, cache: Path) -> Path:
             "the data to a file"
         ) from None
     except Exception as error:  # whatever a store, a network or an archive does
+        if isinstance(error, OSError) and str(error.filename).startswith(str(cache)):
+            raise unusable(cache, error) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the dataset '{name.where}' cannot be fetched ({reason}): check the address and the "

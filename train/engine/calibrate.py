@@ -78,7 +78,7 @@ def collective_rate(ranks: int, *, cuda: bool) -> float:
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
         start: Any = spawn
-        start(_rank, args=(ranks, folder, cuda), nprocs=ranks)
+        start(partial(_rank, cuda=cuda), args=(ranks, folder), nprocs=ranks)
         return float(Path(folder, "rate").read_text())
 
 

@@ -151,14 +151,14 @@ def _build_cpu_adam() -> None:
     from deepspeed.ops.op_builder import CPUAdamBuilder
     from torch.utils.cpp_extension import _get_build_directory
 
-    folder = Path(_get_build_directory(CPUAdamBuilder.NAME, verbose=False))
-    with locked(folder.with_name("anyrank-cpu-adam.lock")), _quiet():
-        (folder / "lock").unlink(missing_ok=True)
-        try:
+    try:
+        folder = Path(_get_build_directory(CPUAdamBuilder.NAME, verbose=False))
+        with locked(folder.with_name("anyrank-cpu-adam.lock")), _quiet():
+            (folder / "lock").unlink(missing_ok=True)
             CPUAdamBuilder().load(verbose=False)
-        except (RuntimeError, OSError, ImportError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"the optimizer cannot be offloaded, since DeepSpeed's CPU Adam was not built "
-                f"({first}): install g++ and ninja, or give --pin offload=none"
-            ) from None
+    except (RuntimeError, OSError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the optimizer cannot be offloaded, since DeepSpeed's CPU Adam was not built "
+            f"({first}): install g++ and ninja, or give --pin offload=none"
+        ) from None
