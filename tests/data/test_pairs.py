@@ -108,6 +108,8 @@ def test_pairs_are_drawn_held_out_and_packed_as_one(preset, tmp_path):
     train = found.train
     assert isinstance(train, PairedSplit) and len(train) + len(found.validation) == 60
     assert any(notice.startswith("--objective dpo: ") for notice in found.notices)
+    said = "pairs are a prompt with 'chosen' and 'rejected' joined as they are; the loss is on both"
+    assert said in found.notices and found.forms == (said,)
     place = Placement(replica=0, replicas=1, capacity=2 * int(train.lengths.max()))
     batch = step_batch(train, 3, 7, 0, place)
     assert (batch.samples, batch.terms) == (7, 7)

@@ -26,7 +26,7 @@ from train.data.edges import edge_tokens, sentences
 from train.data.parts import Parts
 from train.data.source import DataSource
 from train.data.store import Sealed, Store, StoreWriter, open_store, seal
-from train.data.template import OWN, NoTemplateError, describe
+from train.data.template import OWN, NoTemplateError, describe, describe_pairs
 from train.data.tokenize_rows import Tally
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_folder import settings_told
@@ -123,12 +123,13 @@ def _make(
     partial = folder.with_suffix(".partial")
     drawn = _joined(partial, recipe.parts, blocks)
     dated = date if "strftime_now" in recipe.tokenizer.template else None
+    paired = config.objective == "dpo"
     form = "" if tally.form is None else describe(tally.form, config.loss_on, tally.how)
+    form = describe_pairs(tally.how) if paired else form
     alpaca = tally.counts[WRITTEN] > 0 and not recipe.tokenizer.template
     notices = (*said, form, *_notices(tally, model, recipe, dated), *told)
     notices += (ALPACA_TOLD,) * alpaca
     held = np.arange(len(drawn)) >= (0 if use == "evaluate" else train)
-    paired = config.objective == "dpo"
     if use == "both" and not held.any():
         held, validation = _hold_out(drawn, 1 + paired, source, empty="validation" in splits)
         notices += (validation,)

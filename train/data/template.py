@@ -117,6 +117,13 @@ def describe(form: RowFormat, loss_on: str | None, how: str) -> str:
     return f"samples are {said}{how and ' ' + how}; the loss is on {'all of it' if whole else part}"
 
 
+def describe_pairs(how: str) -> str:
+    """Return the same of pairs of answers."""
+    return (
+        f"pairs are a prompt with 'chosen' and 'rejected'{how and ' ' + how}; the loss is on both"
+    )
+
+
 def _optional(form: RowFormat, row: Mapping[str, Any], role: str) -> Any:
     """Return the value of a role that a row need not have."""
     return row.get(form.roles[role]) if role in form.roles else None

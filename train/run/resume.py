@@ -93,7 +93,8 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
         _require_room(saver.bytes(), range(start, total), inputs.config, out)
         due = is_due(start, total, output.eval_step)
         if start == 0:
-            due = not (told := too_long_before(len(data.validation), total * batch))
+            noun = "pairs" if inputs.config.data.objective == "dpo" else "samples"
+            due = not (told := too_long_before(len(data.validation), total * batch, noun))
             if told:
                 out.console.say(told)
         last = found.steps[-1] if found.steps else None
@@ -103,16 +104,16 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     return Resumed(saver, start, *gang.from_main(prepare_folder))
 
 
-def too_long_before(held_out: int, trained: int) -> str:
+def too_long_before(held_out: int, trained: int, noun: str = "samples") -> str:
     """Say that evaluating before training is left out: it would be long beside it; empty: not.
 
     Args:
-        held_out: samples; trained: samples of all steps together.
+        held_out: samples, or what `noun` says; trained: those of all steps together.
     """
     if held_out <= trained / BEFORE:
         return ""
     return (
-        f"the loss before training is not measured: {held_out} samples are held out, and all steps "
+        f"the loss before training is not measured: {held_out} {noun} are held out, and all steps "
         f"together have {trained}"
     )
 
