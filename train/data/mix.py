@@ -158,7 +158,8 @@ def _count(name: DatasetName, store: Store) -> int:
 
 def _seen(train: StoredSplit | JoinedSplit, validation: StoredSplit | JoinedSplit) -> Iterator[str]:
     """Say where texts to evaluate on are trained on, too, as where one file is given for both."""
-    seen = int(np.isin(validation.drawn, train.drawn).sum())
+    ordered, sought = np.sort(train.drawn), validation.drawn  # np.isin takes ten times as long
+    seen = int((ordered[np.searchsorted(ordered, sought) % len(ordered)] == sought).sum())
     if seen:
         yield (
             f"{seen} of the {len(validation)} texts to evaluate on are trained on as well: on "
