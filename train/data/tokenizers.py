@@ -105,7 +105,7 @@ def _template(name: str, tokenizer: HuggingFaceTokenizer) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"--chat-template '{name}' cannot be read ({error}): give a file that holds a chat "
-            f"template, or {CHATML}"
+            f"template, or {CHATML}, or leave it out for the tokenizer's own"
         ) from None
 
 

@@ -104,7 +104,7 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
     if template not in (None, "chatml", "none") and not Path(str(template)).expanduser().is_file():
         raise ConfigError(
             f"--chat-template '{template}' is no file: give a file that holds a chat template, "
-            "chatml, or none"
+            "chatml, or none; or leave it out for the tokenizer's own"
         )
     if config.output.save_dir is not None:
         save_dir, own = Path(config.output.save_dir), config.output.run_dir
