@@ -6,6 +6,8 @@ the packing, nor the ranks, nor recomputation can change which.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from transformers import PreTrainedModel
 
@@ -68,6 +70,7 @@ def attach(
     """
     if whole is not None:
         return _attach_part(model, attach(whole, config, seed, context), config, seed, context)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, which then warns
     from peft import LoraConfig as PeftConfig  # a quarter of a second that other runs are spared
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
