@@ -115,6 +115,12 @@ def test_a_mistake_exits_2_with_one_sentence(name, model, tmp_path):
         assert seconds < 2  # of the processor: nothing heavy is imported
 
 
+# The keys of metrics.jsonl, as docs/design.md has them.
+STEP = """step loss lr grad_norm samples loss_tokens tokens padded_tokens seconds tokens_per_s mfu
+    world_size plan sample_hash peak_bytes skipped time"""
+EVALUATION = "step eval_loss eval_tokens"
+
+
 def test_nothing_heavy_is_imported_before_the_arguments_are_checked(tmp_path):
     code = "import sys, train.config, train.run.inputs, train.planning, train.launch.arguments; "
     code += "heavy = {'torch', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules); "
@@ -148,6 +154,8 @@ def test_a_run_ends_with_a_model_that_transformers_loads(model, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, total + 1))
+    assert set(steps[0]) == set(STEP.split())
+    assert all({*line} == set(EVALUATION.split()) for line in lines if "loss" not in line)
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert {line["step"] for line in lines if "eval_loss" in line} == {0, 4, 8, total}
     attempt = run / "attempts" / "0001"

@@ -65,14 +65,13 @@ def evaluations(metrics: Metrics) -> Iterator[EvalRecord]:
 
 @dataclass(frozen=True)
 class RestartRecord:
-    """A start of the ranks, and what the pause before its first step was made of, in seconds.
+    """A start after another's steps, and what the pause before its first was made of, in seconds.
 
     `restart` counts the run's starts, `step` the steps before this one, `lost` those that were made
     before and are repeated, `total` all steps. `pause`: from the last step before to the first one
     after. It is made of `save` (until the ranks before left, or their fault was seen), `end` (until
     all were gone), `start` (until these began), `imports` (libraries and data), `join` (and plan),
-    `load` (model and checkpoint), `first_step`. None is what is not known: there was no start
-    before, or no supervisor.
+    `load` (model and checkpoint), `first_step`. None is what is not known, as without a supervisor.
     """
 
     restart: int
@@ -80,7 +79,7 @@ class RestartRecord:
     lost: int
     total: int
     world_size: int
-    pause: float | None
+    pause: float
     save: float | None
     end: float | None
     start: float | None

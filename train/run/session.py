@@ -202,27 +202,33 @@ def training_job(
             planned.chosen, seconds, peak, engine.reserved_bytes()
         ),
         balanced=partial(rebalanced, chosen) if chosen.balances else None,
-        restarted=partial(_restarted, (*instants, time.time()), resumed.last),
+        restarted=partial(_restarted, (*instants, time.time()), resumed.last)
+        if resumed.last is not None
+        else None,
     )
 
 
 def _restarted(
     instants: Sequence[float | None],
-    line: Mapping[str, Any] | None,
+    line: Mapping[str, Any],
     job: TrainingJob,
     start: int,
     first: float,
 ) -> RestartRecord:
-    """Return what the pause before step `job.start` + 1, which was made at `first`, was made of."""
-    last = None if line is None else float(line["time"])
+    """Return what the pause before step `job.start` + 1, which was made at `first`, was made of.
+
+    Args:
+        line: of the last step before.
+    """
+    last = float(line["time"])
     phases = dict(zip(PHASES, divide_pause((last, *instants, first)), strict=True))
     return RestartRecord(
         restart=start,
         step=job.start,
-        lost=0 if line is None else max(0, line["step"] - job.start),
+        lost=max(0, line["step"] - job.start),
         total=job.total,
         world_size=job.world_size,
-        pause=None if last is None else first - last,
+        pause=first - last,
         **phases,
         time=first,
     )
