@@ -83,6 +83,15 @@ def test_what_older_checkpoints_do_not_say_is_not_compared():
     ]
 
 
+def test_a_model_of_another_name_is_the_same_model():
+    there = replace(THERE, must_match={**IDENTITY, "model": {"name": "a/b", "layers": 2}})
+    here = replace(THERE, must_match={**IDENTITY, "model": {"name": "c", "layers": 2}})
+    refuse_other_run(there, here, FOLDER)
+    other = replace(THERE, must_match={**IDENTITY, "model": {"name": "a/b", "layers": 3}})
+    with pytest.raises(CheckpointError, match="another model shape"):
+        refuse_other_run(there, other, FOLDER)
+
+
 def test_what_a_config_says_of_generation_is_no_part_of_a_step():
     said = {"rope_theta": 1e4, "eos_token_id": 2, "transformers_version": "5", "dtype": "float32"}
     assert meaning(said) == {"rope_theta": 1e4}

@@ -65,12 +65,20 @@ def refuse_other_run(there: RunFingerprint, own: RunFingerprint, folder: Path) -
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Return what differs of that which must be equal, in words with both values."""
     names = [name for name in RESUME_INVARIANTS if name in old or name not in NEW]
-    differ = [name for name in names if old.get(name) != new.get(name)]
+    differ = [name for name in names if _compared(name, old) != _compared(name, new)]
     return {
         name: f"{RESUME_INVARIANTS[name][0]} ({_difference(old.get(name), new.get(name))})"
         for name in differ
         if not set(differ) & set(IMPLIED_BY.get(name, ()))
     }
+
+
+def _compared(name: str, facts: Mapping[str, Any]) -> Any:
+    """Return what counts of a fact: a model's shape is the same wherever the model came from."""
+    value = facts.get(name)
+    if name == "model" and isinstance(value, Mapping):
+        return {key: number for key, number in value.items() if key != "name"}
+    return value
 
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
