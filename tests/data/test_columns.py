@@ -121,6 +121,13 @@ def test_given_columns_are_used_alone():
     )
     assert form.roles == {"prompt": "prompt", "completion": "chosen"} and form.alpaca
     assert chosen({"prompt": "a", "note": "b"}, text="prompt").kind == "text"
+    assert chosen({"Frage": "a", "id": "b"}, prompt="Frage").kind == "prompt"
+
+
+def test_a_given_prompt_alone_is_refused_where_its_answer_may_stand_beside_it():
+    words = "'Frage' alone would be trained, though 'answer' .*prompt=Frage,completion=answer"
+    with pytest.raises(DataError, match=words):
+        chosen({"Frage": "a", "answer": "b"}, prompt="Frage")
 
 
 @pytest.mark.parametrize(

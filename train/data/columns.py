@@ -181,7 +181,7 @@ def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat:
     """Read a row by `--columns` alone.
 
     Raises:
-        ValueError: a column is not there, or they make no sample.
+        ValueError: a column is not there, they make no sample, or a prompt would be trained alone.
     """
     missing = [name for name in columns.values() if name not in row]
     if missing:
@@ -197,7 +197,10 @@ def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat:
             "text"
         )
     unused = tuple(name for name in map(str, row) if name not in roles.values())
-    return RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
+    found = RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
+    if found.kind == "prompt":
+        _refuse_answered(row, found)
+    return found
 
 
 def _by_names(row: Mapping[str, Any]) -> RowFormat:
@@ -268,6 +271,16 @@ def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
             "a conversation: write the turns of each as one row of messages, or give --columns "
             f"text={used}"
         )
+    _refuse_answered(row, found)
+
+
+def _refuse_answered(row: Mapping[str, Any], found: RowFormat) -> None:
+    """Refuse a bare prompt or text beside which its answer may stand.
+
+    Raises:
+        ValueError: it names that column.
+    """
+    used = found.roles[found.kind]
     for name in found.unused:
         word, value = _plain(name), row.get(name)
         if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
