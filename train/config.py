@@ -275,7 +275,7 @@ def read_words(argv: Sequence[str]) -> dict[str, Any]:
         ConfigError: an unknown flag, or a missing or malformed value.
     """
     parser = build_parser()
-    spaced = [_hyphens(word) for word in argv]
+    spaced = [hyphens(word) for word in argv]
     found, unknown = parser.parse_known_args(spaced)
     if unknown:
         told = list(_unknown(unknown))
@@ -310,8 +310,8 @@ def _unknown(words: Sequence[str]) -> Iterator[str]:
         flag = "" if equals else flag
 
 
-def _hyphens(word: str) -> str:
-    """Accept --batch_size for --batch-size."""
+def hyphens(word: str) -> str:
+    """Return a flag with dashes in its name: accept --batch_size for --batch-size."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")

@@ -54,6 +54,15 @@ def test_with_every_key_pinned_it_is_a_predictor(capsys):
     assert (plan["tp"], plan["dp"], plan["accumulation"]) == (2, 2, 128)
 
 
+def test_the_words_of_a_run_are_understood(capsys):
+    words = ["--use_lora", "--lora_r=8", "--lora-alpha", "16", "--pin", "zero=1", "recompute=none"]
+    code, plain = planned(capsys, *words)
+    _, dropped = planned(capsys, *words, "--lora_dropout=0.1")
+    less, more = (sum(row["memory"]["activations"] for row in found["table"])
+                  for found in (plain, dropped))  # fmt: skip
+    assert code == 0 and more > less
+
+
 def cpu_seconds(*argv):
     """Least CPU seconds of three runs of the command, from the interpreter's start to its end."""
     begun = "from train.cli import main; main()"
@@ -120,6 +129,7 @@ def test_the_explanation_names_the_plan_what_pins_cost_and_where_gpus_stop_helpi
         ([*BASE, "--price", "H100=2"], "names H100-SXM, which is not planned for"),
         (["--compare", "H100"], "write for example --compare H100x8"),
         (["--compare", "H100x0"], "at least 1"),
+        ([*BASE, "--lora-dropout", "1.5"], "lora-dropout: must be a finite number at least 0 and"),
         (["--compare", "H100x8", "--gpu", "A100"], "leave --gpu out"),
         (
             [

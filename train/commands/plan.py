@@ -15,8 +15,9 @@ from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any
 
-from train.arguments import Parser
+from train.arguments import Parser, real
 from train.commands.plan_request import KEYS, Question, read_question
+from train.config import hyphens
 from train.errors import ConfigError, ExitCode, FaultError, did_you_mean
 from train.paths import ROOT, cache_path, calibration_folder, unusable
 from train.planning.advice import with_advice
@@ -43,9 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-gpus", type=_whole, metavar="K", help="GPUs of each host")
     add("--num-nodes", type=_whole, metavar="M", help="the first M hosts")
     add("--gpu", metavar="NAME", help="such as A100-SXM-80GB; default: the hostfile's")
-    add("--model-name-or-path", "--model_name_or_path", default="mistral-7b", metavar="P",
+    add("--model-name-or-path", default="mistral-7b", metavar="P",
         help="a folder, a hub or built-in name, or layers=32,hidden=4096,heads=32,…")  # fmt: skip
-    add("--dataset-name-or-path", "--dataset_name_or_path", metavar="D",
+    add("--dataset-name-or-path", metavar="D",
         help="plan for its samples and tell the hours; tokenized as for a run")  # fmt: skip
     add("--tokenizer", metavar="T", help="for the dataset; default: the model's")
     add("--samples", type=_whole, metavar="N", help="instead of a dataset: N full samples")
@@ -59,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--use-lora", action="store_true", help="train an adapter, the model frozen")
     add("--quantize", choices=("nf4",), help="the frozen model in 4 bits")
     add("--lora-r", type=_whole, default=16, metavar="R", help="its rank")
+    add("--lora-alpha", type=_whole, default=32, metavar="A", help="as in a run; costs nothing")
+    add("--lora-dropout", type=_dropout, default=0.0, metavar="P", help="its mask needs memory")
     add("--pin", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="fix a part of the plan: " + " ".join(KEYS))  # fmt: skip
     add("--all", action="store_true", help="show every legal plan")
@@ -75,6 +78,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _dropout(text: str) -> float:
+    try:
+        return real(0, 0.99)(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def command(argv: Sequence[str]) -> int:
     """Plan for a hostfile's hosts and print; return 0, or 2 where nothing fits.
 
@@ -83,7 +93,7 @@ def command(argv: Sequence[str]) -> int:
         FaultError: measuring failed.
     """
     calibrations = calibration_folder(cache_path(os.environ))
-    words = [word for word in argv if word != "--calibrate"]
+    words = [hyphens(word) for word in argv if word != "--calibrate"]
     if len(words) < len(argv):
         measure(calibrations)
         if not words:

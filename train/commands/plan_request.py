@@ -63,13 +63,14 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
     if clusters[0][1] is not None and len(kinds := asked[0][1]) > 1:
         each = " and ".join(f"{count} {name} at {prices[name]:g}" for name, count in kinds.items())
         notes += (f"the cost of a GPU-hour is the mean of {each}",)
+    adapter = LoraConfig(given.lora_r, given.lora_alpha, given.lora_dropout)
     request = PlanRequest(
         shape=shape,
         cluster=clusters[0][0],
         batch_size=given.batch_size,
         block_size=given.block_size,
         precision=given.precision,
-        lora=LoraConfig(given.lora_r, 2 * given.lora_r, 0.0) if given.use_lora else None,
+        lora=adapter if given.use_lora else None,
         quantize=given.quantize,
         pins=read_pins({key: value for key, value in words.items() if key not in OTHERS}),
         implementation=read_implementation({k: v for k, v in words.items() if k in OTHERS}),
