@@ -101,7 +101,7 @@ def _speed(one: Speed) -> dict[str, str]:
         "times as fast": f"{one.times:.2f}",
         "ideal": f"{one.ideal:.2f}",
         "of the ideal": f"{one.times / one.ideal:.0%}",
-        "slow/fast steps": f"{one.spread:.2f}",
+        "slow over quick steps": "–" if one.spread == 1 else f"{one.spread:.2f}",  # too few to tell
     }
 
 
