@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.saving import save_model
 from tests.support.fakes import FakeSplit
+from train.checkpoint.folder import complete
 from train.config import World, parse_args
 from train.data.feed import Placement, step_batch
 from train.engine import model as models
 from train.engine import weights
 from train.engine.gang import connect
+from train.engine.huggingface import open_exporter
 from train.engine.start import start
 from train.errors import ModelError, NonFiniteError
 from train.planning import Plan, read_ds_config, render, shape_of
@@ -209,58 +212,6 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(
         engine(gang, folder, zero=zero)
 
 
-def load(folder: Path) -> models.LoadedModel:
-    zero = {"zero_optimization": {"stage": 0}}
-    return models.load(folder, configured(folder).model, zero, torch.device("cpu"), 0)
-
-
-@pytest.mark.parametrize("name", ["score.weight", "mtp.fc.weight", "v_head.summary.weight"])
-def test_weights_that_the_model_does_not_use_are_told(folder, name):
-    change(folder, lambda s: s.update({name: torch.ones(2, 32)}))
-    assert load(folder).notices[-1].endswith(f"are not trained, and not saved: {name}")
-
-
-def test_buffers_that_old_files_hold_are_not_told(folder):
-    computed = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    change(folder, lambda s: s.update({computed: torch.ones(4)}))
-    assert not any("not saved" in said for said in load(folder).notices)
-
-
-def test_more_layers_than_the_config_has_are_refused_and_not_left_out(folder):
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    with pytest.raises(ModelError, match=r"layers.1.*', a layer beyond those of its config.json"):
-        load(folder)
-    path.write_text(json.dumps(config | {"num_hidden_layers": 1, "num_nextn_predict_layers": 1}))
-    assert "and 5 more" in load(folder).notices[-1]
-
-
-@pytest.mark.parametrize("before", ["module.", "_orig_mod.", "base_model.model."])
-def test_names_that_another_trainer_has_put_a_word_before_are_shown(folder, before):
-    path = folder / "model.safetensors"
-    save_file({before + key: held for key, held in load_file(path).items()}, path)
-    with pytest.raises(ModelError, match=f"it holds '{before}model.embed_tokens.weight': save it"):
-        load(folder)
-
-
-def test_code_that_a_model_brings_is_not_run_and_said(folder):
-    path = folder / "config.json"
-    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | own))
-    with pytest.raises(ModelError, match="brings code of its own.*give --trust-remote-code"):
-        load(folder)
-
-
-def test_a_model_without_a_number_of_positions_is_loaded(tmp_path):
-    config = transformers.RecurrentGemmaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=1, lru_width=32, attention_window_size=16, vocab_size=128,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    assert not load(tmp_path).packed
-
-
 def test_a_model_that_was_not_loaded_as_it_stands_is_refused(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     weights.check_loaded(folder, model)
@@ -384,6 +335,23 @@ def test_the_text_part_of_a_larger_model_is_saved_as_a_model_that_loads_whole(ga
     assert engine(gang, tmp_path / "saved").model.notices[:1] == (
         "qwen3_5_text attention cannot be packed, so samples are padded",
     )
+
+
+def test_an_export_opens_each_file_of_a_checkpoint_once(gang, folder, tmp_path):
+    """What one weight has opened is there for the others: a parse of all headers for each of them
+    would take minutes.
+    """
+    config = configured(folder).model
+    made = engine(gang, folder, zero=1)
+    losses(made, steps=1)
+    save_model(made, folder, config, tmp_path / "saved")
+    checkpoint = complete(tmp_path / "saved-run")[0]
+    exporter = open_exporter(checkpoint, folder, config)
+    weights_of = exporter.named()
+    exporter.values("model.norm.weight", weights_of["model.norm.weight"].shape)
+    shutil.rmtree(checkpoint)
+    for name, empty in weights_of.items():
+        assert exporter.values(name, empty.shape).shape == empty.shape
 
 
 def test_one_element_in_the_middle_of_a_tensor_makes_other_weights(tmp_path):
