@@ -216,7 +216,8 @@ class Attempt:
     def explain(self) -> None:
         """Print the first failing rank's error, before all that it caused."""
         death = first_death(self.seen.deaths)
-        echo = death is not None and death.code == 1 and (self.seen.lost or self.seen.hung)
+        plain = death is not None and death.code == ExitCode.FAULT
+        echo = plain and (self.seen.lost or self.seen.hung)
         if death is not None and death.code != ExitCode.STOPPED and not echo:
             tail = "" if death.rank == 0 else death.tail.strip()
             if death.rank != 0 or death.code not in (ExitCode.USER, ExitCode.NON_FINITE):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-# The threads that heartbeat.py starts: in every rank, and never the reason for a hang.
-_OWN = re.compile(r"launch/heartbeat\.py\", line \d+ in (_pulse|_end_without_agent)")
+# The thread that heartbeat.py starts: in every rank, and never the reason for a hang.
+_OWN = re.compile(r"launch/heartbeat\.py\", line \d+ in _pulse")
 _SHORTEST_HANG = 30.0  # seconds
 _SLOWEST_START = 900.0  # seconds without a sign of life before the first step: kernels are built
 _SLOWEST_SAVE = 1800.0  # seconds for a file system to take a checkpoint, or the model

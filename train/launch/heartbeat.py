@@ -28,6 +28,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from train.errors import ExitCode
+
 FOLDER = "ANYRANK_AGENT"
 GO = "go"
 _POLL = 0.05  # seconds between two looks for it
@@ -109,11 +111,11 @@ def _end_visibly(env: Mapping[str, str]) -> None:
     shown = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        leave(env, 1, error)
+        leave(env, ExitCode.FAULT, error)
         shown(kind, error, trace)
 
     sys.excepthook = hook
-    atexit.register(leave, env, 0)
+    atexit.register(leave, env, ExitCode.DONE)
 
 
 def _pulse(path: Path) -> None:

@@ -70,11 +70,11 @@ class Outcome:
         if first is not None and first.code is not None:
             return first.code
         if first is not None or self.lost or self.hung:
-            return 1
+            return ExitCode.FAULT
         failed = [code for code in self.codes if code]
         if failed:
             return failed[0]
-        return 0 if self.done else 1
+        return ExitCode.DONE if self.done else ExitCode.FAULT
 
     @property
     def error(self) -> str:

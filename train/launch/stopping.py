@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from train.config import World
-from train.errors import StopRequested
+from train.errors import ExitCode, StopRequested
 from train.hosts import process
 from train.launch import heartbeat
 
@@ -117,11 +117,11 @@ class StopRequests:
                 self._received.append("the launcher has ended")
                 deadline = time.monotonic() + (_SAVING if self._deferred else 0.0)
             if time.monotonic() >= deadline:
-                self._leave(1)
+                self._leave(ExitCode.FAULT)
 
     def _receive(self, number: signal.Signals) -> None:
         if number == signal.SIGINT and number.name in self._received:
-            self._leave(130)
+            self._leave(ExitCode.INTERRUPTED)
         self._received.append(number.name)
 
     def _stop_now(self) -> None:

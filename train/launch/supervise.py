@@ -274,6 +274,7 @@ def run_once(
         ready.close()
     if job.dry_run:
         return replace(outcome, done=True)
-    if outcome.codes and outcome.code == 1 and not (any(outcome.codes) or outcome.deaths):
+    silent = outcome.codes and not (any(outcome.codes) or outcome.deaths)
+    if silent and outcome.code == ExitCode.FAULT:
         output.say(f"the ranks ended without finishing: {job.run_dir / 'DONE'} is missing")
     return outcome

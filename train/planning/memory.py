@@ -10,8 +10,8 @@ from train.planning.links import Group, data_group, received_tokens, replica_gro
 from train.planning.plan import Plan
 from train.planning.request import Memory, PlanRequest
 from train.planning.states import States, states_of
+from train.text import GIB
 
-GIB = 2**30
 # Driver context and kernels of a process; buffers of its communicators; blocks that the allocator
 # holds but cannot use, as a share of what comes and goes. Plain data parallelism has one group of
 # ranks and micro-batches that come and go whole; layouts with tensor or pipeline parallelism have

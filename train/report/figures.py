@@ -24,13 +24,13 @@ from matplotlib.ticker import MaxNLocator
 
 from train.report.against_plan import speeds, time_of
 from train.report.runs import Run, limit_of, ranks
+from train.text import GIB
 
 COLORS = ("#2b83ba", "#e07a1f", "#2fa36a", "#a566c4", "#d0507f", "#7b8b95")
 MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve")
 TIME = ("compute", "communication", "pipeline", "offload")
 PARTS = ("#1b3a57", "#1b6ca8", "#6fb1d6", "#e07a1f", "#f2b872", "#8d99a6", "#cfd6dd")
 FLOOR = 1e-9  # the smallest difference drawn on a logarithmic axis
-GIB = 2**30
 WIDE = 5.2  # inches: at 72 points each about a phone's pixels
 INK = "#010203"  # stands for the page's own colour of text
 LOST = "#d0507f"
