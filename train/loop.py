@@ -240,7 +240,7 @@ def evaluate(
     loss, tokens = engine.evaluate(until_stopped())
     if stopped:
         return None
-    record = EvalRecord(step, loss / max(1, tokens), tokens)
+    record = EvalRecord(step, loss / max(1, tokens), tokens, job.validation.fingerprint)
     if not math.isfinite(record.eval_loss):
         raise NonFiniteError(
             f"the evaluation after step {step} is not finite (loss {record.eval_loss:g}), so this "

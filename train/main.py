@@ -41,7 +41,7 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     job = session.training_job(found, data, planned, engine, resumed)
     out.console.stage(6, f"Training {job.total} steps")
     fit(engine, job, out, resumed.saver, stop)
-    step = session.save(engine, found, out)
+    step = session.save(engine, found, data, out)
     session.finish(engine, found, data, out, step)
     gang.close()
 

@@ -7,8 +7,10 @@ from train.config import parse_args
 from train.errors import DataError
 from train.loop import Outputs
 from train.output.console import Console
+from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
-from train.run.resume import too_long_before
+from train.run.inputs import date_of
+from train.run.resume import _counting, too_long_before
 from train.run.session import _final_checkpoint, _losses, require_same
 
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
@@ -46,8 +48,40 @@ def test_early_stop_writes_the_best_of_what_is_kept_and_says_so(tmp_path, capsys
         (folder / "COMPLETE").write_text("")
     out = Outputs(Console(True), None, NoTracker(), tmp_path)
     output = replace(parse_args([]).output, early_stop=1)
-    assert _final_checkpoint(output, out).name == "step_00000015"
+    assert _final_checkpoint(output, "held out", out).name == "step_00000015"
     assert "is that after step 15, whose evaluation was the best of 3 (loss 2.000000)" in (
         capsys.readouterr().out
     )
-    assert _losses(tmp_path, 15)[0].endswith("9.0000 before training, 2.0000 after step 15")
+    assert _losses(tmp_path, "held out", 15)[0].endswith(
+        "9.0000 before training, 2.0000 after step 15"
+    )
+
+
+def test_evaluations_on_other_rows_are_not_compared(tmp_path, capsys):
+    """A run that goes on with another --eval-dataset-name-or-path: 1.0 there says nothing here."""
+    found = {(0, "a"): 9.0, (5, "a"): 1.0, (5, "b"): 7.0, (10, "b"): 3.0, (15, "b"): 4.0}
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for (step, rows), loss in found.items():
+            line = {"step": step, "eval_loss": loss, "eval_tokens": 7, "eval_data": rows}
+            file.write(json.dumps(line) + "\n")
+    for step in (5, 10, 15):
+        folder = tmp_path / f"checkpoints/step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").write_text("")
+    out = Outputs(Console(True), None, NoTracker(), tmp_path)
+    output = replace(parse_args([]).output, early_stop=1)
+    assert _final_checkpoint(output, "b", out).name == "step_00000010"
+    assert "the best of 3 (loss 3.000000)" in capsys.readouterr().out
+    assert _losses(tmp_path, "b", 10) == ("Loss on held-out samples: 3.0000 after step 10",)
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert len(metrics.evals) == 5
+    assert not metrics.notice
+    assert [one.step for one in _counting(metrics, "b", output, out)] == [5, 10, 15]
+    assert "--early-stop: 2 evaluations on other rows do not count" in capsys.readouterr().out
+
+
+def test_what_a_killed_start_half_wrote_is_no_fault_of_the_next(tmp_path):
+    for number, text in (("0001", '{"da'), ("0002", "[]"), ("0003", '{"date": "2026-01-31"}')):
+        (tmp_path / "attempts" / number).mkdir(parents=True)
+        (tmp_path / "attempts" / number / "tokenized.json").write_text(text)
+    assert date_of(str(tmp_path)) == "2026-01-31"

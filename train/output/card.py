@@ -13,7 +13,7 @@ from train.config import ModelConfig
 from train.config_file import flags_of
 from train.launch.arguments import TOKENIZED
 from train.names import for_others, read_names
-from train.output.metrics import read_metrics
+from train.output.metrics import of_rows, read_metrics
 from train.paths import looks_local
 from train.text import printable
 
@@ -119,6 +119,7 @@ def _table(config: Mapping[str, Any], run: Path, step: int) -> Iterator[str]:
     metrics = read_metrics(run / "metrics.jsonl")
     steps = [line for line in metrics.steps if line["step"] <= step]
     evals = [line for line in metrics.evals if line["step"] <= step]
+    evals = of_rows(evals, evals[-1].get("eval_data", "")) if evals else []
     pairs = data.get("objective") == "dpo"
     rows = {
         **({"objective": "DPO, over pairs of answers"} if pairs else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def read_metrics(path: Path) -> Metrics:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror or error}): repair it, or move it away"
         ) from None
-    found: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
+    found: dict[tuple[str, int, str], tuple[int, Mapping[str, Any]]] = {}
     broken = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -91,18 +91,28 @@ def read_metrics(path: Path) -> Metrics:
             broken.append(Broken(number, line, str(error)))
             continue
         kind = _kind(record)
-        at = (kind, record["restart" if kind == "restart" else "step"])
+        of = str(record.get("eval_data", ""))  # a step may be evaluated on other rows, too
+        at = (kind, record["restart" if kind == "restart" else "step"], of)
         if at in found:
             earlier = found[at][0]
             broken.append(Broken(earlier, lines[earlier - 1], f"stands again in line {number}"))
         found[at] = (number, record)
-    kept = {kind: [found[at][1] for at in sorted(found) if at[0] == kind] for kind in KINDS}
+    order = sorted(found, key=lambda at: (at[1], found[at][0]))
+    kept = {kind: [found[at][1] for at in order if at[0] == kind] for kind in KINDS}
     return Metrics(
         steps=tuple(kept[""]),
         evals=tuple(kept["eval_loss"]),
         restarts=tuple(kept["restart"]),
         broken=tuple(sorted(broken, key=lambda broken: broken.number)),
     )
+
+
+def of_rows(evals: Sequence[Mapping[str, Any]], rows: str) -> list[Mapping[str, Any]]:
+    """Return the evaluations on `rows` (a fingerprint), and those that do not say on which.
+
+    Losses on other rows are no better or worse than these: a later start may name others.
+    """
+    return [line for line in evals if line.get("eval_data", rows) == rows]
 
 
 def rewind_metrics(path: Path, step: int) -> Metrics:

@@ -14,7 +14,7 @@ from typing import Any
 
 from train.checkpoint.folder import require_newest
 from train.errors import ConfigError
-from train.output.metrics import Metrics, rewind_metrics
+from train.output.metrics import Metrics, of_rows, rewind_metrics
 
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 TOLD = re.compile(
@@ -49,18 +49,19 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """One evaluation over the whole split, after `step` steps."""
+    """One evaluation over the whole split, after `step` steps; `eval_data`: of which rows."""
 
     step: int
     eval_loss: float
     eval_tokens: int
+    eval_data: str = ""
 
 
-def evaluations(metrics: Metrics) -> Iterator[EvalRecord]:
-    """Yield the evaluations of a run but for the one before training."""
-    for line in metrics.evals:
+def evaluations(metrics: Metrics, rows: str) -> Iterator[EvalRecord]:
+    """Yield a run's evaluations on `rows` (a fingerprint) but for the one before training."""
+    for line in of_rows(metrics.evals, rows):
         if line["step"]:
-            yield EvalRecord(line["step"], line["eval_loss"], line["eval_tokens"])
+            yield EvalRecord(line["step"], line["eval_loss"], line["eval_tokens"], rows)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
 def date_of(run: str | None) -> str | None:
     """Return the day that a run's first start told the chat template, where one asked for it."""
     for path in sorted(Path(run or "").glob(f"attempts/*/{TOKENIZED}")) if run else ():
-        date = json.loads(path.read_text(encoding="utf-8")).get("date")
+        try:
+            date = json.loads(path.read_text(encoding="utf-8")).get("date")
+        except (OSError, ValueError, AttributeError):  # a start was killed as it wrote this
+            continue
         if date is not None:
             return str(date)
     return None

@@ -36,7 +36,7 @@ from train.interfaces import CheckpointSaver
 from train.launch.arguments import TOKENIZED
 from train.loop import Outputs, best_step, counted, is_due, short_of_rate
 from train.output.console import Console
-from train.output.metrics import Metrics
+from train.output.metrics import Metrics, of_rows
 from train.output.record import EvalRecord, RunFolder, evaluations
 from train.planning.plan import Plan
 from train.run.inputs import RunInputs
@@ -98,8 +98,9 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
             if told:
                 out.console.say(told)
         last = found.steps[-1] if found.steps else None
-        missing = due and all(line["step"] != start for line in found.evals)
-        return missing, last, _counting(found, output, out)
+        rows = data.validation.fingerprint
+        missing = due and all(line["step"] != start for line in of_rows(found.evals, rows))
+        return missing, last, _counting(found, rows, output, out)
 
     return Resumed(saver, start, *gang.from_main(prepare_folder))
 
@@ -118,11 +119,19 @@ def too_long_before(held_out: int, trained: int, noun: str = "samples") -> str:
     )
 
 
-def _counting(found: Metrics, output: OutputConfig, out: Outputs) -> tuple[EvalRecord, ...]:
-    """Return the evaluations so far that --early-stop counts: the best must have a checkpoint."""
+def _counting(
+    found: Metrics, rows: str, output: OutputConfig, out: Outputs
+) -> tuple[EvalRecord, ...]:
+    """Return the evaluations so far that --early-stop counts: the best must have a checkpoint.
+
+    Args:
+        rows: the fingerprint of what is evaluated on.
+    """
     if not output.early_stop:
         return ()
-    evals = tuple(evaluations(found))
+    evals = tuple(evaluations(found, rows))
+    if others := len(found.evals) - len(of_rows(found.evals, rows)):
+        out.console.say(f"--early-stop: {others} evaluations on other rows do not count")
     counts = counted(evals, [checkpoints.step_of(one) for one in checkpoints.complete(out.path)])
     if len(counts) < len(evals):
         out.console.say(

@@ -40,7 +40,7 @@ from train.launch.stopping import StopRequests
 from train.loop import Outputs, TrainingJob, best_step, counted
 from train.output.card import beside, next_commands
 from train.output.console import Console
-from train.output.metrics import PHASES, read_metrics
+from train.output.metrics import PHASES, of_rows, read_metrics
 from train.output.record import (
     RestartRecord,
     divide_pause,
@@ -234,11 +234,12 @@ def _restarted(
     )
 
 
-def save(engine: Engine, inputs: RunInputs, out: Outputs) -> int:
+def save(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> int:
     """Write the final Hugging Face folder with its tokenizer; return after which step it is."""
     folder, config = save_folder(inputs, out), inputs.config
     out.console.stage(7, f"Saving the model to {folder}")
-    checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, out))
+    rows = data.validation.fingerprint
+    checkpoint = engine.gang.from_main(lambda: _final_checkpoint(config.output, rows, out))
     step = checkpoints.step_of(checkpoint)
     files = {} if out.folder is None else beside(out.path, out.folder.attempt, step)
     told = save_final(engine.gang, checkpoint, config.model, config.data.seed, folder, files)
@@ -257,13 +258,17 @@ def save(engine: Engine, inputs: RunInputs, out: Outputs) -> int:
     return step
 
 
-def _final_checkpoint(output: OutputConfig, out: Outputs) -> Path:
-    """Return what the final model is written from: the last step's, or the best evaluation's."""
+def _final_checkpoint(output: OutputConfig, rows: str, out: Outputs) -> Path:
+    """Return what the final model is written from: the last step's, or the best evaluation's.
+
+    Args:
+        rows: the fingerprint of what is evaluated on.
+    """
     found = checkpoints.complete(checkpoints.model_only(out.path)) or checkpoints.complete(out.path)
     if not output.early_stop:
         return found[0]
     kept = {checkpoints.step_of(path): path for path in found}
-    evals = counted(tuple(evaluations(read_metrics(out.path / "metrics.jsonl"))), kept)
+    evals = counted(tuple(evaluations(read_metrics(out.path / "metrics.jsonl"), rows)), kept)
     step = best_step(evals)
     if step is None:
         raise FaultError(
@@ -284,7 +289,7 @@ def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs, step:
     Args:
         step: after which step the model is that was saved.
     """
-    for line in engine.gang.from_main(lambda: _losses(out.path, step)):
+    for line in engine.gang.from_main(lambda: _losses(out.path, data.validation.fingerprint, step)):
         out.console.say(line)
     _show_answer(engine, inputs, data, out.console)
     if out.folder is not None:
@@ -301,9 +306,9 @@ def finish(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs, step:
     gc.unfreeze()  # or libraries' cycles outlive the process's end, and some complain of that
 
 
-def _losses(run: Path, step: int) -> tuple[str, ...]:
-    """Compare the held-out loss before training with that of the model which was saved."""
-    evals = tuple(read_metrics(run / "metrics.jsonl").evals)
+def _losses(run: Path, rows: str, step: int) -> tuple[str, ...]:
+    """Compare the loss on held-out `rows` before training with that of the saved model."""
+    evals = of_rows(read_metrics(run / "metrics.jsonl").evals, rows)
     if not evals:
         return ()
     first, last = evals[0], next((one for one in evals if one["step"] == step), evals[-1])
