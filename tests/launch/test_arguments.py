@@ -105,6 +105,18 @@ def test_a_model_takes_the_place_of_a_saved_model_and_of_nothing_else(tmp_path: 
         check(LaunchRequest(1, None, ("--save-dir", str(work))), 0.0)
 
 
+def test_a_run_does_not_put_its_model_in_the_place_of_the_one_it_trains_from(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").touch()
+    words = ("--model-name-or-path", str(model), "--dataset-name-or-path", "owner/rows")
+    with pytest.raises(ConfigError, match="model is the model that is trained from: name another"):
+        check(LaunchRequest(1, None, (*words, "--run-dir", str(tmp_path / "run"))), 0.0)
+    check(LaunchRequest(1, None, (*words, "--run-dir", str(tmp_path / "second"))), 0.0)
+
+
 def test_a_run_that_exists_goes_on_with_its_own_words_and_those_typed_over_them(
     tmp_path: Path,
 ) -> None:

@@ -106,9 +106,7 @@ def check(request: LaunchRequest, now: float) -> tuple[RunConfig, tuple[str, ...
             f"--chat-template '{template}' is no file: give a file that holds a chat template, "
             "chatml, or none; or leave it out for the tokenizer's own"
         )
-    if config.output.save_dir is not None:
-        save_dir, own = Path(config.output.save_dir), config.output.run_dir
-        require_replaceable(save_dir, config.model.name_or_path, own)
+    require_place(config)
     if config.output.run_dir is None:
         added += ["--run-dir", run_dir(config, now)]
     args = (*request.args, *added)
@@ -190,16 +188,34 @@ def require_replaceable(folder: Path, base: str | None, run: str | None = None) 
                 "another folder to save to"
             )
         return
-    if base is not None and folder.resolve() == Path(base).expanduser().resolve():
-        raise ConfigError(
-            f"{folder} is the model that is trained from: name another folder to save to"
-        )
+    _require_other(folder, base)
     inside = list(folder.iterdir()) if folder.is_dir() else [folder]
     saved = {"config.json", "adapter_config.json"} & {path.name for path in inside}
     if inside and (not saved or any(path.is_dir() for path in inside)):
         raise ConfigError(
             f"'{folder}' would be replaced by the model, but holds other things "
             f"({', '.join(sorted(path.name for path in inside)[:3])}): name a new folder to save to"
+        )
+
+
+def require_place(config: RunConfig) -> None:
+    """Refuse arguments by which the final model would take the place of something else.
+
+    Raises:
+        ConfigError: --save-dir is no place for it, or the run's folder has the model that is
+            trained from where it will be.
+    """
+    output, base = config.output, config.model.name_or_path
+    if output.save_dir is not None:
+        require_replaceable(Path(output.save_dir), base, output.run_dir)
+    elif output.run_dir is not None:
+        _require_other(Path(output.run_dir) / "model", base)
+
+
+def _require_other(folder: Path, base: str | None) -> None:
+    if base is not None and folder.resolve() == Path(base).expanduser().resolve():
+        raise ConfigError(
+            f"{folder} is the model that is trained from: name another folder to save to"
         )
 
 

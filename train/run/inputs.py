@@ -20,7 +20,7 @@ from train.data.preset import build_preset
 from train.data.preview import sample_lines
 from train.errors import ConfigError
 from train.hosts import network
-from train.launch.arguments import TOKENIZED, ds_config_path, require_replaceable
+from train.launch.arguments import TOKENIZED, ds_config_path, require_place
 from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
@@ -77,9 +77,7 @@ def locate(config: RunConfig, cache: Path, console: Console) -> RunInputs:
     Raises:
         UserError: one of them is missing or malformed, or the model would replace other files.
     """
-    if config.output.save_dir is not None:
-        save_dir, own = Path(config.output.save_dir), config.output.run_dir
-        require_replaceable(save_dir, config.model.name_or_path, own)
+    require_place(config)
     ds = read_ds_config(ds_config_path(config.ds_config), config)
     if ds.notice:
         console.say(ds.notice)
