@@ -9,8 +9,13 @@ from train.output.trackers import open_tracker
 
 
 def test_secrets_are_redacted_and_unrelated_variables_left_out():
-    found = environment({"HF_TOKEN": "s3cret", "NCCL_DEBUG": "INFO", "HOME": "/h"}, ["0: cpu"])
-    assert found["variables"] == {"HF_TOKEN": "(redacted)", "NCCL_DEBUG": "INFO"}
+    given = {"HF_TOKEN": "s3cret", "SLURM_JWT": "s3cret", "NCCL_DEBUG": "INFO", "HOME": "/h"}
+    given["HF_ENDPOINT"] = "https://me:s3cret@mirror/hub"
+    found = environment(given, ["0: cpu"])
+    assert found["variables"] == {
+        "HF_TOKEN": "(redacted)", "SLURM_JWT": "(redacted)", "NCCL_DEBUG": "INFO",
+        "HF_ENDPOINT": "https://(redacted)@mirror/hub",
+    }  # fmt: skip
     assert found["packages"]["numpy"]
 
 

@@ -16,7 +16,8 @@ from train.checkpoint.folder import require_newest
 from train.errors import ConfigError
 from train.output.metrics import Metrics, of_rows, rewind_metrics
 
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH|JWT", re.IGNORECASE)
+LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of a URL
 TOLD = re.compile(
     r"^(CUDA|NCCL|HIP|ROCR|RCCL|OMP|MKL|GLOO|TORCH|PYTORCH|DS|DEEPSPEED|HF|TRANSFORMERS|SLURM"
     r"|MASTER|WORLD|LOCAL|CROSS|RANK|TOKENIZERS|WANDB)"
@@ -176,7 +177,7 @@ def open_run_folder(path: Path) -> RunFolder:
 def environment(env: Mapping[str, str], hosts: list[str]) -> dict[str, Any]:
     """Describe what ran: the arguments, package versions, hosts, and variables without secrets."""
     told = {
-        key: "(redacted)" if SECRET.search(key) else value
+        key: "(redacted)" if SECRET.search(key) else LOGIN.sub("(redacted)", value)
         for key, value in sorted(env.items())
         if TOLD.match(key)
     }
