@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from train.data.batch import collate
+from train.data.feed import Placement, whole_split
+from train.data.pack import Load
 
 
 class Pair:
@@ -41,3 +44,17 @@ def test_an_empty_micro_batch_is_one_token_without_weight():
     assert (batch.tokens.tolist(), batch.labels.tolist()) == ([0], [-100])
     assert (batch.samples.tolist(), batch.lengths) == ([-1], (1,))
     assert (batch.loss_tokens, batch.real_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("loads", [(), (Load(3, 1.0), Load(3, 2.0))])
+def test_a_sample_to_evaluate_on_may_be_longer_than_what_a_step_takes(loads):
+    split = Pair()
+    split.lengths, split.loss_tokens = np.array([3, 4]), np.array([1, 3])
+    seen = [
+        micro
+        for replica in (0, 1)
+        for micros in whole_split(split, 2, Placement(replica, 2, capacity=3, loads=loads))
+        for micro in micros
+    ]
+    assert sum(micro.real_tokens for micro in seen) == 7
+    assert max(micro.real_tokens for micro in seen) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -110,7 +110,13 @@ def batch_of(split: Split, ids: NDArray[np.int64], layout: Placement) -> StepBat
 
 
 def whole_split(split: Split, batch: int, layout: Placement) -> Iterator[tuple[MicroBatch, ...]]:
-    """Yield this rank's micro-batches of every sample of a split, `batch` samples at a time."""
+    """Yield this rank's micro-batches of every sample of a split, `batch` samples at a time.
+
+    A split that is not trained on may have longer samples than fit: there is room for one then.
+    """
+    longest = int(split.lengths.max(initial=0))
+    loads = (replace(load, capacity=max(load.capacity, longest)) for load in layout.loads)
+    layout = replace(layout, capacity=max(layout.capacity, longest), loads=tuple(loads))
     for first in range(0, len(split.lengths), batch):
         ids = np.arange(first, min(first + batch, len(split.lengths)), dtype=np.int64)
         yield batch_of(split, ids, layout).micros

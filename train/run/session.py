@@ -163,8 +163,7 @@ def placement(inputs: RunInputs, data: Dataset, planned: PlannedRun, engine: Eng
     """Return where this rank stands in a step, and what its replica takes."""
     chosen = planned.chosen.plan
     replica, ranks = engine.mesh.replica(chosen)
-    longest = int(max(data.train.lengths.max(), data.validation.lengths.max(initial=0)))
-    capacity = max(chosen.micro_tokens, longest)
+    capacity = max(chosen.micro_tokens, int(data.train.lengths.max()))
     return Placement(
         replica=replica,
         replicas=chosen.dp,
