@@ -8,6 +8,7 @@ import pytest
 from tests.data.conftest import CHATML
 from train.config import ModelConfig
 from train.data.tokenizers import load_tokenizer
+from train.errors import DataError
 
 CHATS = [
     {"messages": [{"role": "user", "content": f"hello {n}"}, {"role": "assistant", "content": "a"}]}
@@ -129,6 +130,27 @@ def test_a_date_in_the_template_is_the_runs_and_not_the_days(folder, opened, wri
     other = opened(path, folder, date="2020-02-29")
     assert other.fingerprint == first.fingerprint
     assert opened(path, folder).fingerprint == today.fingerprint
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_date_in_a_form_that_is_computed_is_the_runs_as_well(folder, opened, write, marked):
+    asked = "{% set form = '%d %b ' + '%Y' %}{{ strftime_now(form) }}"
+    answer = "{%- generation -%}{{ m['content'] }}{%- endgeneration -%}"
+    configure(folder, asked + (CHATML.replace("{{ m['content'] }}", answer) if marked else CHATML))
+    data = opened(write(CHATS), folder, date="2020-02-29")
+    assert "29ĠFebĠ2020" in texts(data, folder)[0][0]
+
+
+def test_marks_in_a_comment_are_none(folder, opened, write):
+    configure(folder, "{# {% generation %} #}" + CHATML)
+    assert texts(opened(write(CHATS), folder), folder)[0][1].startswith("a<|im_end|>")
+
+
+def test_a_template_that_always_asks_for_another_answer_is_refused(folder, opened, write):
+    """Its question would be trained as the answer's end."""
+    configure(folder, CHATML.replace("{% if add_generation_prompt %}", "{% if true %}"))
+    with pytest.raises(DataError, match="asks for another answer behind every conversation"):
+        opened(write(CHATS), folder)
 
 
 def test_a_template_without_a_date_does_not_depend_on_it(folder, opened, write, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 
 from train.config import ModelConfig
 from train.data.alpaca import ALPACA
-from train.data.tokenizer_hf import find_turns
 from train.data.tokenizers import load_tokenizer
+from train.data.turn_spans import find_turns
 from train.errors import DataError
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from train.data.tokenizer import Encoded, Segment, TokenizerInfo
 from train.data.tokenizer_folder import load_own
+from train.data.turn_spans import MARK, asks_always, find_turns, segments_of
 from train.errors import DataError
 
-Render = Callable[..., str]
-MARK = "anyrank\N{DIVISION SIGN}turn"  # nothing that a conversation holds or a template changes
 NAMED = ("reasoning_content", "thinking", "reasoning")
+COMMENT = re.compile(r"{#.*?#}", re.DOTALL)
 GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
 
 
@@ -193,6 +193,11 @@ class HuggingFaceTokenizer:
         try:
             if marked:
                 return self._marked(messages, tools, template, [k in carrying for k in turns])
+            if self._asks_always:
+                raise ValueError(
+                    "the chat template asks for another answer behind every conversation, and that "
+                    "would be trained: correct it, or give --chat-template chatml"
+                )
             given = [_with_reasoning(message) for message in messages]
             return find_turns(given, partial(self._render, tools=tools), carrying)
         except ValueError:
@@ -213,8 +218,12 @@ class HuggingFaceTokenizer:
     def _templates(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
         """The template without and with tools, and whether it has {% generation %} marks."""
         texts = [self.inner.get_chat_template(tools=tools) for tools in (None, [dict[str, Any]()])]
-        plain, tooled = (_dated(text, self.date) for text in texts)
-        return (plain, bool(GENERATION.search(plain))), (tooled, bool(GENERATION.search(tooled)))
+        plain, tooled = ((text, bool(GENERATION.search(COMMENT.sub("", text)))) for text in texts)
+        return plain, tooled
+
+    @cached_property
+    def _asks_always(self) -> bool:
+        return asks_always(self._render)
 
     @cached_property
     def _special(self) -> Mapping[str, Any]:
@@ -240,6 +249,7 @@ class HuggingFaceTokenizer:
                 tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=opened,
+                strftime_now=self.date.strftime,  # the run's day, and not the clock's
                 **self._special,
             )
         )
@@ -254,121 +264,35 @@ class HuggingFaceTokenizer:
         """Use the template's own {% generation %} marks; `carrying`: which of the assistant's
         turns carry loss.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils.chat_template_utils import (
+            _compile_jinja_template,
+            _render_with_assistant_indices,
+        )
 
-        found: Any = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
-            tools=[dict(tool) for tool in tools] or None,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
+        render: Any = _render_with_assistant_indices
+        text, spans = render(
+            _compile_jinja_template(template),
+            [dict(_with_reasoning(message)) for message in messages],
+            [dict(tool) for tool in tools] or None,
+            None,
+            add_generation_prompt=False,
+            strftime_now=self.date.strftime,
             **self._special,
         )
-        (text,), (spans,) = found
         if all(carrying):
-            return _segments(text, spans)
+            return segments_of(text, spans)
         if len(spans) != len(carrying):
             raise ValueError(
                 f"the chat template marks {len(spans)} pieces as the assistant's in {len(carrying)}"
                 " turns, so the turns that carry no loss cannot be told apart: use another template"
             )
-        return _segments(text, [span for span, kept in zip(spans, carrying, strict=True) if kept])
+        return segments_of(text, [span for span, kept in zip(spans, carrying, strict=True) if kept])
 
 
 def _with_reasoning(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give a message's reasoning the names under which templates look for it, as transformers."""
     said = next((message[key] for key in NAMED if message.get(key) is not None), None)
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
-
-
-def find_turns(
-    messages: Sequence[Mapping[str, Any]], render: Render, carrying: Collection[int]
-) -> tuple[Segment, ...]:
-    """Find the turns that carry loss, endings included, in a rendered conversation.
-
-    Raises:
-        ValueError: a turn cannot be told apart from the rest.
-    """
-    text = render(messages)
-    spans = []
-    for number in sorted(carrying):
-        after = text if number + 1 == len(messages) else render(messages[: number + 1])
-        span = _by_beginnings(text, after, messages[:number], render)
-        span = span or _by_mark(text, messages, number, render)
-        span = span or _by_call(text, messages, number, render)
-        if span is None:
-            raise ValueError(
-                f"the chat template rewrites message {number + 1}, so what the assistant says "
-                "in it cannot be told apart: use a template with {% generation %} marks or "
-                "--loss-on all"
-            )
-        spans.append(span)
-    return _segments(text, spans)
-
-
-def _by_beginnings(
-    text: str, after: str, before: Sequence[Mapping[str, Any]], render: Render
-) -> tuple[int, int] | None:
-    """Compare the conversation rendered through the turn with that up to it: the difference is the
-    turn.
-    """
-    if not before or not text.startswith(after):
-        return None
-    up_to = render(before, True)
-    return (len(up_to), len(after)) if after.startswith(up_to) else None
-
-
-def _by_mark(
-    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
-) -> tuple[int, int] | None:
-    """Put a mark in the place of what is said: what stands around it is not the turn's.
-
-    For templates that write earlier turns otherwise than the last (without their reasoning, or
-    the system's text moved to the last question), so that no beginning is a prefix of the whole.
-    """
-    marked = [dict(message) for message in messages]
-    marked[number]["content"] = MARK
-    around = render(marked).split(MARK)
-    ending = render(marked[: number + 1]).rpartition(MARK)[2]
-    if len(around) != 2 or len(around[0]) + len(around[1]) > len(text):
-        return None
-    if not (text.startswith(around[0]) and text.endswith(around[1])):
-        return None
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(ending, around[1], strict=False))
-    return len(around[0]), len(text) - len(around[1]) + len(list(alike))
-
-
-def _by_call(
-    text: str, messages: Sequence[Mapping[str, Any]], number: int, render: Render
-) -> tuple[int, int] | None:
-    """Find a call without a text: where a turn begins there, and ends as after a text.
-
-    For templates that write the last turn otherwise than earlier ones, and a call otherwise where
-    no text stands before it.
-    """
-    if messages[number].get("content") or not number:
-        return None
-    marked = [*messages[:number], {**messages[number], "content": MARK}]
-    before, said = render(messages[:number], True), render(marked).rpartition(MARK)[2].strip()
-    start = text.find(said, len(before))
-    if not text.startswith(before) or not said or text[len(before) : start].strip():
-        return None
-    end = start + len(said)
-    return len(before), end + len(text[end:]) - len(text[end:].lstrip("\n"))
-
-
-def _segments(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
-    edges = [0, *(edge for span in spans for edge in span), len(text)]
-    pieces = [text[start:end] for start, end in pairwise(edges)]
-    return tuple((piece, bool(k % 2)) for k, piece in enumerate(pieces) if piece)
-
-
-def _dated(template: str, date: datetime) -> str:
-    """Write the run's date into a template that asks for it: transformers would ask the clock."""
-    return re.sub(
-        r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""",
-        lambda call: json.dumps(date.strftime(call[2]), ensure_ascii=False),
-        template,
-    )
 
 
 def _around(whole: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
