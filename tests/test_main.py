@@ -118,7 +118,7 @@ def test_a_mistake_exits_2_with_one_sentence(name, model, tmp_path):
 # The keys of metrics.jsonl, as docs/design.md has them.
 STEP = """step loss lr grad_norm samples loss_tokens tokens padded_tokens seconds tokens_per_s mfu
     world_size plan sample_hash peak_bytes skipped time"""
-EVALUATION = "step eval_loss eval_tokens"
+EVALUATION = "step eval_loss eval_tokens eval_data"
 
 
 def test_nothing_heavy_is_imported_before_the_arguments_are_checked(tmp_path):
