@@ -6,7 +6,7 @@ import mistral_common
 import pytest
 
 from train.config import ModelConfig
-from train.data.tokenizers import load_tokenizer, tokenizer_key
+from train.data.tokenizers import load_tokenizer, tokenizer_key, unlike_own
 from train.errors import DataError
 
 MISTRAL = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
@@ -206,6 +206,15 @@ def test_a_processors_template_is_the_tokenizers(chatml, tmp_path):
     assert not load(folder).template
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     assert load(folder).template == TEMPLATE
+
+
+def test_another_tokenizer_than_the_models_own_is_told(chatml, pieces, tmp_path):
+    def told(given, model):
+        return unlike_own(ModelConfig(str(model), given and str(given), "fp32", None, False))
+
+    assert "gives other ids than the model's own tokenizer" in told(pieces, chatml)
+    copy = shutil.copytree(chatml, tmp_path / "copy")
+    assert told(copy, chatml) == told(None, chatml) == told(pieces, tmp_path) == ""
 
 
 def test_a_class_that_replaces_the_pre_tokenizer_does_not_change_the_ids(tmp_path):

@@ -74,6 +74,10 @@ def test_a_task_that_sees_one_gpu_alone_has_that_one() -> None:
 def test_several_copies_of_the_launcher_are_refused() -> None:
     with pytest.raises(ConfigError, match="srun has started 5 copies of the launcher"):
         refuse_copies(SRUN)
+    pod = {"RANK": "1", "WORLD_SIZE": "3"}
+    with pytest.raises(ConfigError, match="one of 3 copies of the launcher.*with both unset"):
+        refuse_copies(pod)
+    refuse_copies(pod | {"WORLD_SIZE": "1"})
 
 
 def test_a_port_for_the_ranks_is_none_that_the_system_hands_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from train.config import ModelConfig
 from train.data.chatml import CHATML, END, NONE, START, chatml
 from train.data.source import Key, revision, stamp
 from train.data.tokenizer import Tokenizer
-from train.data.tokenizer_folder import added_tokens, settings_of
+from train.data.tokenizer_folder import PROBES, added_tokens, settings_of
 from train.errors import DataError
 from train.paths import looks_local
 
@@ -124,6 +125,23 @@ def tokenizer_name(model: ModelConfig) -> str:
     if not name:
         raise DataError("no tokenizer is named: give --tokenizer or --model-name-or-path")
     return name
+
+
+def unlike_own(model: ModelConfig) -> str:
+    """Say that `--tokenizer` gives other ids than the model's own; empty where it does not."""
+    if model.tokenizer is None or model.name_or_path is None:
+        return ""
+    try:
+        own = load_tokenizer(replace(model, tokenizer=None, chat_template=None))
+    except DataError:  # the model brings none
+        return ""
+    given = load_tokenizer(replace(model, chat_template=None))
+    if all(own.encode(text) == given.encode(text) for text in PROBES):
+        return ""
+    return (
+        f"--tokenizer {model.tokenizer} gives other ids than the model's own tokenizer: the model "
+        "begins as one that has never seen such text; leave --tokenizer out unless that is meant"
+    )
 
 
 def tokenizer_key(model: ModelConfig) -> Key:

@@ -86,6 +86,12 @@ def refuse_copies(env: Mapping[str, str]) -> None:
             f"{starter.name} has started {env[starter.size]} copies of the launcher, each of which "
             "would start the whole job: start one, as slurm/train.sbatch does"
         )
+    if "RANK" in env and env.get("WORLD_SIZE", "1") not in ("", "1"):  # as a PyTorchJob's pods
+        raise ConfigError(
+            f"RANK and WORLD_SIZE say that this is one of {env['WORLD_SIZE']} copies of the "
+            "launcher, each of which would start the whole job: start one with both unset, or "
+            "train/main.py in each"
+        )
 
 
 def _starter(env: Mapping[str, str]) -> Starter | None:

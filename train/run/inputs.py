@@ -18,6 +18,7 @@ from train.data.open import opening
 from train.data.order import steps_per_epoch
 from train.data.preset import build_preset
 from train.data.preview import sample_lines
+from train.data.tokenizers import unlike_own
 from train.errors import ConfigError
 from train.hosts import network
 from train.launch.arguments import TOKENIZED, ds_config_path, require_place
@@ -128,7 +129,8 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInpu
     """
     config = inputs.config
     data = console.follow(opening(config.data, config.model, cache))
-    for notice in data.notices:
+    unlike = unlike_own(config.model) if console.speaks else ""
+    for notice in (*data.notices, *([unlike] if unlike else [])):
         console.say(notice)
     places, batch = data.train.mixture.places, config.data.batch_size
     noun = "pairs" if config.data.objective == "dpo" else "samples"
