@@ -5,7 +5,7 @@ import pytest
 from train.config import World
 from train.errors import ConfigError
 from train.hosts import network
-from train.hosts.tasks import own_device, refuse_copies, variables
+from train.hosts.tasks import own_device, refuse_copies, require_meeting_place, variables
 
 SRUN = {
     "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
@@ -62,6 +62,21 @@ def test_a_process_that_is_alone_stays_alone(env: dict[str, str]) -> None:
 
 def test_a_launchers_own_variables_count_first() -> None:
     assert variables(SRUN | {"RANK": "0"}) == {}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {},
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "70000"},
+        {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"},
+    ],
+)
+def test_variables_that_name_no_place_to_meet_at_are_refused(place: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="that is no place to meet at"):
+        require_meeting_place(place)
+    require_meeting_place({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
 
 
 def test_a_task_that_sees_one_gpu_alone_has_that_one() -> None:

@@ -9,7 +9,7 @@ from train.loop import Outputs
 from train.output.console import Console
 from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
-from train.run.inputs import date_of
+from train.run.inputs import date_of, slow_adapter
 from train.run.resume import _counting, too_long_before
 from train.run.session import _final_checkpoint, _losses, require_same
 
@@ -85,3 +85,13 @@ def test_what_a_killed_start_half_wrote_is_no_fault_of_the_next(tmp_path):
         (tmp_path / "attempts" / number).mkdir(parents=True)
         (tmp_path / "attempts" / number / "tokenized.json").write_text(text)
     assert date_of(str(tmp_path)) == "2026-01-31"
+
+
+def test_an_adapter_with_a_whole_models_rate_is_told():
+    """As from `--config` of a whole model's run, which names the rate that was its default."""
+    named = ["--model-name-or-path", "m", "--dataset-name-or-path", "d"]
+    adapter = parse_args([*named, "--use-lora", "--lr", "2e-6"])
+    assert "at which an adapter hardly learns" in "".join(slow_adapter(adapter))
+    pairs = [*named, "--use-lora", "--objective", "dpo"]
+    for words in (named, [*named, "--use-lora"], pairs):
+        assert not [*slow_adapter(parse_args(words))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,6 +73,25 @@ def own_device(env: Mapping[str, str], local_rank: int, visible: int) -> int | N
     if local_rank < visible:
         return local_rank
     return 0 if visible == 1 and _starter(env) is not None else None
+
+
+def require_meeting_place(env: Mapping[str, str]) -> None:
+    """Refuse a launcher's variables that name no place to meet at: torch would look for an hour.
+
+    Raises:
+        ConfigError: MASTER_ADDR or MASTER_PORT is missing, or is none.
+    """
+    address, port = env.get("MASTER_ADDR", ""), env.get("MASTER_PORT", "")
+    try:
+        if not (address and port.isdecimal() and 0 < int(port) < 1 << 16):
+            raise ValueError("an address and a number from 1 to 65535 are needed")
+        socket.getaddrinfo(address, int(port))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"RANK is set, so ranks meet at MASTER_ADDR '{address}' and MASTER_PORT '{port}', but "
+            f"that is no place to meet at ({getattr(error, 'strerror', None) or error}): start the "
+            "run with ./launch.sh or deepspeed, or unset RANK"
+        ) from None
 
 
 def refuse_copies(env: Mapping[str, str]) -> None:

@@ -34,13 +34,15 @@ def install_handlers(env: MutableMapping[str, str]) -> tuple[World, StopRequests
     versions are for their authors, and are left out.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete.
+        ConfigError: the launcher's variables are incomplete, or name no place to meet at.
     """
     streams.make_lasting()
     env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
     env.update(tasks.variables(env))
     world = World.from_env(env)
+    if "RANK" in env and not heartbeat.supervised(env):
+        tasks.require_meeting_place(env)
     stop = StopRequests(world, _leave)
     stop.watch(launched="RANK" in env)
     heartbeat.enter(env)  # from here on an agent passes signals on

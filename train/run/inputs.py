@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from train.arguments import ADAPTER, ARGUMENTS
 from train.config import RunConfig, World
 from train.data.mix import Dataset
 from train.data.model_files import require_trainable, rounded
@@ -29,6 +30,7 @@ from train.planning.catalog import hub_name
 from train.planning.pins import Pins, merge_pins, zero3_left_out
 
 FEW = 30  # optimizer steps of a whole run
+WHOLE = next(row.default for row in ARGUMENTS if row.flag == "--lr")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def open_data(inputs: RunInputs, cache: Path, console: Console) -> tuple[RunInpu
         f"{len(data.train)} {noun} to train on, {len(data.validation)} {evaluated}; "
         f"{batch} {noun} per step, {steps_per_epoch(places, batch)} steps per epoch"
     )
-    for line in few_steps(config, places):
+    for line in (*few_steps(config, places), *slow_adapter(config)):
         console.say(line)
     for line in sample_lines(data.shown, colour=console.colour):
         console.say(line)
@@ -165,6 +167,19 @@ def few_steps(config: RunConfig, places: int) -> Iterator[str]:
         yield (
             f"a batch of {batch} is {batch / places:.0%} of the data: a smaller --batch-size makes "
             "more steps of an epoch"
+        )
+
+
+def slow_adapter(config: RunConfig) -> Iterator[str]:
+    """Say where an adapter has a rate at which it hardly learns, as from a whole model's --config.
+
+    Such a file gives --lr, so that an adapter's own does not count.
+    """
+    lr, own = config.optimizer.lr, ADAPTER["lr"]
+    if config.model.lora and config.data.objective == "sft" and lr <= WHOLE:
+        yield (
+            f"--lr {lr:g} is a rate for whole models, at which an adapter hardly learns: where "
+            f"nothing gives it, also no --config, it is {own:g} with --use-lora"
         )
 
 
