@@ -31,12 +31,12 @@ def wait_for_step(run_dir: Path, step: int, patience: float = 30, ranks: int | N
         time.sleep(0.05)
 
 
-def went_on(run_dir: Path, since: float) -> float:
-    """Return the longest time without a step, in seconds, after a moment that something happened.
+def went_on(run_dir: Path, since: float, until: float) -> float:
+    """Return the longest time without a step, in seconds, between two moments.
 
     A run that goes on from a checkpoint writes anew what it repeats, so the gap is seen.
     """
-    times = [record["time"] for record in records(run_dir) if record["time"] > since]
+    times = [record["time"] for record in records(run_dir) if since < record["time"] < until]
     gaps = [after - before for before, after in zip([since, *times], times, strict=False)]
     return max(gaps)
 

@@ -105,7 +105,9 @@ def test_a_training_on_four_hosts_outlives_a_dead_host_a_lost_one_and_a_stopped_
     assert re.search(r"in (all_reduce|all_gather\w*|reduce_scatter\w*|wait)\b", out)
     assert {record["world_size"] for record in records(run_dir)} == {8, 6, 4}
     check_curve(run_dir, STEPS)
-    gaps, found = [went_on(run_dir, when) for when in since], difference(run_dir, whole)
+    ends = [*since[1:], float("inf")]
+    gaps = [went_on(run_dir, *moments) for moments in zip(since, ends, strict=True)]
+    found = difference(run_dir, whole)
     with capsys.disabled():
         paused = ", ".join(f"{gap:.0f} s" for gap in gaps)
         print(f"\n\n8 ranks, a host killed: 6, one cut off: 4, a rank stopped; paused {paused}; ")
