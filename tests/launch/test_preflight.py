@@ -8,7 +8,7 @@ from train.commands.requirements import Need
 from train.hosts.hostfile import Host
 from train.hosts.remote import Answer
 from train.hosts.usage import DeviceUsage
-from train.launch.preflight import differences, error_of, left_of
+from train.launch.preflight import crowding_of, differences, error_of, left_of
 
 HOST = Host("a", 2)
 NEED = Need(disk=10e9, memory=0.0)
@@ -38,6 +38,13 @@ def test_a_host_that_is_well_has_no_failure() -> None:
 def test_each_failure_says_what_mends_it(changed: dict[str, Any], words: str) -> None:
     (failure,) = found(**changed)
     assert words in failure and "\n" not in failure and "a: " in failure
+
+
+def test_more_cpu_ranks_than_cores_are_told_and_no_failure() -> None:
+    crowded = {"device": "cpu", "cores": HOST.slots - 1}
+    assert found(**crowded) == []
+    assert "more ranks than cores" in crowding_of(HOST, host_report(**crowded))
+    assert crowding_of(HOST, host_report(device="cpu", cores=HOST.slots)) == ""
 
 
 def test_a_host_goes_on_with_the_gpus_that_it_has_not_lost() -> None:

@@ -10,10 +10,11 @@ import pytest
 from tests.launch.test_resize import sizes
 from tests.launch.test_supervise import finish, ranks_of, start, steps, wait_for_step
 
-# ssh [options] HOST COMMAND: runs the command here, unless DOWN/HOST says that the host is down.
+# ssh [options] HOST COMMAND: runs the command here, unless DOWN/HOST says that the host is down:
+# that is found out after SILENT seconds.
 SSH = """#!/bin/bash
 host=${@: -2:1}
-[ ! -e "$DOWN/$host" ] || { echo "no route to host" >&2; exit 255; }
+[ ! -e "$DOWN/$host" ] || { sleep "${SILENT:-0}"; echo "no route to host" >&2; exit 255; }
 echo $$ > "$DOWN/../pid-$host"
 exec sh -c "${@: -1}"
 """
@@ -62,6 +63,23 @@ def test_a_host_that_returns_is_taken_back_twice(tmp_path: Path, network: dict[s
     done = steps(run_dir)
     assert done == list(range(1, len(done) + 1))
     assert sizes(run_dir) == [3, 1, 3, 1, 3]
+
+
+def test_a_host_that_was_lost_just_now_is_waited_for_only_a_moment(
+    tmp_path: Path, network: dict[str, str]
+) -> None:
+    run_dir = tmp_path / "r"
+    words = ("--steps", "150", "--checkpoints")
+    process = start(run_dir, 3, *words, hosts=HOSTS, NO_REGROW="1", SILENT="30", **network)
+    wait_for_step(run_dir, 2)
+    cut(tmp_path)
+    lost = time.monotonic()
+    wait_for_size(run_dir, 1)
+    assert time.monotonic() - lost < 20
+    code, _, err = finish(process, run_dir)
+    assert code == 0, err
+    assert f"leaving out host {FAR}: it does not answer" in err
+    assert (steps(run_dir), sizes(run_dir)) == (list(range(1, 151)), [3, 1])
 
 
 def test_no_regrow_leaves_it_out(tmp_path: Path, network: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ from train.planning.cluster import links_told
 AGENT = "train.launch.agent"
 CLOSING = 15.0  # seconds for all agents to end their ranks
 _HELLO = 40.0  # seconds for an agent to report: ssh, a shell, Python from a cold disk
+_LOST = 4.0  # seconds that a host which was lost just now may take longer than the others
 
 Select = Callable[[Hostfile, Sequence[Link]], Hostfile]
 
@@ -92,6 +93,7 @@ class Muster:
             self.close()
             raise
         self.waiting = set(self.links)
+        self.until = _HELLO  # by `clock`
 
     def poll(self, patience: float) -> bool:
         """Take what one agent says; whether all have answered, or are known not to.
@@ -100,7 +102,11 @@ class Muster:
         """
         with suppress(queue.Empty):
             self._heed(*self.events.get(timeout=patience))
-        over = not self.waiting or self.clock() > _HELLO
+        now = self.clock()
+        others = any(link.name not in self.job.lost for link in self.waiting)
+        if others or not any(link.report for link in self.links if link not in self.waiting):
+            self.until = min(_HELLO, now + _LOST)
+        over = not self.waiting or now > self.until
         if over:
             self.looking.close()
         return over
@@ -131,7 +137,7 @@ class Muster:
         hosts = select(self.wanted, self.links)
         names = {host.name for host in hosts.hosts}
         chosen = tuple(link for link in self.links if link.name in names)
-        close_all([link for link in self.links if link not in chosen])
+        close_all([link for link in self.links if link not in chosen], 1.0)  # they have no ranks
         reports = tuple(link.report for link in chosen if link.report is not None)
         for error in preflight.differences(reports):
             raise HostfileError(error)
@@ -183,8 +189,10 @@ def require_all(
         if error:
             errors.append(error)
         elif link.report is not None and host.name not in known:
-            for text in preflight.notices_of(host, link.report, link.reported):
-                output.say(f"host {host.name}: {text}")
+            crowding = preflight.crowding_of(host, link.report)
+            for text in (*preflight.notices_of(host, link.report, link.reported), crowding):
+                if text:
+                    output.say(f"host {host.name}: {text}")
     for error in errors[1:]:
         output.say(error)
     if errors:

@@ -23,7 +23,7 @@ class LaunchJob:
     `least`: it takes what there is from so many on, up to `ranks`; None: it wants just `ranks`, and
     after a loss goes on with any. `free_only`: GPUs that others use are left alone. `regrow`: hosts
     that it lacks are taken back, asked every `probe` seconds. `saves`: it makes checkpoints before
-    its end.
+    its end. `lost`: hosts that the start before has lost.
     """
 
     hostfile: Hostfile
@@ -42,6 +42,7 @@ class LaunchJob:
     regrow: bool = True
     saves: bool = False
     probe: float = PROBE
+    lost: tuple[str, ...] = ()
 
     @property
     def resuming(self) -> tuple[str, ...]:

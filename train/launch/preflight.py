@@ -58,11 +58,6 @@ def notices_of(host: Host, report: HostReport, reported: float) -> Iterator[str]
             f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: run 'systemctl "
             "restart chronyd' there (or ntpd, or timesyncd)"
         )
-    if report.device == "cpu" and host.slots > report.cores:
-        yield (
-            f"{host.slots} CPU ranks share {report.cores} cores: more ranks than cores make no "
-            "step faster"
-        )
     shm = _SHM * host.slots
     if report.shm < shm:
         yield (
@@ -80,6 +75,16 @@ def notices_of(host: Host, report: HostReport, reported: float) -> Iterator[str]
             f"{len(busy)} of its GPUs are in use ({used:.0f} GB): see 'nvidia-smi' or 'rocm-smi' "
             "there"
         )
+
+
+def crowding_of(host: Host, report: HostReport) -> str:
+    """Return that a host has more CPU ranks than cores, which is no fault; else nothing."""
+    if report.device != "cpu" or host.slots <= report.cores:
+        return ""
+    return (
+        f"{host.slots} CPU ranks share {report.cores} cores: more ranks than cores make no step "
+        "faster"
+    )
 
 
 def differences(reports: Sequence[HostReport]) -> Iterator[str]:

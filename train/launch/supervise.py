@@ -93,7 +93,7 @@ def follow(job: LaunchJob, output: Output, signals: list[int]) -> int:
         if code is not None:
             return code
         time.sleep(_PAUSE)
-        ready = restart(job, output, signals)
+        ready = restart(replace(job, lost=outcome.lost), output, signals)
 
 
 class Attempts:
