@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from train.checkpoint.folder import Index
-from train.checkpoint.identity import RunFingerprint, meaning
+from train.checkpoint.identity import RunFingerprint, adapter_of, meaning
+from train.config import parse_args
 from train.engine.export import _places, _require_same_base
 from train.errors import CheckpointError
 
@@ -12,12 +13,26 @@ from train.errors import CheckpointError
 def test_a_model_whose_configuration_has_changed_since_the_run_is_not_written(tmp_path):
     config = {"rope_theta": 1e4, "transformers_version": "5"}
     index = Index(3, 1, RunFingerprint({"config": meaning(config)}, {}), {}, {})
-    opened = SimpleNamespace(index=index, base=tmp_path)
+    opened = SimpleNamespace(index=index, base=tmp_path, config=parse_args([]).model)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**config, "transformers_version": "6"}))
     _require_same_base(opened, merged=False)
     path.write_text(json.dumps({**config, "rope_theta": 500}))
     with pytest.raises(CheckpointError, match=r"\(rope_theta 10000.0, now 500\) since the run"):
+        _require_same_base(opened, merged=False)
+
+
+def test_an_adapter_is_not_written_with_the_scale_of_another_run(tmp_path):
+    """A checkpoint that was copied into the folder of a run with another --lora-alpha."""
+    words = ("--model-name-or-path", "m", "--dataset-name-or-path", "d", "--use-lora")
+    one, other = (parse_args([*words, "--lora-alpha", alpha]).model for alpha in ("32", "64"))
+    saved = {"config": {}, "adapter": adapter_of(one)}
+    index = Index(3, 1, RunFingerprint(saved, {}), {}, {})
+    opened = SimpleNamespace(index=index, base=tmp_path, config=one)
+    (tmp_path / "config.json").write_text("{}")
+    _require_same_base(opened, merged=False)
+    opened.config = other
+    with pytest.raises(CheckpointError, match=r"another LoRA shape \(alpha 32, now 64\): put it"):
         _require_same_base(opened, merged=False)
 
 

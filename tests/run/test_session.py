@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
 from train.run.inputs import date_of, slow_adapter
 from train.run.resume import _counting, too_long_before
-from train.run.session import _final_checkpoint, _losses, require_same
+from train.run.session import _final_checkpoint, _losses, _restarted, require_same
 
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
 
@@ -95,3 +96,10 @@ def test_an_adapter_with_a_whole_models_rate_is_told():
     pairs = [*named, "--use-lora", "--objective", "dpo"]
     for words in (named, [*named, "--use-lora"], pairs):
         assert not [*slow_adapter(parse_args(words))]
+
+
+def test_a_clock_that_was_put_back_makes_no_pause_of_less_than_nothing():
+    job = SimpleNamespace(start=4, total=9, world_size=1)
+    lines = ({"time": 90.0, "step": 4}, {"time": 900.0, "step": 4})
+    pauses = [_restarted((None,) * 6, line, job, 2, 100.0).pause for line in lines]
+    assert pauses == [10.0, 0.0]

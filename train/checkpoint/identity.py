@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.config import ModelConfig
 from train.errors import CheckpointError
 
 # What must be equal, with the words for it and what to do about a difference.
@@ -84,6 +85,13 @@ def _compared(name: str, facts: Mapping[str, Any]) -> Any:
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's config.json says of a training step."""
     return {key: value for key, value in config.items() if key not in NO_MEANING}
+
+
+def adapter_of(config: ModelConfig) -> dict[str, Any] | None:
+    """Return what a model's adapter is besides its weights; None: there is none."""
+    lora = config.lora
+    quantized = {"base in": config.quantize} if config.quantize else {}
+    return {"r": lora.r, "alpha": lora.alpha} | quantized if lora else None
 
 
 def refuse_beyond_end(step: int, total: int, folder: Path) -> None:

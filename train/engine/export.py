@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint.identity import differences, meaning
+from train.checkpoint.identity import adapter_of, differences, meaning
 from train.config import ModelConfig
 from train.data.model_folder import read_model_config
 from train.data.stops import settle_stops
@@ -127,8 +127,16 @@ def _write(
 
 
 def _require_same_base(exporter: Exporter, *, merged: bool) -> None:
-    """Refuse to write a model whose configuration, or frozen weights, are not those of the run."""
+    """Refuse to write a model whose configuration, or frozen weights, are not those of the run.
+
+    Nor is an adapter's scale, of a checkpoint that was put into another run's folder.
+    """
     saved = exporter.index.run.must_match
+    if differ := differences(saved, {**saved, "adapter": adapter_of(exporter.config)}):
+        raise CheckpointError(
+            f"the checkpoint belongs to a run with another {differ['adapter']}: put it back into "
+            "that run's folder, and name this"
+        )
     here: dict[str, Any] = {"config": meaning(read_model_config(exporter.base))}
     here |= {"base": weights_fingerprint(exporter.base)} if merged else {}
     if differ := differences(saved, {**saved, **here}):

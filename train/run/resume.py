@@ -15,6 +15,7 @@ from train.checkpoint import folder as checkpoints
 from train.checkpoint.folder import Index
 from train.checkpoint.identity import (
     RunFingerprint,
+    adapter_of,
     changes,
     meaning,
     refuse_beyond_end,
@@ -184,11 +185,10 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
     """Return what a checkpoint of this run belongs to, and with which settings it is made."""
     config = inputs.config
     lora, sizes, optimizer = config.model.lora, config.data, config.optimizer
-    quantized = {"base in": config.model.quantize} if config.model.quantize else {}
     must_match = {
         "model": asdict(inputs.shape),
         "config": meaning(read_model_config(inputs.model)),
-        "adapter": {"r": lora.r, "alpha": lora.alpha} | quantized if lora else None,
+        "adapter": adapter_of(config.model),
         "base": weights_fingerprint(inputs.model) if lora or sizes.objective == "dpo" else None,
         "block_size": sizes.block_size,
         "loss_on": sizes.loss_on,

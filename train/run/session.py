@@ -219,7 +219,7 @@ def _restarted(
     Args:
         line: of the last step before.
     """
-    last = float(line["time"])
+    last = min(first, float(line["time"]))  # a clock may have been put back
     phases = dict(zip(PHASES, divide_pause((last, *instants, first)), strict=True))
     return RestartRecord(
         restart=start,
