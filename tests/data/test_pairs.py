@@ -35,6 +35,29 @@ def test_the_prompt_is_found_by_the_names_that_others_give_it():
     assert first.value == {"prompt": asked, "completion": ends[:1]} and first.beside == ()
 
 
+def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(preset, tmp_path):
+    """The texts after it were paired one off: a good answer against another prompt's."""
+    rows = [
+        {"prompt": [{"role": "user", "content": f"word {n}"}],
+         "chosen": [{"role": "assistant", "content": "yes"}],
+         "rejected": [{"role": "nobody" if n in (1, 3) else "assistant", "content": "no"}]}
+        for n in range(8)
+    ]  # fmt: skip
+    rows[5]["rejected"] = rows[5]["chosen"]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))  # all in one line
+    config = DataConfig(str(path), None, True, 2, 64, 3, objective="dpo")
+    model = ModelConfig(str(preset.model), None, "fp32", None, False, "chatml")
+    found = open_dataset(config, model, tmp_path / "cache")
+    assert len(found.train) + len(found.validation) == 6
+    for split in (found.train, found.validation):
+        for number in range(len(split)):
+            first, second = (list(ids[~mask.astype(bool)]) for ids, mask in split.texts(number))
+            assert first == second  # the same prompt
+    assert any("in 1 pairs the chosen and the rejected answer are the same" in n
+               for n in found.notices)  # fmt: skip
+
+
 def test_whole_conversations_part_at_their_last_turns():
     shared = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
               {"role": "user", "content": "c"}]  # fmt: skip

@@ -92,15 +92,14 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
         DataError: a row is malformed and `--skip-bad-rows` was not given.
     """
     paired = config.objective == "dpo"
-    rows = answer_rows(rows) if paired else rows
-    items = list(_render_rows(rows, config, tokenizer, tally))
-    runs = [run for item, _ in items for run in item.runs]
+    items = list((_render_pairs if paired else _render_rows)(rows, config, tokenizer, tally))
+    runs = [run for item in items for run in item.runs]
     texts = ["".join(text for text, _ in run) for run in runs]
     cuts = [list(accumulate(len(text) for text, _ in run[:-1])) for run in runs]
     encoded = iter(tokenizer.encode_batch(texts, cuts))
     tokens, mask = array("i"), bytearray()
     lengths, loss_tokens, drawn = array("i"), array("i"), array("Q")
-    for item, number in items:
+    for item in items:
         ids, carried = _assemble(item, encoded, tokenizer.info)
         tally.counts["truncated"] += len(ids) > config.block_size
         ids, carried = ids[: config.block_size], carried[: config.block_size]
@@ -113,10 +112,21 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
             mask += carried
             lengths.append(len(ids))
             loss_tokens.append(carrying)
-            drawn.append(number)
+            drawn.append(_draw(item.said))
     if sys.byteorder == "big":
         tokens.byteswap()
     return Part(tokens.tobytes(), bytes(mask), lengths, loss_tokens, drawn)
+
+
+def _render_pairs(
+    rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
+) -> Iterator[Rendered]:
+    """Yield both texts of each pair; one whose other text is a bad row is left out with it."""
+    for row in rows:
+        texts = list(_render_rows(answer_rows([row]), config, tokenizer, tally))
+        if len(texts) == 2:
+            tally.count("alike", row.place, int(texts[0].said == texts[1].said))
+            yield from texts
 
 
 def _draw(said: str) -> int:
@@ -128,7 +138,7 @@ def _draw(said: str) -> int:
 
 def _render_rows(
     rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tally: Tally
-) -> Iterator[tuple[Rendered, int]]:
+) -> Iterator[Rendered]:
     edges = edge_tokens(tokenizer)
     for row in rows:
         tally.counts["rows"] += 1
@@ -150,7 +160,7 @@ def _render_rows(
                 tally.unused |= dict.fromkeys(rendered.unread)
                 for what in ("empty", "shortened", "glued", "quoted", "written"):
                     tally.count(what, row.place, getattr(rendered, what))
-                yield settled, _draw(rendered.said)
+                yield settled
                 continue
         message = printable(f"{row.place}{'' if problem[:1] == ':' else ' '}{problem}")
         if not config.skip_bad_rows:
