@@ -54,6 +54,8 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
         ({"messages": TURNS, "chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
         ({"prompt": "a", "chosen": TURNS, "rejected": TURNS}, "--columns messages=chosen "),
+        ({"prompt": "a", "answer": "b", "rejected": "c"}, "--columns prompt=prompt,completion=ans"),
+        ({"prompt": "a", "rejected": "c"}, "--columns prompt=prompt,completion=COLUMN "),
         ({"input": TURNS, "preferred_output": ANSWER, "non_preferred_output": ANSWER},
          "prompt=input,completion=preferred_output "),
         ({"question": "a", "response_j": "b", "response_k": "c"}, "completion=response_j "),

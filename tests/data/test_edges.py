@@ -196,6 +196,12 @@ def test_text_that_the_tokenizer_does_not_know_is_told(tmp_path, opened, write):
     assert any("in 2 of 4 rows a part of the text has no token" in one for one in data.notices)
 
 
+def test_answers_that_are_missing_values_are_told(folder, opened, write):
+    rows = [{"prompt": f"a {n}", "completion": ("NaN", "b")[n % 2]} for n in range(4)]
+    data = opened(write(rows), folder)
+    assert any("2 answers say no more than that there is none" in one for one in data.notices)
+
+
 def test_first_and_last_tokens_that_are_guessed_are_told(chatml, opened, write):
     data = opened(write([{"text": "hello"}] * 4), chatml / "tokenizer.json")
     assert any("samples begin with none and end with <|endoftext|>" in n for n in data.notices)

@@ -308,8 +308,10 @@ def _competes(word: str, value: Any, kind: str) -> bool:
 
 
 def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[str]) -> str:
-    chosen = next((name for name in pairs if "rejected" not in plain[name]), pairs[0])
-    turns = row.get(chosen)
+    apart = [name for name, word in plain.items() if word in NAMES["completion"]]
+    kept = [name for name in pairs if "rejected" not in plain[name]] + apart
+    chosen = kept[0] if kept else "COLUMN"
+    turns = row.get(chosen, row.get(pairs[0]))
     first = str(turns[0]).lower() if isinstance(turns, list) and turns else ""
     whole = "'user'" in first or "'human'" in first or "'system'" in first
     prompt = next((n for n, w in plain.items() if w in (*NAMES["prompt"], "input")), None)

@@ -49,6 +49,8 @@ TOLD = {
     "shortened": "the chat template leaves out or rewrites a part of {count} turns; the first: "
     "{first}",
     "empty": "{count} answers or texts are empty and carry no loss; the first: {first}",
+    "missing": "{count} answers say no more than that there is none, as nan or null; the first: "
+    "{first}",
     "alike": "in {count} pairs the chosen and the rejected answer are the same, which teaches "
     "nothing; the first: {first}",
     "truncated": "{count} of {rows} samples are longer than --block-size {config.block_size} "

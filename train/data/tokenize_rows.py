@@ -30,6 +30,8 @@ from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 from train.text import printable
 
+MISSING = ("nan", "none", "null", "n/a", "<na>", "undefined")
+
 
 class Tally:
     """What became of the rows; `form` is decided by the first that can be read.
@@ -158,6 +160,7 @@ def _render_rows(
             else:
                 tally.counts[rendered.how] += 1
                 tally.unused |= dict.fromkeys(rendered.unread)
+                tally.count("missing", row.place, _is_missing(form, row.value))
                 for what in ("empty", "shortened", "glued", "quoted", "written"):
                     tally.count(what, row.place, getattr(rendered, what))
                 yield settled
@@ -167,6 +170,12 @@ def _render_rows(
             raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")
         tally.counts["skipped"] += 1
         tally.first_problem = tally.first_problem or message
+
+
+def _is_missing(form: RowFormat, row: Mapping[str, Any]) -> bool:
+    """Whether an answer is what programs write for a value that they lack."""
+    answer = row.get(form.roles.get("completion", ""))
+    return isinstance(answer, str) and answer.strip().lower() in MISSING
 
 
 def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) -> RowFormat:
