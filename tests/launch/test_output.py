@@ -45,6 +45,17 @@ def test_what_the_launcher_says_is_kept_beside_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "launch.log").read_text().endswith(" starting again\n")
 
 
+def test_a_full_disk_ends_no_launcher(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "launch.log").symlink_to("/dev/full")
+    screen = Output(tmp_path / "launch.log")
+    screen.say("rank 0 ended")
+    screen.say("giving up")
+    said = capfd.readouterr().err.splitlines()
+    assert [said[0], said[2]] == ["[launch] rank 0 ended", "[launch] giving up"]
+    assert "launch.log cannot be written (No space left on device): what follows" in said[1]
+
+
 def test_the_echo_of_what_has_been_told_goes_to_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

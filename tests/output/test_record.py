@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from train.errors import ConfigError
+from train.errors import ConfigError, FaultError
 from train.output.console import step_line
-from train.output.record import StepRecord, environment, open_run_folder
+from train.output.record import EvalRecord, StepRecord, environment, open_run_folder
 from train.output.trackers import open_tracker
 
 
@@ -58,3 +58,27 @@ def test_a_line_of_a_step_fits_the_terminal_and_always_tells_the_time_left():
         "| [Step 120/4000] | Loss: 1.234567 | 1.30 s | 806700 tokens/s | Left: 1:24:04 |"
     )
     assert step_line(record, 4000, 1.25, 5044.0, 160).endswith("| Left: 1:24:04 |")
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("metrics.jsonl", lambda folder: folder.write(EvalRecord(1, 2.0, 3))),
+        ("attempts/0001/log.txt", lambda folder: folder.log("a line")),
+        ("attempts/0001/plan.json", lambda folder: folder.note("plan.json", {})),
+        ("attempts/0001/samples.txt", lambda folder: folder.write_text("samples.txt", ["x"])),
+        ("DONE", lambda folder: folder.finish()),
+    ],
+)
+def test_a_full_disk_is_one_sentence(name, act, tmp_path):
+    folder = open_run_folder(tmp_path)
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match=r"cannot be written \(No space left on device\): free"):
+        act(folder)
+
+
+def test_a_disk_that_fails_otherwise_is_a_fault(tmp_path):
+    folder = open_run_folder(tmp_path)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(FaultError, match="metrics.jsonl cannot be written"):
+        folder.write(EvalRecord(1, 2.0, 3))

@@ -11,6 +11,7 @@ safetensors and JSON, and no other file in the folder is opened.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from train.errors import CheckpointError, FaultError
 from train.text import format_bytes
 
 FORMAT, READABLE = 2, (1, 2)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk without room
 _NAME = re.compile(r"step_(\d{8,})")
 # What index.json holds, each of just this type; no number is below 0.
 _KINDS = {

@@ -7,7 +7,6 @@ its own. Never are two saves under way.
 
 from __future__ import annotations
 
-import errno
 import socket
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ import torch.distributed as dist
 from train.checkpoint import folder as checkpoints
 from train.checkpoint.cut import Cut
 from train.checkpoint.failpoint import failpoint
-from train.checkpoint.folder import Index
+from train.checkpoint.folder import FULL, Index
 from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.slices import STATE, Reader, ShardData, ShardRef, TensorMetadata, write_shards
 from train.engine import zero
@@ -42,7 +41,6 @@ DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Saver:

@@ -111,9 +111,7 @@ class Output:
         if place < 0:
             return data
         self.echoing = True
-        if self.log is not None and (self.log.parent / "attempts").is_dir():
-            with self.log.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(data[place:])
+        self._keep(data[place:])
         return data[:place]
 
     def say(self, text: str) -> None:
@@ -122,6 +120,16 @@ class Output:
         line = before + shown(f"[launch] {text}", sys.stderr) + "\n"
         self.write("err", line.encode(errors="surrogateescape"))
         self.whole = True
-        if self.log is not None and (self.log.parent / "attempts").is_dir():
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._keep(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def _keep(self, text: str) -> None:
+        """Append to the file; a disk that is full ends no run for that."""
+        log = self.log
+        if log is None or not (log.parent / "attempts").is_dir():
+            return
+        try:
+            with log.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+        except OSError as error:
+            self.log = None
+            self.say(f"{log} cannot be written ({error.strerror}): what follows is shown here only")

@@ -7,13 +7,14 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint.folder import require_newest
-from train.errors import ConfigError
+from train.checkpoint.folder import FULL, require_newest
+from train.errors import ConfigError, FaultError
 from train.output.metrics import Metrics, of_rows, rewind_metrics
 
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH|JWT", re.IGNORECASE)
@@ -117,11 +118,11 @@ class RunFolder:
         """Append one line to metrics.jsonl.
 
         Raises:
-            FaultError: a newer start of this run has taken over.
+            FaultError: a newer start of this run has taken over, or it cannot be written.
+            ConfigError: the disk is full.
         """
         require_newest(self.attempt)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+        self._append(self.path / "metrics.jsonl", json.dumps(asdict(record)) + "\n")
 
     def rewind(self, step: int) -> Metrics:
         """Drop what this start will write anew: the lines after `step`, and DONE.
@@ -129,29 +130,72 @@ class RunFolder:
         Returns what metrics.jsonl held.
 
         Raises:
-            ConfigError: metrics.jsonl is not a file that can be read.
+            ConfigError: metrics.jsonl is not a file that can be read, or the disk is full.
+            FaultError: it cannot be written.
         """
-        (self.path / "DONE").unlink(missing_ok=True)
-        return rewind_metrics(self.path / "metrics.jsonl", step)
+        with _writing(self.path / "metrics.jsonl") as file:
+            (self.path / "DONE").unlink(missing_ok=True)
+            return rewind_metrics(file, step)
 
     def note(self, name: str, value: Any) -> None:
-        """Write one of the attempt's JSON files."""
+        """Write one of the attempt's JSON files.
+
+        Raises:
+            ConfigError: the disk is full; FaultError: it cannot be written.
+        """
         text = json.dumps(value, indent=2, default=str)
-        (self.attempt / name).write_text(text + "\n", encoding="utf-8")
+        with _writing(self.attempt / name) as file:
+            file.write_text(text + "\n", encoding="utf-8")
 
     def write_text(self, name: str, lines: Sequence[str]) -> None:
-        """Write one of the attempt's text files."""
+        """Write one of the attempt's text files.
+
+        Raises:
+            ConfigError: the disk is full; FaultError: it cannot be written.
+        """
         text = "".join(f"{line}\n" for line in lines)
-        (self.attempt / name).write_text(text, encoding="utf-8", errors="replace")
+        with _writing(self.attempt / name) as file:
+            file.write_text(text, encoding="utf-8", errors="replace")
 
     def log(self, line: str) -> None:
-        """Append one line to the attempt's log.txt; `?` for what is no text in a path."""
-        with (self.attempt / "log.txt").open("a", encoding="utf-8", errors="replace") as file:
-            file.write(line + "\n")
+        """Append one line to the attempt's log.txt; `?` for what is no text in a path.
+
+        Raises:
+            ConfigError: the disk is full; FaultError: it cannot be written.
+        """
+        self._append(self.attempt / "log.txt", line + "\n")
 
     def finish(self) -> None:
-        """Write DONE, last."""
-        (self.path / "DONE").write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+        """Write DONE, last.
+
+        Raises:
+            ConfigError: the disk is full; FaultError: it cannot be written.
+        """
+        with _writing(self.path / "DONE") as file:
+            file.write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+
+    def _append(self, path: Path, text: str) -> None:
+        with _writing(path), path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Turn what a disk refuses into one sentence.
+
+    Raises:
+        ConfigError: it is full; FaultError: the file cannot be written for another reason.
+    """
+    try:
+        yield path
+    except OSError as error:
+        said = f"{path} cannot be written ({error.strerror or error})"
+        if error.errno not in FULL:
+            raise FaultError(said) from None
+        raise ConfigError(
+            f"{said}: free some space, or give a --run-dir on a larger disk; the same command goes "
+            "on from the newest checkpoint"
+        ) from None
 
 
 def open_run_folder(path: Path) -> RunFolder:
