@@ -131,7 +131,7 @@ def by_llama_cpp(model: Path, file: Path, script: Path) -> str:
         run(script, model, "--outfile", file, "--outtype", "f32")
     asked = CommonParams()
     asked.model.path = str(file)
-    asked.n_ctx, asked.n_parallel = 1024, 1
+    asked.n_ctx, asked.n_parallel, asked.verbosity = 1024, 1, 0
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
     question = {"messages": QUESTION, "max_tokens": 300, "temperature": 0}
     found = Server(asked).handle_chat_completions(question)
