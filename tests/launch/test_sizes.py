@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.support.fakes import host_report
 from train.errors import ConfigError, HostfileError
 from train.hosts.hostfile import Host, Hostfile
 from train.launch.arguments import parse
+from train.launch.gather import TooFewError, leave_out
 from train.launch.job import LaunchJob, by_srun
 from train.launch.output import Output
 from train.launch.regrow import Regrowth
@@ -31,6 +35,34 @@ def test_hosts_in_use_come_first_and_the_last_is_taken_partly(tmp_path: Path) ->
     assert over(few, job(tmp_path), used).hosts == (Host("n2", 3),)
     with pytest.raises(HostfileError, match="17 GPUs were asked for, but four has 16"):
         over(ResizeRequest(tmp_path / "r.json", 17, None), job(tmp_path), used)
+
+
+def test_a_size_that_pinned_degrees_do_not_divide_is_refused(tmp_path: Path) -> None:
+    pinned = replace(job(tmp_path), unit=4)
+    assert over(ResizeRequest(tmp_path / "r.json", 8, None), pinned, FOUR).slots == 8
+    with pytest.raises(HostfileError, match="take 4 GPUs together, and 6 is no multiple of that"):
+        over(ResizeRequest(tmp_path / "r.json", 6, None), pinned, FOUR)
+
+
+def test_after_a_loss_pinned_degrees_leave_gpus_idle_rather_than_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = [host_report(gpus=(0, 1, 2, 3)[:n], device="nvidia") for n in (3, 4)]
+    hosts = Hostfile((Host("a", 4), Host("b", 4)))
+    links = [
+        SimpleNamespace(name=n, report=r, error=str) for n, r in zip("ab", reports, strict=True)
+    ]
+    output = Output(None)
+    assert leave_out(hosts, links, 8, output).slots == 7
+    assert leave_out(hosts, links, 8, output, unit=2).slots == 6
+    assert (
+        "GPUs that stay idle: 1, since the pinned degrees take 2 together"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(TooFewError):
+        leave_out(hosts, links, 8, output, least=7, unit=2)
+    with pytest.raises(HostfileError, match="7 GPUs are left, but the pinned degrees take 8"):
+        leave_out(hosts, links, 8, output, unit=8)
 
 
 @pytest.mark.parametrize("asked", [(17, None), (2, FOUR)])

@@ -18,6 +18,8 @@ from train.launch import command as commands
 from train.launch.job import LaunchJob, by_srun
 from train.launch.supervise import supervise
 from train.paths import ROOT
+from train.planning.dsconfig import read_ds_config
+from train.planning.pins import merge_pins, unit_of
 from train.text import shown
 
 _NEEDED = ("deepspeed", "torch", "transformers", "datasets", "sentencepiece", "peft")
@@ -88,6 +90,7 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         free_only=asked.least is not None,
         regrow=not config.no_regrow,
         saves=config.output.save_step > 0,
+        unit=unit_of(merge_pins(config, read_ds_config(Path(config.ds_config), config))),
     )
     return supervise(by_srun(job) if node_list else job, signals)
 

@@ -205,13 +205,18 @@ class TooFewError(HostfileError):
 
 
 def leave_out(
-    wanted: Hostfile, links: Sequence[Link], ranks: int, output: Output, least: int | None = None
+    wanted: Hostfile,
+    links: Sequence[Link],
+    ranks: int,
+    output: Output,
+    least: int | None = None,
+    unit: int = 1,
 ) -> Hostfile:
-    """Return the hosts that can be used, filled with up to `ranks` ranks.
+    """Return the hosts that can be used, filled with up to `ranks` ranks, a multiple of `unit`.
 
     Raises:
         TooFewError: they have fewer than `least`.
-        HostfileError: none can.
+        HostfileError: none can, or fewer than `unit`.
     """
     kept, told = [], []
     for host, link in zip(wanted.hosts, links, strict=True):
@@ -226,14 +231,19 @@ def leave_out(
             told.append(f"host {host.name}: {lost} of {host.slots} GPUs {why}")
         kept.append(found)
     slots = sum(host.slots for host in kept)
-    if least is not None and slots < least:
+    idle = min(ranks, slots) % unit
+    size = min(ranks, slots) - idle
+    if least is not None and size < least:
         raise TooFewError(f"{slots} GPUs can be used, of at least {least}: {'; '.join(told)}")
     for text in told:
         output.say(text)
     if not kept:
         raise HostfileError("no host is left to go on with: see above what each one said")
-    left = replace(wanted, hosts=tuple(kept))
-    return fill(left, min(ranks, left.slots))
+    if not size:
+        raise HostfileError(f"{idle} GPUs are left, but the pinned degrees take {unit} together")
+    if idle:
+        output.say(f"GPUs that stay idle: {idle}, since the pinned degrees take {unit} together")
+    return fill(replace(wanted, hosts=tuple(kept)), size)
 
 
 def plan_starts(

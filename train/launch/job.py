@@ -23,7 +23,8 @@ class LaunchJob:
     `least`: it takes what there is from so many on, up to `ranks`; None: it wants just `ranks`, and
     after a loss goes on with any. `free_only`: GPUs that others use are left alone. `regrow`: hosts
     that it lacks are taken back, asked every `probe` seconds. `saves`: it makes checkpoints before
-    its end. `lost`: hosts that the start before has lost.
+    its end. `lost`: hosts that the start before has lost. `unit`: the GPUs that pinned degrees take
+    together; other sizes than its multiples cannot be.
     """
 
     hostfile: Hostfile
@@ -43,6 +44,7 @@ class LaunchJob:
     saves: bool = False
     probe: float = PROBE
     lost: tuple[str, ...] = ()
+    unit: int = 1
 
     @property
     def resuming(self) -> tuple[str, ...]:

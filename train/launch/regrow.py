@@ -76,7 +76,8 @@ class Regrowth:
         have = {host.name: host for host in self.hosts.hosts}
         lent = tuple(have.values()) if not more else tuple((have | more).values())
         whole = replace(self.job.hostfile, hosts=lent)
-        larger = fill(whole, min(self.wanted, whole.slots))
+        size = min(self.wanted, whole.slots)
+        larger = fill(whole, size - size % self.job.unit)
         if larger.slots <= self.hosts.slots:
             return
         names = ", ".join(more)

@@ -253,8 +253,13 @@ def over(request: ResizeRequest, job: LaunchJob, hosts: Hostfile) -> Hostfile:
     """Return the hosts for a request: those in use first, then others that the job may use.
 
     Raises:
-        HostfileError: they have fewer GPUs.
+        HostfileError: they have fewer GPUs, or pinned degrees do not divide them.
     """
+    if request.ranks % job.unit:
+        raise HostfileError(
+            f"the run's pinned degrees take {job.unit} GPUs together, and {request.ranks} is no "
+            "multiple of that"
+        )
     lent = request.hosts or job.hostfile
     used = [host.name for host in hosts.hosts]
     order = sorted(lent.hosts, key=lambda host: host.name not in used)

@@ -195,7 +195,7 @@ def restart(job: LaunchJob, output: Output, signals: list[int]) -> Standby | Non
 
 def available(job: LaunchJob, output: Output) -> Select:
     """Return what chooses the hosts that can be used, up to the job's size."""
-    return partial(leave_out, ranks=job.ranks, output=output, least=job.least)
+    return partial(leave_out, ranks=job.ranks, output=output, least=job.least, unit=job.unit)
 
 
 def start(

@@ -99,6 +99,11 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     return pins
 
 
+def unit_of(pins: Pins) -> int:
+    """Return how many GPUs the pinned degrees take together: a run's size is a multiple of it."""
+    return (pins.tp or 1) * (pins.pp or 1) * (pins.sp or 1)
+
+
 def _refuse_divided_pairs(pins: Pins) -> None:
     """Refuse pins by which several ranks work on one row.
 
