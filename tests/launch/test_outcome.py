@@ -37,6 +37,10 @@ def test_a_cause_that_all_ranks_name_is_left_to_rank_0() -> None:
         (Outcome((2,)), 2),
         (Outcome((143,), (death(0, 1, 0.5),), ended=ExitCode.INTERRUPTED), 130),
         (Outcome(hung=True), 1),
+        (Outcome((1,), (death(1, None, 1.0), death(2, 75, 1.0)), done=True, finished=True), 0),
+        (Outcome((1,), (death(1, None, 1.0),), done=True), 1),
+        (Outcome((1,), (death(1, 1, 1.0),), done=True, finished=True), 1),
+        (Outcome((1,), (death(1, None, 1.0),), ("b",), done=True, finished=True), 1),
     ],
 )
 def test_the_exit_code_is_that_of_the_cause(outcome: Outcome, code: int) -> None:

@@ -36,11 +36,12 @@ class Observed:
     ended: ExitCode | None = None
     ended_at: float = 0.0
 
-    def outcome(self, hosts: Sequence[str], *, done: bool) -> Outcome:
+    def outcome(self, hosts: Sequence[str], *, done: bool, finished: bool) -> Outcome:
         """Return what became of the start; `hosts` in their order."""
         codes = tuple(self.codes[name] for name in hosts if name in self.codes)
         deaths, lost = tuple(self.deaths), tuple(self.lost)
-        return Outcome(codes, deaths, lost, self.hung, self.ended, done, self.ended_at)
+        ended = self.ended
+        return Outcome(codes, deaths, lost, self.hung, ended, done, self.ended_at, finished)
 
 
 class Attempt:
@@ -84,8 +85,20 @@ class Attempt:
             close_all(self.links)
         self.drain()
         self.output.release(0.0)
+        return self.result()
+
+    def result(self) -> Outcome:
+        """Return what has become of the ranks so far."""
         done = (self.run_dir / "DONE").exists()
-        return self.seen.outcome([link.name for link in self.links], done=done)
+        hosts = [link.name for link in self.links]
+        return self.seen.outcome(hosts, done=done, finished=self.finished())
+
+    def finished(self) -> bool:
+        """Whether DONE is there, and newer than this start."""
+        try:
+            return (self.run_dir / "DONE").stat().st_mtime >= self.began
+        except OSError:
+            return False
 
     def follow(self) -> None:
         """Serve the agents until all have ended, or the first error has been explained."""
@@ -215,6 +228,8 @@ class Attempt:
 
     def explain(self) -> None:
         """Print the first failing rank's error, before all that it caused."""
+        if self.result().code == ExitCode.DONE:
+            return
         death = first_death(self.seen.deaths)
         plain = death is not None and death.code == ExitCode.FAULT
         echo = plain and (self.seen.lost or self.seen.hung)

@@ -51,7 +51,10 @@ class Death:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one start: `codes` of the hosts' commands, in host order where they are known."""
+    """The end of one start: `codes` of the hosts' commands, in host order where they are known.
+
+    `done`: there is DONE; `finished`: this start has written it.
+    """
 
     codes: tuple[int, ...] = ()
     deaths: tuple[Death, ...] = ()
@@ -60,12 +63,17 @@ class Outcome:
     ended: ExitCode | None = None  # at once, on request
     done: bool = False
     ended_at: float = 0.0  # seconds since the epoch: when the first end was seen
+    finished: bool = False
 
     @property
     def code(self) -> int:
         """The exit code that this start stands for."""
         if self.ended is not None:
             return self.ended
+        # A signal that meets a rank which is leaving a run that is over kills it: that is no fault.
+        ends = all(death.code in (None, ExitCode.STOPPED) for death in self.deaths)
+        if self.finished and ends and not self.lost:
+            return ExitCode.DONE
         first = first_death(self.deaths)
         if first is not None and first.code is not None:
             return first.code
