@@ -56,14 +56,15 @@ def wait_for_state(env: dict[str, str], job: str, state: str) -> None:
 def start_now(env: dict[str, str], job: str) -> None:
     """Lift the pause before a job that was queued again starts: Slurm may set it a moment late.
 
-    In between the job may be neither pending nor running, while its first start is cleaned up.
+    In between the job may be neither pending nor running, while its first start is cleaned up; one
+    that is started before that has ended may be held.
     """
     deadline = time.monotonic() + 120
-    while "RUNNING" not in call(env, "squeue", "-h", "-j", job, "-o", "%T"):
-        assert time.monotonic() < deadline, f"job {job} does not start again"
-        words = ("scontrol", "update", f"JobId={job}", "StartTime=now")
-        subprocess.run(words, env=env, capture_output=True, timeout=60, check=False)
+    while "RUNNING" not in (state := call(env, "squeue", "-h", "-j", job, "-o", "%T (%r)")):
+        assert time.monotonic() < deadline, f"job {job} does not start again: {state}"
         time.sleep(2)
+        for words in ("update", f"JobId={job}", "StartTime=now"), ("release", job):
+            subprocess.run(["scontrol", *words], env=env, capture_output=True, check=False)
 
 
 def wait_for_end(env: dict[str, str], job: str) -> None:
