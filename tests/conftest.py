@@ -28,10 +28,11 @@ MARKERS = {
         "tests/test_examples.py", "tests/test_install.py",
         "tests/test_first_gpu.py",
     ),
-    "torch": ("tests/engine/",),
+    "torch": ("tests/engine/", "tests/run/test_preference.py"),
     "slow": (
         "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
         "tests/launch/test_resize.py", "tests/launch/test_regrow.py",
+        "tests/launch/test_free.py", "tests/launch/test_sbatch.py",
         "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
         "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
     ),
@@ -52,6 +53,14 @@ LONGEST = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is asked for."""
     parser.addoption("--exhaustive", action="store_true", help="every rank count, stage and pair")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only fast tests are asked for, the files of others are not even imported."""
+    if config.option.markexpr != "fast" or not collection_path.is_relative_to(ROOT):
+        return None
+    place = collection_path.relative_to(ROOT).as_posix()
+    return any(place.startswith(starts) for starts in MARKERS.values()) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
