@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from train.engine.device import architecture, has_kernels, settled
+from train.config import World
+from train.engine.device import architecture, choose_device, has_kernels, settled
 
 
 def test_an_architecture_is_called_as_compilers_do():
@@ -39,3 +41,12 @@ def test_memory_that_is_still_coming_back_is_waited_for():
     answers, pauses = iter([10, 40, 70, 70, 99]), []
     assert settled(lambda: next(answers), pauses.append) == 70
     assert pauses == [0.5] * 3
+
+
+@pytest.mark.parametrize("name", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_cudas_allocator_grows_its_segments_unless_the_user_says_how(monkeypatch, name):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    env = {"OMP_NUM_THREADS": "1"} | ({name: "max_split_size_mb:64"} if name else {})
+    before = dict(env)
+    assert choose_device(World(), env).type == "cpu"
+    assert env == before | ({} if name else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
