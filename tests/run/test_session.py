@@ -38,17 +38,22 @@ def test_a_short_run_is_not_kept_waiting_by_an_evaluation_before_it():
     assert "26 samples are held out, and all steps together have 100" in too_long_before(26, 100)
 
 
+def early_stop_with(run, steps):
+    """--early-stop over a run folder that has the checkpoints of these steps."""
+    for step in steps:
+        folder = run / f"checkpoints/step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").write_text("")
+    output = replace(parse_args([]).output, early_stop=1)
+    return output, Outputs(Console(True), None, NoTracker(), run)
+
+
 def test_early_stop_writes_the_best_of_what_is_kept_and_says_so(tmp_path, capsys):
     """A run that was begun without --early-stop has no checkpoint of its best evaluation."""
     losses = {0: 9.0, 5: 1.0, 10: 3.0, 15: 2.0, 20: 2.5}
     lines = [{"step": n, "eval_loss": loss, "eval_tokens": 7} for n, loss in losses.items()]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for step in (10, 15, 20):
-        folder = tmp_path / f"checkpoints/step_{step:08d}"
-        folder.mkdir(parents=True)
-        (folder / "COMPLETE").write_text("")
-    out = Outputs(Console(True), None, NoTracker(), tmp_path)
-    output = replace(parse_args([]).output, early_stop=1)
+    output, out = early_stop_with(tmp_path, (10, 15, 20))
     assert _final_checkpoint(output, "held out", out).name == "step_00000015"
     assert "is that after step 15, whose evaluation was the best of 3 (loss 2.000000)" in (
         capsys.readouterr().out
@@ -65,12 +70,7 @@ def test_evaluations_on_other_rows_are_not_compared(tmp_path, capsys):
         for (step, rows), loss in found.items():
             line = {"step": step, "eval_loss": loss, "eval_tokens": 7, "eval_data": rows}
             file.write(json.dumps(line) + "\n")
-    for step in (5, 10, 15):
-        folder = tmp_path / f"checkpoints/step_{step:08d}"
-        folder.mkdir(parents=True)
-        (folder / "COMPLETE").write_text("")
-    out = Outputs(Console(True), None, NoTracker(), tmp_path)
-    output = replace(parse_args([]).output, early_stop=1)
+    output, out = early_stop_with(tmp_path, (5, 10, 15))
     assert _final_checkpoint(output, "b", out).name == "step_00000010"
     assert "the best of 3 (loss 3.000000)" in capsys.readouterr().out
     assert _losses(tmp_path, "b", 10) == ("Loss on held-out samples: 3.0000 after step 10",)
