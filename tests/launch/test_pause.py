@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,6 +133,24 @@ def test_ranks_that_stood_still_during_a_pause_do_not_hang(tmp_path: Path, slept
     attempt.clock.woke = time.time() - 1 if slept else 0.0
     attempt.look_for_hang()
     assert attempt.seen.hung is not slept
+
+
+def test_a_host_that_is_silent_is_lost_also_where_another_hosts_rank_dies_of_it(
+    tmp_path: Path,
+) -> None:
+    hosts = Hostfile((Host("near", 1), Host("far", 1)))
+    job = LaunchJob(hosts, 2, (), tmp_path, False, {}, tmp_path, lease=0.2)
+    near, far = (
+        SimpleNamespace(name=host.name, closed=False, error=str, send=lambda *_, **__: None)
+        for host in hosts.hosts
+    )
+    crew = Crew(hosts, (near, far), queue.Queue(), (), "near")
+    attempt = Attempt(crew, job, Output(None), [], lambda: False)
+    told = {"rank": 0, "code": 1, "time": None, "tail": "", "error": "Connection reset by peer"}
+    crew.events.put((near, {"kind": "death", **told}))
+    crew.events.put((near, {"kind": "exit", "code": 1}))
+    attempt.follow()
+    assert attempt.result().lost == ("far",)
 
 
 def test_a_run_whose_console_takes_nothing_is_looked_after_all_the_same(tmp_path: Path) -> None:

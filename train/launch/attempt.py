@@ -113,9 +113,9 @@ class Attempt:
             if self.closing == float("inf"):
                 self.output.release()
             now = self.clock()
+            self.look_for_silence(now)  # before the deaths that it causes elsewhere end the start
             if now - looked >= 2 * protocol.BEAT:
                 looked = now
-                self.look_for_silence(now)
                 self.look_for_hang()
             if now >= self.closing or self.seen.ended is not None:
                 break
