@@ -91,10 +91,31 @@ def chat(text):
         {"question": "hello", "answer": "world"},
         {"instruction": "hello", "input": "", "output": "world"},
         {"messages": '[{"role": "user", "content": "hello"}, {"role": "gpt", "content": "world"}]'},
+        {"prompt": '[{"role": "user", "content": "hello"}]', "completion": "world"},
+        {"prompt": "hello", "completion": '[{"from": "gpt", "value": "world"}]'},
     ],
 )
 def test_whatever_form_a_question_has_its_sample_is_the_same(sample, row):
     assert sample(row)[:2] == (chat("user:hello/assistant:world"), "world<|im_end|>\n")
+
+
+@pytest.mark.parametrize("said", ['[{"role": "CEO", "name": "Ann"}]', "[1, 2]", "[fox]", "[]"])
+def test_a_list_of_other_things_than_turns_is_a_text(sample, said):
+    row = {"prompt": "hello", "completion": said}
+    assert sample(row)[1] == f"{said}<|im_end|>\n"
+
+
+def test_an_input_goes_with_a_users_turn_only(sample):
+    """It was put into the assistant's turn, and one that only calls broke the run off."""
+    row = {"prompt": CALLING[:2], "input": "fox", "completion": "dog"}
+    with pytest.raises(DataError, match="column 'input' goes with what the user says last, but"):
+        sample(row)
+
+
+def test_history_stands_behind_the_systems_turn_of_a_prompt(sample):
+    system = {"role": "system", "content": "fox"}
+    row = {"prompt": [system, CHAT[0]], "history": [["a", "b"]], "completion": "world"}
+    assert sample(row)[0] == chat("system:fox/user:a/assistant:b/user:hello/assistant:world")
 
 
 def test_the_same_samples_are_held_out_whatever_form_and_template_they_have(opened, write, chatml):

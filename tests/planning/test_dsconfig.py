@@ -182,6 +182,14 @@ def test_auto_and_what_agrees_with_the_run_pass_with_one_notice(tmp_path):
     )
 
 
+def test_a_warm_up_that_is_a_share_of_the_run_is_not_one_of_no_steps(tmp_path):
+    none = {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 0}}}
+    assert "scheduler as the arguments say" in read_ds_config(write(tmp_path, none), RUN).notice
+    run = parse_args([*NAMED, "--warmup-ratio", "0.1"])
+    with pytest.raises(ConfigError, match="sets 'scheduler.params.warmup_num_steps' to 0, but"):
+        read_ds_config(write(tmp_path, none), run)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,28 @@ def test_runs_that_are_one_curve_are_told_even_where_a_third_differs(tmp_path, c
     assert "set otherwise: --lr 0.005 → 0.01" in capsys.readouterr().out
     drawn = (one / "report/speed-up.svg").read_text()
     assert "currentColor" in drawn and ">ideal<" in drawn
+
+
+def test_a_start_that_was_refused_is_not_what_was_run(tmp_path):
+    """Another batch size for a run that has checkpoints is refused, after its folder was made."""
+    run = make_run(tmp_path / "run", LOSSES, (2,))
+    configure(run, 0.005)
+    shutil.copytree(run / "attempts/0001", run / "attempts/0002")
+    (run / "attempts/0002/log.txt").write_text("The run folder is run\n")
+    config = json.loads((run / "attempts/0002/config.json").read_text())
+    config["data"]["batch_size"] = 32
+    (run / "attempts/0002/config.json").write_text(json.dumps(config))
+    plan = {"plan": {"dp": 8}, "memory": {"total": 2**33}, "time": {"total": 9.0}}
+    (run / "attempts/0002/plan.json").write_text(json.dumps(plan))
+    environment = {"started": 2000.0, "hosts": ["0: A100"] * 8, "arguments": ["--lr", "1"]}
+    (run / "attempts/0002/environment.json").write_text(json.dumps(environment))
+    (found,) = read_runs([run])
+    rows = tables([found])
+    shown = {row[""]: row["what was run"] for row in rows["What was run"]}
+    assert shown["batch"].startswith("4 samples")
+    assert shown["command"] == "./launch.sh 2 --lr 0.005"
+    assert found.on_cpu and rows["Time of a step, predicted and measured"][0]["planned"] == "0.400"
+    assert rows["Runs"][0]["starts"] == "2"
 
 
 def test_a_run_is_compared_with_its_plan_with_a_word_on_why(tmp_path):

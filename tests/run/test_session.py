@@ -77,8 +77,17 @@ def test_evaluations_on_other_rows_are_not_compared(tmp_path, capsys):
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert len(metrics.evals) == 5
     assert not metrics.notice
-    assert [one.step for one in _counting(metrics, "b", output, out)] == [5, 10, 15]
+    assert [one.step for one in _counting(metrics, "b", output, out, 15)] == [5, 10, 15]
     assert "--early-stop: 2 evaluations on other rows do not count" in capsys.readouterr().out
+
+
+def test_evaluations_that_are_made_again_do_not_count_twice(tmp_path):
+    """A run that was killed goes on from its best step: what came after is measured again."""
+    lines = [{"step": n, "eval_loss": 1.0 + n, "eval_tokens": 7} for n in (5, 10, 15)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output, out = early_stop_with(tmp_path, (5,))
+    found = _counting(read_metrics(tmp_path / "metrics.jsonl"), "held out", output, out, 5)
+    assert [one.step for one in found] == [5]
 
 
 def test_what_a_killed_start_half_wrote_is_no_fault_of_the_next(tmp_path):

@@ -29,6 +29,7 @@ from train.data.turns import (
     as_list,
     checked,
     converse,
+    listed_turns,
     noun,
     read_tools,
     read_turns,
@@ -137,7 +138,8 @@ def _text(form: RowFormat, row: Mapping[str, Any], role: str) -> str:
 
 
 def _is_chat(form: RowFormat, row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row[form.roles[role]], list) for role in ("prompt", "completion"))
+    values = (row[form.roles[role]] for role in ("prompt", "completion"))
+    return any(listed_turns(value) is not None for value in values)
 
 
 def _conversation(form: RowFormat, row: Mapping[str, Any], template: str) -> Conversation:
@@ -165,13 +167,20 @@ def _exchange(form: RowFormat, row: Mapping[str, Any], template: str) -> Convers
     before, marks = _turns(form, row, "prompt", "user", template)
     given = _text(form, row, "input")
     if given:
+        if before[-1]["role"] != "user":
+            raise ValueError(
+                f"column '{form.roles['input']}' goes with what the user says last, but column "
+                f"'{form.roles['prompt']}' ends in the {before[-1]['role']}'s turn: keep one"
+            )
         before[-1]["content"] += f"\n\n{given}"
     past = [
         {"role": role, "content": text}
         for pair in _history(form, row)
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    head = [*_system(form, row, before), *past]
+    first = before[:1] if past and before[0]["role"] == "system" else []
+    head = [*_system(form, row, before), *first, *past]
+    before, marks = before[len(first) :], marks[len(first) :]
     after, more = _turns(form, row, "completion", "assistant", template)
     if after[0]["role"] != "assistant":
         column = form.roles["completion"]
@@ -191,8 +200,8 @@ def _turns(
     form: RowFormat, row: Mapping[str, Any], role: str, speaker: str, template: str
 ) -> tuple[list[Message], list[bool | None]]:
     value, column = row[form.roles[role]], form.roles[role]
-    if isinstance(value, list):
-        return read_turns(value, f"column '{column}'", template)
+    if (turns := listed_turns(value)) is not None:
+        return read_turns(turns, f"column '{column}'", template)
     return [{"role": speaker, "content": _text(form, row, role)}], [None]
 
 

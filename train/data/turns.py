@@ -127,6 +127,25 @@ def read_tools(value: Any) -> tuple[Message, ...]:
     )
 
 
+def listed_turns(value: Any) -> list[Any] | None:
+    """Return a list, or the turns that a JSON text lists; None: it is no list, or another text."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value if isinstance(value, list) else None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    spoken = [isinstance(turn, dict) and _is_turn(turn) for turn in found]
+    return found if spoken and all(spoken) else None
+
+
+def _is_turn(turn: Mapping[str, Any]) -> bool:
+    """Whether an object is a turn, and not of other things that have roles, as people."""
+    role = next((turn[key] for key in ROLE_KEYS if key in turn), None)
+    said = any(key in turn for key in (*CONTENT_KEYS, "tool_calls"))
+    return said and isinstance(role, str) and role.strip().lower() in ROLE_OF
+
+
 def as_list(value: Any, what: str) -> list[Any]:
     """Return a list, or the list that a JSON text holds.
 

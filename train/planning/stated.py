@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from train.config import RunConfig
+from train.config import OptimizerConfig, RunConfig
 
 _MICRO, _ACCUMULATED = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 _SCHEDULER = "scheduler.params."
@@ -18,7 +18,7 @@ _CLAIMS: Mapping[str, tuple[str, Callable[[RunConfig], Any]]] = {
     "optimizer.params.lr": ("--lr", lambda run: run.optimizer.lr),
     "optimizer.params.weight_decay": ("--weight-decay", lambda run: run.optimizer.weight_decay),
     "scheduler.params.warmup_max_lr": ("--lr", lambda run: run.optimizer.lr),
-    "scheduler.params.warmup_num_steps": ("--warmup-steps", lambda run: run.optimizer.warmup_steps),
+    "scheduler.params.warmup_num_steps": ("--warmup-steps", lambda run: _warmup(run.optimizer)),
     "scheduler.params.total_num_steps": ("--max-steps", lambda run: run.max_steps),
 }
 # What no argument changes.
@@ -45,6 +45,11 @@ _FP16: Mapping[str, Any] = {
 _SCALE = {"fp16.initial_scale_power": 16, "fp16.loss_scale_window": 1000, "fp16.min_loss_scale": 1}
 _SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 _ADAM_W = ("adamw", "adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
+
+
+def _warmup(config: OptimizerConfig) -> int | None:
+    """Return the warm-up's steps; None: it is a share of a run whose length no ds_config knows."""
+    return config.warmup_steps if config.warmup_ratio is None else None
 
 
 def differences(stated: Mapping[str, Any], left: Sequence[str], run: RunConfig) -> list[str]:

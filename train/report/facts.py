@@ -128,7 +128,7 @@ def _length(config: Mapping[str, Any]) -> str:
 
 
 def _devices(run: Run) -> str:
-    devices = run.starts[-1].devices if run.starts else ()
+    devices = run.last.devices if run.last else ()
     kinds = Counter(device.partition(": ")[2] or device for device in devices)
     hosts = len({device.partition(":")[0] for device in devices})
     if not kinds:
@@ -139,7 +139,7 @@ def _devices(run: Run) -> str:
 
 
 def _plan(run: Run) -> str:
-    plan = run.starts[-1].plan.get("plan", {}) if run.starts else {}
+    plan = run.last.plan.get("plan", {}) if run.last else {}
     if "zero" not in plan:
         return ""
     degrees = "".join(f", {key} {plan[key]}" for key in ("tp", "pp", "sp") if plan.get(key, 1) > 1)

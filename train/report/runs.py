@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from train.errors import ConfigError
+from train.launch.arguments import TOKENIZED
 from train.output.metrics import read_metrics
 
 TOLERANCE = {
@@ -56,8 +57,9 @@ class Event:
 class Run:
     """One run folder; `steps`, `evals` and `restarts` are lines of metrics.jsonl, in order.
 
-    `notice` says which of its lines do not count; empty: all do. `config` and `arguments` are the
-    last start's; `parameters` of the model, None where its folder does not tell.
+    `notice` says which of its lines do not count; empty: all do. `last` is the newest start that
+    trained: one that was refused has a folder, too. `config` and `arguments` are its own;
+    `parameters` of the model, None where its folder does not tell.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Run:
     events: tuple[Event, ...]
     done: bool
     notice: str = ""
+    last: Start | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     parameters: int | None = None
@@ -83,7 +86,7 @@ class Run:
     @property
     def on_cpu(self) -> bool:
         """Whether its last start ran on CPU ranks."""
-        devices = self.starts[-1].devices if self.starts else ()
+        devices = self.last.devices if self.last else ()
         return any(device.partition(": ")[2].lower().startswith("cpu") for device in devices)
 
     def lossless(self, start: Start) -> bool:
@@ -92,7 +95,7 @@ class Run:
 
     def predicted(self, what: str) -> Mapping[str, float]:
         """Return the last plan's `memory` (bytes) or `time` (seconds) by part; {}: not kept."""
-        return dict(self.starts[-1].plan.get(what, {})) if self.starts else {}
+        return dict(self.last.plan.get(what, {})) if self.last else {}
 
     def usual(self, key: str) -> float | None:
         """Return the median of a step's value, without the first of each start; None: unknown."""
@@ -142,9 +145,9 @@ def read_run(path: Path, name: str) -> Run:
             "such as runs/20260131-120000-mistral"
         )
     starts = _starts(path / "attempts", [float(step["time"]) for step in metrics.steps])
-    configs = [_json(folder / "config.json") for folder in sorted((path / "attempts").glob("*"))]
-    config = next((config for config in configs[::-1] if "model" in config), {})
-    told = _json(starts[-1].folder / "environment.json") if starts else {}
+    last = next((s for s in starts[::-1] if s.steps or (s.folder / TOKENIZED).exists()), None)
+    config = _json(last.folder / "config.json") if last else {}
+    told = _json(last.folder / "environment.json") if last else {}
     return Run(
         name=name,
         path=path,
@@ -154,6 +157,7 @@ def read_run(path: Path, name: str) -> Run:
         restarts=metrics.restarts,
         notice=metrics.notice,
         starts=starts,
+        last=last,
         events=tuple(_events(path / "launch.log")),
         done=(path / "DONE").exists(),
         config=config,

@@ -101,7 +101,7 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
         last = found.steps[-1] if found.steps else None
         rows = data.validation.fingerprint
         missing = due and all(line["step"] != start for line in of_rows(found.evals, rows))
-        return missing, last, _counting(found, rows, output, out)
+        return missing, last, _counting(found, rows, output, out, start)
 
     return Resumed(saver, start, *gang.from_main(prepare_folder))
 
@@ -121,16 +121,17 @@ def too_long_before(held_out: int, trained: int, noun: str = "samples") -> str:
 
 
 def _counting(
-    found: Metrics, rows: str, output: OutputConfig, out: Outputs
+    found: Metrics, rows: str, output: OutputConfig, out: Outputs, start: int
 ) -> tuple[EvalRecord, ...]:
     """Return the evaluations so far that --early-stop counts: the best must have a checkpoint.
 
     Args:
         rows: the fingerprint of what is evaluated on.
+        start: the step to go on from; evaluations after it are made again.
     """
     if not output.early_stop:
         return ()
-    evals = tuple(evaluations(found, rows))
+    evals = tuple(one for one in evaluations(found, rows) if one.step <= start)
     if others := len(found.evals) - len(of_rows(found.evals, rows)):
         out.console.say(f"--early-stop: {others} evaluations on other rows do not count")
     counts = counted(evals, [checkpoints.step_of(one) for one in checkpoints.complete(out.path)])
