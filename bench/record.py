@@ -70,9 +70,14 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit, with `-dirty` where the files are no longer those of it."""
+    """Return the commit, with `-dirty` where other files than results are no longer those of it."""
+    found = _git("describe", "--always", "--exclude=*")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS}")
+    return (found or "none") + "-dirty" * bool(changed)
+
+
+def _git(*words: str) -> str:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.stdout.strip() or "none"
+        ["git", "-C", RESULTS.parent, *words], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()

@@ -6,6 +6,7 @@ Here: the same steps (same batch, so each rank has half the work at two ranks) b
 launcher with one thread a rank, in turns; the best median of each. Two lone ranks at once, which
 exchange nothing, show what the machine itself allows. There: InternLM-7B on A100s with
 the batch growing with the GPUs, as InternEvo published it, and Mistral-7B with one batch for all.
+Last, what ranks that share rows are worth, with and without: the tables of `bench/sharing.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 from statistics import median
 from typing import Any
 
-from bench import record
+from bench import record, sharing
 from train.planning import (
     Implementation,
     Pins,
@@ -68,6 +69,7 @@ def main() -> int:
     summary = {"speed_up": speed_up, "machine": machine, "published": PUBLISHED, "weak": weak}
     print(f"written to {record.write('scaling', rows, summary | {'strong': strong})}")
     print(f"drawn to {draw(weak, strong)}")
+    sharing.show(given.steps)
     return 0
 
 

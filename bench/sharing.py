@@ -51,14 +51,19 @@ def main() -> int:
     if given.worker:
         work(given.steps, json.loads(given.worker))
         return 0
+    show(given.steps)
+    return 0
+
+
+def show(steps: int) -> None:
+    """Print and keep both tables."""
     rows = simulated()
     print(record.table(rows))
-    seconds = [{"ranks": n, "cpu_seconds": measured(given.steps, n)} for n in (1, 2, 4)]
+    seconds = [{"ranks": n, "cpu_seconds": measured(steps, n)} for n in (1, 2, 4)]
     for row in seconds:
         row["share"] = row["cpu_seconds"] / seconds[0]["cpu_seconds"]
     print(record.table(seconds))
     print(f"written to {record.write('sharing', rows, {'one sample of 2048 tokens': seconds})}")
-    return 0
 
 
 def simulated() -> list[dict[str, Any]]:

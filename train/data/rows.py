@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 from train.text import printable
 
 BOM = b"\xef\xbb\xbf"
-ROWS = 1000  # rows of a block
-LONG = 1 << 20  # bytes of lines at which a block has fewer
+ROWS = 250  # rows of a block
+LONG = 1 << 18  # bytes of lines at which a block has fewer
 
 
 @dataclass(frozen=True)

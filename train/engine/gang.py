@@ -147,7 +147,10 @@ def _join(world: World, env: Mapping[str, str], backend: str) -> None:
 
 
 def _without_shared_memory_op() -> None:
-    """Keep DeepSpeed from building, and mapping 69 MB of /dev/shm per rank for, an op not used."""
+    """Keep DeepSpeed from building, and mapping 69 MB of /dev/shm per rank for, an op not used.
+
+    It asks nothing else of this table, and would ask a compiler of every rank to fill it.
+    """
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
