@@ -4,10 +4,12 @@ pyproject.toml lets a newer version of a library in when this passes with it.
 """
 
 import inspect
+from pathlib import Path
 
-import deepspeed.ops
+import deepspeed
 import pytest
 import torch
+from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
@@ -49,8 +51,14 @@ def test_parameters_are_linked_to_their_fragments():
     assert "_hp_mapping" in inspect.getsource(mixed_precision_linkage)
 
 
-def test_an_op_can_be_declared_incompatible():
-    assert isinstance(deepspeed.ops.__compatible_ops__, dict)
+def test_only_the_shared_memory_op_is_looked_up_among_the_compatible_ones():
+    root = Path(deepspeed.__file__).parent
+    asking = [
+        path for path in root.rglob("*.py") if "ops.__compatible_ops__" in path.read_text("utf-8")
+    ]
+    assert asking == [root / "comm" / "torch.py"]
+    assert ".get(builder.NAME, False)" in asking[0].read_text("utf-8")
+    assert ShareMemCommBuilder.NAME == "deepspeed_shm_comm"
 
 
 def test_a_builds_folder_is_known_beforehand():
