@@ -59,6 +59,8 @@ def test_pins_gather_over_words_and_flags():
         (["--batch-size", "many"], "--batch-size must be a whole number, but is 'many'"),
         (["--lr", "nan"], "--lr must be a finite number above 0, but is nan"),
         (["--lora-dropout", "1"], "at most 0.99, but is 1 instead"),
+        (["--lora-r", "8"], "--lora-r is of an adapter, but without --use-lora the whole model is"),
+        (["--lora-dropout", "0"], "--lora-dropout is of an adapter, but without --use-lora"),
         (["--precision", "fp61"], "one of bf16, fp16, fp32, but is 'fp61' instead; did you mean"),
         (["--batchsize", "3"], "unknown argument '--batchsize'; did you mean '--batch-size'?"),
         (["--block-size"], "expected one argument"),

@@ -240,6 +240,12 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
             f"--quantize {given['quantize']} keeps the model frozen in 4 bits, which nothing can "
             "train: give --use-lora as well, or leave it out"
         )
+    alone = next((name for name in ("lora_r", "lora_alpha", "lora_dropout") if name in given), None)
+    if alone and not given.get("use_lora"):
+        raise ConfigError(
+            f"--{alone.replace('_', '-')} is of an adapter, but without --use-lora the whole model "
+            "is trained: give --use-lora as well, or leave it out"
+        )
     if given.get("objective") == "dpo":
         _refuse_beside_dpo(given, named=all(named))
     preset = {} if all(named) else dict(PRESET)

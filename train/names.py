@@ -16,6 +16,7 @@ from pathlib import Path
 from train.errors import ConfigError
 from train.paths import looks_local
 
+TRAINED = "--dataset-name-or-path"
 _WEIGHT = re.compile(r"(.+)\*(\d+\.?\d*|\.\d+)")
 
 
@@ -57,7 +58,7 @@ class DatasetName:
         return not self.is_url and not looks_local(self.where)
 
 
-def read_names(text: str, flag: str = "--dataset-name-or-path") -> tuple[DatasetName, ...]:
+def read_names(text: str, flag: str = TRAINED) -> tuple[DatasetName, ...]:
     """Read the value of `flag`: names with commas between them; of a file so named, that one.
 
     Raises:
@@ -70,7 +71,8 @@ def read_names(text: str, flag: str = "--dataset-name-or-path") -> tuple[Dataset
     named = [(one.where, one.configuration, one.split, one.revision) for one in found]
     for part, one in zip(parts, named, strict=True):
         if named.count(one) > 1:
-            raise ConfigError(f"{flag} names '{part}' twice: name it once, as {part}*2")
+            weighed = f", as {part}*2" * (flag == TRAINED)
+            raise ConfigError(f"{flag} names '{part}' twice: name it once{weighed}")
     return found
 
 
@@ -96,6 +98,11 @@ def _name(text: str, flag: str) -> DatasetName:
     text, weight = (weighed[1], float(weighed[2])) if weighed else (text, 1.0)
     if weight == 0:
         raise ConfigError(f"{flag} gives '{text}' the weight 0: leave it out")
+    if weighed and flag != TRAINED:
+        raise ConfigError(
+            f"{flag} gives '{text}' the weight {weight:g}, but evaluates each sample once: leave "
+            "the weight out"
+        )
     if "://" in text or _exists(text):
         return DatasetName(text, weight)
     rest, _, revision = text.partition("@")

@@ -31,6 +31,13 @@ def test_a_template_of_ones_own_is_used_told_and_saved(opened, write, chatml, tm
     assert changed.train.fingerprint != data.train.fingerprint
 
 
+def test_a_template_that_writes_no_row_is_told(opened, write, chatml):
+    data = opened(write([{"text": f"hello {n}"} for n in range(6)]), chatml, template="chatml")
+    assert "no row is written with the chat template, ChatML, turns ending in <|im_end|>" in (
+        "\n".join(data.notices)
+    )
+
+
 def test_pairs_of_a_base_model_become_turns_where_chatml_is_asked_for(opened, write, pieces):
     rows = [{"prompt": f"hello{n}", "completion": "world"} for n in range(6)]
     bare = opened(write(rows), pieces)

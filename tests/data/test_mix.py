@@ -54,6 +54,12 @@ def steps(mixture, epochs, batch=7, seed=3):
     return [mixed_ids(seed, "f", mixture, batch, step) for step in range(epochs * count)]
 
 
+def test_a_weight_of_what_is_evaluated_on_is_refused():
+    """It had no effect, since each sample is evaluated once."""
+    with pytest.raises(ConfigError, match="the weight 0.5, but evaluates each sample once"):
+        read_names("a.jsonl*.5", "--eval-dataset-name-or-path")
+
+
 def test_an_epoch_takes_of_each_set_what_its_weight_says():
     mixture = Mixture((40, 30, 50), (80, 30, 25))
     batch, ids = 5, np.arange(120)

@@ -110,6 +110,17 @@ def test_weights_that_bf16_rounds_are_told(tmp_path, kind, said):
     assert not rounded(path, "fp32")
 
 
+def test_norms_that_a_run_rounds_are_told_and_frequencies_are_computed(tmp_path):
+    named = {name: np.zeros(shape, np.float16) for name, shape in WEIGHTS.items()}
+    named["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    assert not rounded(folder(tmp_path, tensors=named), "fp16")
+    named["model.norm.weight"] = np.ones(8, np.float32)
+    assert (
+        "are F32: the run begins with them rounded to fp16"
+        in (rounded(folder(tmp_path, tensors=named), "fp16")[0])
+    )
+
+
 def test_buffers_of_whole_numbers_are_no_quantization(tmp_path):
     masks = {"model.layers.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8),
              "model.position_ids": np.arange(4), "model.masked": np.ones(4, np.bool_)}  # fmt: skip

@@ -59,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", default="bf16", choices=("bf16", "fp16", "fp32"))
     add("--use-lora", action="store_true", help="train an adapter, the model frozen")
     add("--quantize", choices=("nf4",), help="the frozen model in 4 bits")
-    add("--lora-r", type=_whole, default=16, metavar="R", help="its rank")
-    add("--lora-alpha", type=_whole, default=32, metavar="A", help="as in a run; costs nothing")
-    add("--lora-dropout", type=_dropout, default=0.0, metavar="P", help="its mask needs memory")
+    add("--lora-r", type=_whole, metavar="R", help="its rank (16)")
+    add("--lora-alpha", type=_whole, metavar="A", help="as in a run; costs nothing")
+    add("--lora-dropout", type=_dropout, metavar="P", help="its mask needs memory")
     add("--pin", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="fix a part of the plan: " + " ".join(KEYS))  # fmt: skip
     add("--all", action="store_true", help="show every legal plan")

@@ -54,6 +54,9 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
     words = parse_pins(given.pin, KEYS)
     if given.quantize and not given.use_lora:
         raise ConfigError("--quantize keeps the model frozen: give --use-lora as well")
+    named = [given.lora_r, given.lora_alpha, given.lora_dropout]
+    if named != [None] * 3 and not given.use_lora:
+        raise ConfigError("--lora-r, --lora-alpha and --lora-dropout go with --use-lora: give it")
     prices = _prices(given.price)
     asked = list(_clusters(given, calibrations))
     for name in prices.keys() - {name for _, gpus in asked for name in gpus}:
@@ -63,7 +66,7 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
     if clusters[0][1] is not None and len(kinds := asked[0][1]) > 1:
         each = " and ".join(f"{count} {name} at {prices[name]:g}" for name, count in kinds.items())
         notes += (f"the cost of a GPU-hour is the mean of {each}",)
-    adapter = LoraConfig(given.lora_r, given.lora_alpha, given.lora_dropout)
+    adapter = LoraConfig(given.lora_r or 16, given.lora_alpha or 32, given.lora_dropout or 0.0)
     request = PlanRequest(
         shape=shape,
         cluster=clusters[0][0],

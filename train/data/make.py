@@ -205,12 +205,14 @@ def _template_told(model: ModelConfig, tokenizer: Tokenizer, tally: Tally) -> tu
     """Say which template is used where it is not the tokenizer's own."""
     if model.chat_template == NONE:
         return ("the tokenizer's chat template is not used, and not saved",)
-    if model.chat_template is None or not tally.counts[OWN]:
+    if model.chat_template is None:
         return ()
     where = f"that of {model.chat_template}"
     if model.chat_template == CHATML:
         end = edge_tokens(tokenizer)[1] if END not in tokenizer.template else END
         where = f"ChatML, turns ending in {end or END}"
+    if not tally.counts[OWN]:
+        return (f"no row is written with the chat template, {where}: the saved tokenizer has it",)
     return (f"the chat template is {where}: the saved tokenizer has it",)
 
 

@@ -25,6 +25,8 @@ EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weig
 POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)\.weight$")
 # Parts of a model of text and images or sound that are not its text part.
 OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|image\w*|multi_modal\w*|mm_\w+)\.")
+# What old files hold and modules compute: masks, positions and frequencies.
+COMPUTED = re.compile(r"(inv_freq|position_ids|attn\.bias|attention\.bias|masked_bias)$")
 QUANTIZED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 # What is possible instead, by the method that config.json names.
 _SMALL = "with --use-lora --quantize nf4 that takes no more memory"
@@ -160,8 +162,9 @@ def require_trainable(
 def rounded(folder: Path, precision: str) -> tuple[str, ...]:
     """Say that a run rounds the weights of a folder, whose types hold more than its own does."""
     kept = {"bf16": ("BF16",), "fp16": ("F16",)}.get(precision, FLOATS[1:])
-    matrices = [one for one in stored_tensors(folder).values() if len(one.shape) == 2]
-    held = {one.dtype for one in matrices} & ({*FLOATS} - {*kept})
+    stored = stored_tensors(folder).items()
+    weights = [one for key, one in stored if not (COMPUTED.search(key) or OTHER_PARTS.search(key))]
+    held = {one.dtype for one in weights} & ({*FLOATS} - {*kept})
     if not held:
         return ()
     return (

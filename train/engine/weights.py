@@ -17,14 +17,12 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from train.data.model_files import OTHER_PARTS, stored_tensors
+from train.data.model_files import COMPUTED, OTHER_PARTS, stored_tensors
 from train.engine.quantize import check_packed, true_shape
 from train.errors import ModelError
 
 CHUNK = 1 << 22  # elements compared at a time
 LAYER = re.compile(r"\.\d+\.")
-# What old files hold and modules compute: masks, positions and frequencies.
-COMPUTED = re.compile(r"(inv_freq|position_ids|attn\.bias|attention\.bias|masked_bias)$")
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
