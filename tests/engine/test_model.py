@@ -17,10 +17,12 @@ from transformers import AutoModelForCausalLM
 from tests.engine.saving import save_model
 from tests.support.fakes import FakeSplit
 from train.checkpoint.folder import complete
+from train.checkpoint.identity import RunFingerprint
 from train.config import World, parse_args
 from train.data.feed import Placement, step_batch
 from train.engine import model as models
 from train.engine import weights
+from train.engine.checkpoint import Saver
 from train.engine.gang import connect
 from train.engine.huggingface import open_exporter
 from train.engine.start import start
@@ -335,6 +337,16 @@ def test_the_text_part_of_a_larger_model_is_saved_as_a_model_that_loads_whole(ga
     assert engine(gang, tmp_path / "saved").model.notices[:1] == (
         "qwen3_5_text attention cannot be packed, so samples are padded",
     )
+
+
+def test_host_memory_for_a_save_is_taken_before_the_first_step(gang, folder, tmp_path):
+    """Or a save at the end would be where it runs out, and no step of the run would be kept."""
+    made = engine(gang, folder, zero=1)
+    saver = Saver(made, tmp_path, None, RunFingerprint({}, {}), keep=1)
+    staging = saver._staging
+    assert staging.numel() == 3 * sum(p.numel() for p in made.model.module.parameters())
+    losses(made, steps=1)
+    assert saver._reserve() is staging
 
 
 def test_an_export_opens_each_file_of_a_checkpoint_once(gang, folder, tmp_path):

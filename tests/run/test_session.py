@@ -2,14 +2,17 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from train.config import parse_args
+from train.config import World, parse_args
 from train.errors import DataError
 from train.loop import Outputs
 from train.output.console import Console
 from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
+from train.run import session
 from train.run.inputs import date_of, slow_adapter
 from train.run.resume import _counting, too_long_before
 from train.run.session import _final_checkpoint, _losses, _restarted, require_same
@@ -31,6 +34,29 @@ def test_ranks_of_one_host_that_have_opened_something_else_are_named_too():
     """As where each rank has a working folder, or a cache, of its own."""
     with pytest.raises(DataError, match="rank 1 on a has another dataset than a: make"):
         require_same([("a", OPENED), ("a", {"dataset": "d2", "tokenizer": "t1"})])
+
+
+def test_ranks_that_join_compare_all_that_their_hosts_have_opened(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"w": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    split = SimpleNamespace(fingerprint="d1")
+    data = SimpleNamespace(
+        train=split, validation=split, tokenizer=SimpleNamespace(fingerprint="t")
+    )
+    inputs = SimpleNamespace(
+        model=tmp_path, pins=SimpleNamespace(words=lambda: ""), ds=SimpleNamespace(extra={})
+    )
+    nouns = {"dataset", "tokenizer", "ds_config", "model", "code of anyrank", "set of packages"}
+    for noun in sorted(nouns):
+
+        def gather(mine, noun=noun):
+            assert set(mine[1]) == nouns
+            return [mine, ("far", {**mine[1], noun: "another"})]
+
+        gang = SimpleNamespace(gather=gather)
+        monkeypatch.setattr(session, "connect", lambda world, env, gang=gang: gang)
+        with pytest.raises(DataError, match=f"far has another {noun} than "):
+            session.join(inputs, data, World(), {})
 
 
 def test_a_short_run_is_not_kept_waiting_by_an_evaluation_before_it():
