@@ -1,11 +1,14 @@
 """What ends a rank as out of memory, in the words of the libraries, and what does not."""
 
 import errno
+import os
+import sys
 
 import pytest
 
-from train.errors import OutOfMemoryError
-from train.run.exit import _named
+from train.config import World
+from train.errors import OutOfMemoryError, StopRequested
+from train.run.exit import _named, exit_with
 
 NCCL = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled cuda error "
@@ -71,3 +74,11 @@ def test_the_line_that_tells_what_ran_out_is_shown():
     assert str(_named(RuntimeError(NCCL + "Cuda failure 2 'out of memory'"))).endswith(
         "Cuda failure 2 'out of memory'"
     )
+
+
+def test_a_stop_is_told_in_lines_that_fit_a_terminal(monkeypatch, capfd):
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((40, 20)))
+    with pytest.raises(SystemExit):
+        exit_with(StopRequested("the same command goes on from there " * 4), World.from_env({}))
+    assert max(map(len, capfd.readouterr().out.splitlines())) <= 40

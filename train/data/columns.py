@@ -211,6 +211,7 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat:
     """
     plain = {str(name): _plain(name) for name in row}
     pairs = [name for name, word in plain.items() if PREFERENCE.fullmatch(word)]
+    pairs = [name for name in pairs if not isinstance(row[name], int | float)] or pairs
     if pairs:
         raise ValueError(_preference(row, plain, pairs))
     found = {
@@ -315,7 +316,8 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
     first = str(turns[0]).lower() if isinstance(turns, list) and turns else ""
     whole = "'user'" in first or "'human'" in first or "'system'" in first
     prompt = next((n for n, w in plain.items() if w in (*NAMES["prompt"], "input")), None)
-    one = f"messages={chosen}"
+    text = isinstance(turns, str) and not turns.lstrip().startswith("[")
+    one = f"{'text' if text else 'messages'}={chosen}"
     if prompt is not None and not whole:
         one = f"prompt={prompt},completion={chosen}"
     return (
@@ -327,6 +329,8 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
 
 def _unknown(row: Mapping[str, Any]) -> str:
     hints = [did_you_mean(_plain(name), KNOWN, 0.9) for name in row if _plain(name) not in KNOWN]
+    if row and all(str(name).rstrip().endswith((".", "?", "!")) for name in row):
+        return f"the columns are named {listed(row)}: put a line with their names above the rows"
     return (
         f"no known set of columns: found {listed(row)}, but needed are messages, or prompt and "
         "completion, or instruction and output, or text: say what is what by --columns, as in "

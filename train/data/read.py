@@ -128,7 +128,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 yield Row(place, None, f"is not a CSV row ({error})")
                 continue
             if header is None:
-                header = [field.encode("utf-8", "replace").decode() for field in fields]
+                header = fields
+                if _csv_row(place, header, fields).value is None:
+                    raise DataError(f"{place} is not valid UTF-8: save the file as UTF-8")
                 twice = [name for name in header if name and header.count(name) > 1]
                 if twice:
                     raise DataError(

@@ -90,8 +90,13 @@ def _rows(place: str, value: Any, *, alone: bool) -> Iterator[Row]:
     stands alone in its file `{"data": [{…}, {…}]}`. Of several in a file each list is one row's.
 
     Raises:
-        DataError: it wraps several rows or lists of rows.
+        DataError: it wraps several rows or lists of rows, or holds columns.
     """
+    if alone and isinstance(value, dict) and _is_table(value):
+        raise DataError(
+            f"{place} holds columns, not rows: write one array of rows, as pandas does by "
+            "to_json(…, orient='records')"
+        )
     keys = [key for key, held in value.items() if _wraps(held)] if isinstance(value, dict) else []
     if not keys or is_known(value) or not (alone or isinstance(value[keys[0]], dict)):
         yield _object(place, value)
@@ -120,6 +125,16 @@ def _wraps(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(row, dict) and not any(key in row for key in ROLE_KEYS) for row in value)
+
+
+def _is_table(value: dict[str, Any]) -> bool:
+    """Whether an object holds columns: `{"text": {"0": …}}` or `{"text": ["…", "…"]}`."""
+    return any(value.values()) and all(
+        [*held] == [str(number) for number in range(len(held))]
+        if isinstance(held, dict)
+        else isinstance(held, list) and all(isinstance(one, str) for one in held)
+        for held in value.values()
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from train.config import RunConfig
 from train.errors import ConfigError, did_you_mean
 from train.planning.plan import sums_in_fp32
-from train.planning.schema import ALIASES, REMOVED, ROOT, ZERO, Kept, Refused, Section, Stated
+from train.planning.schema import ALIASES, ROOT, ZERO, Kept, Refused, Section, Stated
 from train.planning.stated import differences, not_used
 
 HPZ = "zero_hpz_partition_size"
@@ -151,7 +151,7 @@ def _sift(
         if entry is None:
             if not key.startswith(("_", "#", "//")) and key != "comment":
                 found.errors.append(f"has the unknown key '{name}'{_hint(key, section)}")
-        elif value in ("auto", None) and entry != REMOVED:
+        elif value in ("auto", None):
             found.left.append(name)
         elif isinstance(entry, Refused):
             if not entry.says_nothing(value):
@@ -177,7 +177,7 @@ def _sift(
 
 
 def _hint(key: str, section: Section) -> str:
-    near = did_you_mean(key, section.keys)
+    near = did_you_mean(key, [k for k, e in section.keys.items() if not isinstance(e, Refused)])
     if near:
         return near
     if section is ROOT and (key in ZERO.keys or did_you_mean(key, ZERO.keys)):

@@ -30,18 +30,18 @@ class Kept:
 class Refused:
     """Why the key is refused and what to do instead, as the second half of a sentence.
 
-    It passes where its value switches it off: false, an object that is not enabled, or `off`.
+    It passes where its value switches it off: false, an object that is not enabled or holds only
+    false and 0, or `off`.
     """
 
     instead: str
     off: object = None
-    always: bool = False
 
     def says_nothing(self, value: object) -> bool:
         """Whether a value only switches off what is not there."""
-        enabled = value.get("enabled", True) if isinstance(value, dict) else value
-        off = enabled is False or (self.off is not None and value == self.off)
-        return off and not self.always
+        if isinstance(value, dict) and value:
+            value = value.get("enabled", any(value.values()))
+        return value is False or (self.off is not None and value == self.off)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ DTYPE = Kept("text", ("fp32", "bf16"))
 
 STATED = Stated()
 
-REMOVED = Refused("DeepSpeed 0.19.8 has removed it; leave it out", always=True)
+REMOVED = Refused("DeepSpeed 0.19.8 has removed it; leave it out")
 _MATHEMATICS = Refused("it would change what a step computes; leave it out")
 _MONITOR = Refused("curves are written by --report-to, as --report-to wandb; leave it out")
 _OFFLOAD_FLAG = Refused('write "offload_optimizer": {"device": "cpu"} instead')
@@ -109,7 +109,7 @@ ZERO = Section({
     "elastic_checkpoint": _CHECKPOINT, "cpu_offload": _OFFLOAD_FLAG,
     "cpu_offload_param": Refused('write "offload_param": {"device": "cpu"} instead'),
     "cpu_offload_use_pin_memory": _OFFLOAD_FLAG,
-    "mics_shard_size": REMOVED, "mics_hierarchical_params_gather": REMOVED,
+    "mics_shard_size": Refused(REMOVED.instead, off=-1), "mics_hierarchical_params_gather": REMOVED,
     "zeropp_loco_param": REMOVED,
 })  # fmt: skip
 
@@ -182,7 +182,7 @@ ROOT = Section({
     "sparse_attention": REMOVED, "graph_harvesting": REMOVED, "curriculum_learning": REMOVED,
     "progressive_layer_drop": REMOVED,
     "elasticity": Refused("DeepSpeed 0.19.8 has removed it and a run takes any number of GPUs "
-                          "without it; leave it out", always=True),
+                          "without it; leave it out"),
 })  # fmt: skip
 
 # DeepSpeed takes both names of these; only the first is used from here on.

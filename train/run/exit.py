@@ -71,7 +71,7 @@ def exit_with(error: BaseException, world: World) -> NoReturn:
     elif not isinstance(named, StopRequested):
         print(shown(f"{where}[error] {named}", sys.stderr), file=sys.stderr)
     elif world.is_main:
-        print(f"[info] {named}")
+        print(shown(f"[info] {named}", sys.stdout))
     _leave(code)
 
 
