@@ -132,6 +132,17 @@ def test_a_date_in_the_template_is_the_runs_and_not_the_days(folder, opened, wri
     assert opened(path, folder).fingerprint == today.fingerprint
 
 
+def test_datasets_that_were_made_on_different_days_are_given_one_date(folder, opened, write):
+    """Each kept its own, and the run that was to go on found another dataset."""
+    configure(folder, "{{ strftime_now('%d %b %Y') }}" + CHATML)
+    one, two, three = (write(CHATS, f"{n}.jsonl") for n in (1, 2, 3))
+    opened(f"{one},{three}", folder, date="2020-02-28")
+    opened(f"{two},{three}", folder, date="2020-02-29")
+    begun = opened(f"{one},{two}", folder)
+    assert begun.date == "2020-02-28"
+    assert opened(f"{one},{two}", folder, date=begun.date).fingerprint == begun.fingerprint
+
+
 @pytest.mark.parametrize("marked", [True, False])
 def test_a_date_in_a_form_that_is_computed_is_the_runs_as_well(folder, opened, write, marked):
     asked = "{% set form = '%d %b ' + '%Y' %}{{ strftime_now(form) }}"

@@ -37,6 +37,18 @@ def test_hosts_in_use_come_first_and_the_last_is_taken_partly(tmp_path: Path) ->
         over(ResizeRequest(tmp_path / "r.json", 17, None), job(tmp_path), used)
 
 
+def test_a_run_that_starts_over_does_so_again_until_its_old_checkpoints_are_set_aside(tmp_path):
+    """A fault before that, as no memory for the model, made it go on from those."""
+    never = replace(job(tmp_path), args=("--resume", "never"), before=1)
+    for number in ("0001", "0002"):
+        (tmp_path / "attempts" / number).mkdir(parents=True)
+    (tmp_path / "attempts/0001/tokenized.json").write_text("{}")
+    assert never.resuming == never.args
+    (tmp_path / "attempts/0002/tokenized.json").write_text("{}")
+    assert never.resuming == (*never.args, "--resume", "auto")
+    assert job(tmp_path).resuming == ("--resume", "auto")
+
+
 def test_a_size_that_pinned_degrees_do_not_divide_is_refused(tmp_path: Path) -> None:
     pinned = replace(job(tmp_path), unit=4)
     assert over(ResizeRequest(tmp_path / "r.json", 8, None), pinned, FOUR).slots == 8

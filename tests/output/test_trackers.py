@@ -57,6 +57,20 @@ def test_every_start_of_a_run_folder_goes_on_in_the_same_run(
     assert all(words["resume"] == "allow" for words in wandb.begun)
 
 
+def test_a_run_that_starts_over_is_another_run_of_the_tracker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Steps that W&B has had are not taken again; TensorBoard would draw two curves as one."""
+    wandb = Wandb()
+    opened(monkeypatch, wandb, tmp_path)
+    (tmp_path / "tensorboard").mkdir()
+    open_tracker("wandb", tmp_path, {}, print, None, "0002")
+    first, second = (words["id"] for words in wandb.begun)
+    assert first != second
+    assert (tmp_path / "wandb-id-before-0002").read_text() == first
+    assert (tmp_path / "tensorboard-before-0002").is_dir()
+
+
 def test_an_id_that_the_user_has_chosen_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

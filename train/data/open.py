@@ -68,6 +68,7 @@ def opening(config: DataConfig, model: ModelConfig, cache: Path) -> Opening:
             found = yield from opening(config, with_template, cache)
             return replace(found, template=CHATML, notices=(UNTEMPLATED, *found.notices))
         stores.append(store)
+        config = replace(config, date=config.date or store.date)  # one for all, whenever made
     _require_columns([name for name, _ in uses], stores, config)
     found = mixed(names, stores[: len(names)], held_names, stores[len(names) :])
     return as_pairs(found) if config.objective == "dpo" else found

@@ -90,9 +90,16 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         free_only=asked.least is not None,
         regrow=not config.no_regrow,
         saves=config.output.save_step > 0,
+        before=newest_start(run_dir) if config.output.resume == "never" else None,
         unit=unit_of(merge_pins(config, read_ds_config(Path(config.ds_config), config))),
     )
     return supervise(by_srun(job) if node_list else job, signals)
+
+
+def newest_start(run_dir: Path) -> int:
+    """Return the number of a run's newest start, 0 where there is none."""
+    names = (path.name for path in run_dir.glob("attempts/*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _hosts(asked: arguments.LaunchRequest, memory: Path) -> hostfile.Hostfile | None:

@@ -10,6 +10,7 @@ from train.hosts import slurm
 from train.hosts.hostfile import Hostfile
 from train.hosts.remote import over_srun, over_ssh
 from train.launch import protocol
+from train.launch.arguments import TOKENIZED
 from train.paths import SCRIPT
 
 PROBE = 60.0  # seconds
@@ -24,7 +25,8 @@ class LaunchJob:
     after a loss goes on with any. `free_only`: GPUs that others use are left alone. `regrow`: hosts
     that it lacks are taken back, asked every `probe` seconds. `saves`: it makes checkpoints before
     its end. `lost`: hosts that the start before has lost. `unit`: the GPUs that pinned degrees take
-    together; other sizes than its multiples cannot be.
+    together; other sizes than its multiples cannot be. `before`: of a job that starts its run over
+    (`--resume never`), the number of the run's newest start before it; None: it goes on.
     """
 
     hostfile: Hostfile
@@ -45,11 +47,18 @@ class LaunchJob:
     probe: float = PROBE
     lost: tuple[str, ...] = ()
     unit: int = 1
+    before: int | None = None
 
     @property
     def resuming(self) -> tuple[str, ...]:
-        """What every rank is told at a later start."""
-        return self.args if self.dry_run else (*self.args, "--resume", "auto")
+        """What every rank is told at a later start: to go on.
+
+        Where the run is to start over it is told so again, until one has: a checkpoint is an old
+        one before that.
+        """
+        trained = [int(path.parent.name) for path in self.run_dir.glob(f"attempts/*/{TOKENIZED}")]
+        over = self.before is not None and max(trained, default=0) <= self.before
+        return self.args if self.dry_run or over else (*self.args, "--resume", "auto")
 
     @property
     def in_slurm(self) -> bool:

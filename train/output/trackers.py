@@ -1,7 +1,7 @@
 """Where curves go besides metrics.jsonl: TensorBoard, Weights & Biases, or what accelerate knows.
 
-Every start of a run folder goes on in the same run of the tracker; the configuration is sent once,
-by the first.
+Every start of a run folder goes on in the same run of the tracker, unless the run starts over; the
+configuration is sent once, by the first.
 """
 
 from __future__ import annotations
@@ -163,12 +163,19 @@ def open_tracker(
     env: Mapping[str, str],
     say: Callable[[str], None],
     config: Mapping[str, Any] | None = None,
+    anew: str = "",
 ) -> MetricLogger:
     """Return the tracker of `--report-to`; `config` is what it is told of the run.
+
+    `anew`: the number of a start by which the run starts over. What is known of the curves so far
+    is set aside: trackers would not take earlier steps, or draw two curves as one.
 
     Raises:
         ConfigError: its library is not installed, or nobody is logged in.
     """
+    for path in (*folder.glob("*-id"), folder / "tensorboard", folder / "dvclive") if anew else ():
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}-before-{anew}"))
     try:
         if kind == "tensorboard":
             return TensorBoardTracker(folder)

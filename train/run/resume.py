@@ -81,11 +81,11 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
     def prepare_folder() -> tuple[bool, Mapping[str, Any] | None, tuple[EvalRecord, ...]]:
         if folder is None:
             return False, None, ()
+        if output.resume == "never":  # before TOKENIZED, which says to a supervisor that it is done
+            _start_over(folder, out.console)
         written = {"forms": data.forms, "chat_template": data.chat_template}
         folder.note(TOKENIZED, {"date": data.date, **written})
         folder.write_text("samples.txt", sample_lines(data.shown, colour=False))
-        if output.resume == "never":
-            _start_over(folder, out.console)
         checkpoints.tidy(out.path, start)
         shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
         found = folder.rewind(start)

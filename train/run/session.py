@@ -129,8 +129,9 @@ def open_outputs(
     require_shared(gang, path)
     stop.follow(path, supervised=supervised)
     console = Console(True, folder.log) if folder is not None else Console(False)
+    anew = folder.attempt.name if folder is not None and out.resume == "never" else ""
     opened = gang.on_main(
-        lambda: open_tracker(out.report_to, path, env, console.say, asdict(inputs.config))
+        lambda: open_tracker(out.report_to, path, env, console.say, asdict(inputs.config), anew)
     )
     if folder is not None:
         folder.note("config.json", asdict(inputs.config))
