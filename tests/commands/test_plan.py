@@ -286,6 +286,9 @@ def test_a_dataset_is_planned_with_the_lengths_of_its_samples(
     assert 0 < told["tokens"] < told["steps"] * 5 * 64
     per_step = found["chosen"]["tokens_per_s"] * found["chosen"]["time"]["total"]
     assert per_step == pytest.approx(told["tokens"] / told["steps"])
+    words[1] += "*2"  # an epoch takes each sample twice, and so many steps more
+    twice = planned(capsys, *words)[1]["training"]
+    assert (twice["samples"], twice["steps"] >= 2 * told["steps"]) == (2 * told["samples"], True)
 
 
 def test_a_plan_needs_no_third_party_module_and_half_a_second_of_the_processor():

@@ -1,8 +1,11 @@
 """Several datasets with weights, and rows of their own for evaluation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from train.data.mix import lengths_taken
 from train.data.order import Mixture, mixed_ids, sample_ids
 from train.errors import ConfigError, DataError
 from train.names import DatasetName, read_names
@@ -52,6 +55,16 @@ def test_a_file_may_be_called_as_several_are(tmp_path):
 def steps(mixture, epochs, batch=7, seed=3):
     count = mixture.places // batch
     return [mixed_ids(seed, "f", mixture, batch, step) for step in range(epochs * count)]
+
+
+def test_lengths_count_as_often_as_an_epoch_takes_them():
+    split = SimpleNamespace(
+        mixture=Mixture((2, 4), (6, 2)), lengths=np.array([5, 9, 9, 3, 3, 3]),
+        loss_tokens=np.array([5, 0, 0, 3, 3, 3]),
+    )  # fmt: skip
+    found, share = lengths_taken(split)
+    assert found == {3: 1.5, 5: 3.0, 9: 3.5}
+    assert share == pytest.approx((15 + 4.5) / (15 + 4.5 + 31.5))
 
 
 def test_a_weight_of_what_is_evaluated_on_is_refused():

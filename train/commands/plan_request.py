@@ -107,13 +107,12 @@ def _training(request: PlanRequest, samples: int, epochs: int) -> Training:
 def _with_data(
     request: PlanRequest, given: argparse.Namespace, cache: Path
 ) -> tuple[PlanRequest, int]:
-    """Return the request with the lengths of a dataset, tokenized as a run would, and its samples.
+    """Return the request with the lengths of a dataset, made as for a run, and an epoch's samples.
 
     Raises:
         UserError: the dataset or the tokenizer is wrong.
     """
-    import numpy as np
-
+    from train.data.mix import lengths_taken
     from train.data.open import open_dataset
 
     model = given.tokenizer or _tokenizer_of(given.model_name_or_path)
@@ -121,10 +120,8 @@ def _with_data(
              "--block-size", str(given.block_size)]  # fmt: skip
     config = parse_args(words)
     train = open_dataset(config.data, config.model, cache).train
-    lengths, counts = np.unique(train.lengths, return_counts=True)
-    found = dict(zip(lengths.tolist(), counts.tolist(), strict=True))
-    share = float(train.loss_tokens.sum()) / float(train.lengths.sum())
-    return replace(request, lengths=found, loss_fraction=share), len(train)
+    lengths, share = lengths_taken(train)
+    return replace(request, lengths=lengths, loss_fraction=share), train.mixture.places
 
 
 def _tokenizer_of(model: str) -> str:

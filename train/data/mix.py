@@ -140,6 +140,17 @@ def mixed(
     )
 
 
+def lengths_taken(split: StoredSplit | JoinedSplit | PairedSplit) -> tuple[dict[int, float], float]:
+    """Return how many samples of each length an epoch takes of a split, and which share of their
+    tokens carries loss.
+    """
+    sizes, counts = split.mixture.sizes, split.mixture.counts
+    taken = np.repeat(np.divide(counts, sizes), sizes)  # how often each
+    lengths, places = np.unique(split.lengths, return_inverse=True)
+    found = dict(zip(lengths.tolist(), np.bincount(places, taken).tolist(), strict=True))
+    return found, float(split.loss_tokens @ taken) / float(split.lengths @ taken)
+
+
 def _joined(parts: Sequence[StoredSplit], counts: tuple[int, ...]) -> StoredSplit | JoinedSplit:
     if len(parts) == 1 and counts == (len(parts[0]),):
         return parts[0]

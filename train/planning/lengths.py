@@ -44,9 +44,9 @@ class Lengths:
         return self.steps[min(bisect_left(self.shares, share), len(self.steps) - 1)]
 
 
-def lengths_of(lengths: Sequence[int] | Mapping[int, int] | None, block_size: int) -> Lengths:
+def lengths_of(lengths: Sequence[int] | Mapping[int, float] | None, block_size: int) -> Lengths:
     """Summarise lengths, or a histogram of them; None stands for full blocks only."""
-    counts: dict[int, int] = {}
+    counts: dict[int, float] = {}
     given = lengths or {block_size: 1}
     pairs = given.items() if isinstance(given, Mapping) else ((length, 1) for length in given)
     for length, times in pairs:
@@ -57,7 +57,7 @@ def lengths_of(lengths: Sequence[int] | Mapping[int, int] | None, block_size: in
     square = sum(length * length * times for length, times in counts.items())
     steps: list[float] = []
     shares: list[float] = []
-    first = seen = 0
+    first, seen = 0, 0.0
     for length in sorted(counts):
         seen += counts[length]
         if steps and length <= STEP * first:

@@ -33,7 +33,7 @@ class PlanRequest:
     block_size: int
     precision: str = "bf16"
     lora: LoraConfig | None = None
-    lengths: Sequence[int] | Mapping[int, int] | None = None
+    lengths: Sequence[int] | Mapping[int, float] | None = None
     loss_fraction: float = 1.0
     fused: bool = False
     packable: bool = True

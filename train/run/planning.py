@@ -8,9 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from train.data.mix import Dataset
+from train.data.mix import Dataset, lengths_taken
 from train.data.model_folder import read_model_config
 from train.data.tokenizers import load_tokenizer
 from train.engine.attention import knows_groups
@@ -193,7 +191,7 @@ def _choose(
 def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
     config = inputs.config
     model_type = str(read_model_config(inputs.model).get("model_type"))
-    lengths, counts = np.unique(data.train.lengths, return_counts=True)
+    lengths, share = lengths_taken(data.train)
     return PlanRequest(
         shape=inputs.shape,
         cluster=cluster,
@@ -202,8 +200,8 @@ def _request(inputs: RunInputs, data: Dataset, cluster: Cluster) -> PlanRequest:
         precision=config.model.precision,
         lora=config.model.lora,
         quantize=config.model.quantize,
-        lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
-        loss_fraction=float(data.train.loss_tokens.sum()) / float(data.train.lengths.sum()),
+        lengths=lengths,
+        loss_fraction=share,
         fused=liger_supported(model_type, "cpu" if cluster.gpu.is_cpu else "cuda"),
         pins=inputs.pins,
         repeats_keys=not cluster.gpu.is_cpu and not knows_groups(),
