@@ -4,7 +4,10 @@ from importlib import metadata
 
 import pytest
 
+from train.errors import ConfigError
+from train.hosts import versions
 from train.hosts.versions import outside, requirements
+from train.launch import __main__ as launch
 
 
 def test_a_package_below_its_bound_is_too_old_and_one_above_is_new():
@@ -34,3 +37,11 @@ def test_versions_are_compared_as_numbers(tmp_path, monkeypatch, version, found)
 def test_what_is_installed_here_is_what_anyrank_needs():
     assert any(need.startswith("deepspeed>=") for need in requirements())
     assert outside(["deepspeed", "torch", "transformers"], requirements()) == ([], [])
+
+
+def test_an_environment_that_is_too_old_is_refused_before_anything_is_started(monkeypatch):
+    monkeypatch.setattr(versions, "requirements", lambda: ("deepspeed>=99,<100", "torch>=2"))
+    with pytest.raises(
+        ConfigError, match=r"has deepspeed \S+ instead of >=99,<100, .*too old: run"
+    ):
+        launch._require_packages()

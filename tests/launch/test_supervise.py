@@ -204,6 +204,20 @@ def test_a_run_needs_no_standard_streams(tmp_path: Path, closed: tuple[int, ...]
     assert steps(tmp_path / "r") == [1, 2, 3]
 
 
+def test_what_stands_in_the_working_folder_is_never_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "random", "signal"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the user is imported')")
+    monkeypatch.chdir(tmp_path)
+    run_dir = tmp_path / "r"
+    process = start(run_dir, 2, "--steps", "2", "--tell", "PYTHONSAFEPATH")
+    code, out, err = finish(process, run_dir)
+    assert code == 0, err
+    assert "of the user" not in out + err
+    assert (run_dir / "told").read_text() == "1\n"  # for what ranks start in their turn
+
+
 def test_a_console_that_goes_away_does_not_cost_the_save(tmp_path: Path) -> None:
     """As when Ctrl-C ends `tee` as well, or a login is lost."""
     process = start(tmp_path / "r", 2, "--steps", "400")
