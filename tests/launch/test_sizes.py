@@ -43,7 +43,9 @@ def test_a_run_that_starts_over_does_so_again_until_its_old_checkpoints_are_set_
     for number in ("0001", "0002"):
         (tmp_path / "attempts" / number).mkdir(parents=True)
     (tmp_path / "attempts/0001/tokenized.json").write_text("{}")
-    assert never.resuming == never.args
+    (tmp_path / "checkpoints/step_00000004").mkdir(parents=True)
+    (tmp_path / "checkpoints/step_00000004/COMPLETE").write_text("")
+    assert (never.resuming, never.reached, job(tmp_path).reached) == (never.args, 0, 4)
     (tmp_path / "attempts/0002/tokenized.json").write_text("{}")
     assert never.resuming == (*never.args, "--resume", "auto")
     assert job(tmp_path).resuming == ("--resume", "auto")

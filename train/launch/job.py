@@ -9,7 +9,7 @@ from pathlib import Path
 from train.hosts import slurm
 from train.hosts.hostfile import Hostfile
 from train.hosts.remote import over_srun, over_ssh
-from train.launch import protocol
+from train.launch import progress, protocol
 from train.launch.arguments import TOKENIZED
 from train.paths import SCRIPT
 
@@ -51,14 +51,20 @@ class LaunchJob:
 
     @property
     def resuming(self) -> tuple[str, ...]:
-        """What every rank is told at a later start: to go on.
+        """What every rank is told at a later start."""
+        again = self.dry_run or self.starts_over
+        return self.args if again else (*self.args, "--resume", "auto")
 
-        Where the run is to start over it is told so again, until one has: a checkpoint is an old
-        one before that.
-        """
+    @property
+    def starts_over(self) -> bool:
+        """Whether the run is still to be started over: its checkpoints are old ones until then."""
         trained = [int(path.parent.name) for path in self.run_dir.glob(f"attempts/*/{TOKENIZED}")]
-        over = self.before is not None and max(trained, default=0) <= self.before
-        return self.args if self.dry_run or over else (*self.args, "--resume", "auto")
+        return self.before is not None and max(trained, default=0) <= self.before
+
+    @property
+    def reached(self) -> int:
+        """The step of the newest checkpoint to go on from; 0 if there is none."""
+        return 0 if self.starts_over else progress.newest_checkpoint(self.run_dir)
 
     @property
     def in_slurm(self) -> bool:

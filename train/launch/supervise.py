@@ -101,7 +101,7 @@ class Attempts:
 
     def __init__(self, job: LaunchJob, output: Output) -> None:
         self.output = output
-        self.without_progress, self.best = 0, progress.newest_checkpoint(job.run_dir)
+        self.without_progress, self.best = 0, job.reached
         self.place: tuple[str, int] | None = None
         self.last: tuple[int, float] | None = None  # the last start's code, and when it ended
 
@@ -115,7 +115,7 @@ class Attempts:
         """
         doubted = self._doubts(job)
         self.last = outcome.code, time.time()
-        reached = progress.newest_checkpoint(job.run_dir)
+        reached = job.reached
         if reached > self.best:
             self.without_progress, self.best = 0, reached
         before, self.place = self.place, (outcome.error, progress.steps(job.run_dir, 0.0).last)
