@@ -13,7 +13,7 @@ from train.output.console import Console
 from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
 from train.run import session
-from train.run.inputs import date_of, slow_adapter
+from train.run.inputs import date_of, few_steps, slow_adapter
 from train.run.resume import _counting, too_long_before
 from train.run.session import _final_checkpoint, _losses, _restarted, require_same
 
@@ -131,6 +131,14 @@ def test_an_adapter_with_a_whole_models_rate_is_told():
     pairs = [*named, "--use-lora", "--objective", "dpo"]
     for words in (named, [*named, "--use-lora"], pairs):
         assert not [*slow_adapter(parse_args(words))]
+
+
+def test_few_steps_are_told_with_what_makes_more():
+    named = ["--model-name-or-path", "m", "--dataset-name-or-path", "d", "--batch-size"]
+    one, four = (parse_args([*named, batch]) for batch in "14")
+    assert "smaller --batch-size than 4, or more --epochs, makes" in "".join(few_steps(four, 8))
+    assert "much: more --epochs make more of them" in "".join(few_steps(one, 2))
+    assert not [*few_steps(parse_args([*named, "1", "--max-steps", "3"]), 2)]
 
 
 def test_a_clock_that_was_put_back_makes_no_pause_of_less_than_nothing():

@@ -159,11 +159,11 @@ def few_steps(config: RunConfig, places: int) -> Iterator[str]:
     batch = config.data.batch_size
     total = config.max_steps or config.epochs * steps_per_epoch(places, batch)
     if config.max_steps is None and total < FEW:
-        yield (
-            f"the run makes {total} steps, which may be too few to learn much: a smaller "
-            f"--batch-size than {batch}, or more --epochs, makes more of them"
-        )
-    elif batch > places / 10:
+        smaller = f"a smaller --batch-size than {batch}, or more --epochs, makes"
+        mend = smaller if batch > 1 else "more --epochs make"
+        few = "steps, which may be too few to learn much"
+        yield f"the run makes {total} {few}: {mend} more of them"
+    elif batch > max(1, places / 10):
         yield (
             f"a batch of {batch} is {batch / places:.0%} of the data: a smaller --batch-size makes "
             "more steps of an epoch"
