@@ -101,7 +101,7 @@ def test_a_mistake_exits_2_with_one_sentence(name, model, tmp_path):
     data, words, wanted = MISTAKES[name]
     (tmp_path / "typo.json").write_text('{"zero_optimisation": {"stage": 2}}')
     (tmp_path / "twice.json").write_text('{"bf16": {"enabled": true}, "bf16": {"enabled": true}}')
-    (tmp_path / "removed.json").write_text('{"elasticity": {"enabled": false}}')
+    (tmp_path / "removed.json").write_text('{"elasticity": {"enabled": true}}')
     base = [] if "--model" in words else ["--model-name-or-path", str(model)]
     began = os.times()
     done = main(tmp_path, *base, *mistake(tmp_path, data), *words.split())

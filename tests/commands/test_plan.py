@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pace import unit
 from train.commands.plan import command
 from train.errors import PlanError, UserError
 
@@ -78,11 +79,11 @@ def cpu_seconds(*argv):
 
 
 def test_the_command_plans_at_once_for_8_gpus_and_within_a_second_for_4096(tmp_path):
-    # Quiet: 0.27 s and 0.5 s. Beside two other tests on two cores a second of work takes more.
-    assert cpu_seconds(*BASE[2:], "--num-gpus", "8") < 0.45
+    # Quiet: about 3.7 units and 7. Beside two other tests on two cores the same work takes more.
+    assert cpu_seconds(*BASE[2:], "--num-gpus", "8") < 6 * unit()
     many = tmp_path / "hostfile"
     many.write_text("".join(f"n{host} slots=8\n" for host in range(512)))
-    assert cpu_seconds("--hostfile", str(many), *BASE[2:], "--batch-size", "65536") < 1.0
+    assert cpu_seconds("--hostfile", str(many), *BASE[2:], "--batch-size", "65536") < 12 * unit()
 
 
 def test_what_cannot_fit_exits_2_and_says_what_would(capsys):
@@ -291,7 +292,7 @@ def test_a_dataset_is_planned_with_the_lengths_of_its_samples(
     assert (twice["samples"], twice["steps"] >= 2 * told["steps"]) == (2 * told["samples"], True)
 
 
-def test_a_plan_needs_no_third_party_module_and_half_a_second_of_the_processor():
+def test_a_plan_needs_no_third_party_module_and_little_of_the_processor():
     words = [sys.executable, "-I", "-S", "-c",
              f"import sys; sys.path.insert(0, {str(ROOT)!r}); from train.cli import main; "
              "main(['plan', '--num-gpus', '8', '--gpu', 'H100-SXM'])"]  # fmt: skip
@@ -300,4 +301,4 @@ def test_a_plan_needs_no_third_party_module_and_half_a_second_of_the_processor()
     after = os.times()
     assert done.returncode == 0, done.stderr
     spent = after.children_user + after.children_system
-    assert spent - before.children_user - before.children_system < 0.5
+    assert spent - before.children_user - before.children_system < 6 * unit()

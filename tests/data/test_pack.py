@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.pace import unit
 from train.data.pack import Load, pack, pack_unequal
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=120).map(np.array)
@@ -107,7 +108,7 @@ def test_a_large_step_is_packed_in_the_time_of_a_blink(capacity):
         begin = time.process_time()
         pack(lengths, capacity, 512)
         seconds.append(time.process_time() - begin)
-    assert min(seconds) < 0.1
+    assert min(seconds) < 2 * unit()  # quiet and not traced: 0.2
 
 
 UNEQUAL = [Load(4000, 4.0), Load(3000, 3.0)]
