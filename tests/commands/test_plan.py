@@ -1,13 +1,12 @@
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.pace import unit
+from tests.support.pace import spent, unit
 from train.commands.plan import command
 from train.errors import PlanError, UserError
 
@@ -68,14 +67,8 @@ def cpu_seconds(*argv):
     """Least CPU seconds of three runs of the command, from the interpreter's start to its end."""
     begun = "from train.cli import main; main()"
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    found = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", begun, "plan", *argv], cwd=ROOT, env=env, check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)
+    words = [sys.executable, "-c", begun, "plan", *argv]
+    return min(spent(words, cwd=ROOT, env=env) for _ in range(3))
 
 
 def test_the_command_plans_at_once_for_8_gpus_and_within_a_second_for_4096(tmp_path):
@@ -300,5 +293,5 @@ def test_a_plan_needs_no_third_party_module_and_little_of_the_processor():
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     after = os.times()
     assert done.returncode == 0, done.stderr
-    spent = after.children_user + after.children_system
-    assert spent - before.children_user - before.children_system < 6 * unit()
+    used = after.children_user + after.children_system
+    assert used - before.children_user - before.children_system < 6 * unit()

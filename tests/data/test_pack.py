@@ -108,7 +108,7 @@ def test_a_large_step_is_packed_in_the_time_of_a_blink(capacity):
         begin = time.process_time()
         pack(lengths, capacity, 512)
         seconds.append(time.process_time() - begin)
-    assert min(seconds) < 2 * unit()  # quiet and not traced: 0.2
+    assert min(seconds) < 1.4 * unit()  # quiet and not traced: 0.2
 
 
 UNEQUAL = [Load(4000, 4.0), Load(3000, 3.0)]

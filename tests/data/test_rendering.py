@@ -99,7 +99,7 @@ def test_whatever_form_a_question_has_its_sample_is_the_same(sample, row):
     assert sample(row)[:2] == (chat("user:hello/assistant:world"), "world<|im_end|>\n")
 
 
-@pytest.mark.parametrize("said", ['[{"role": "CEO", "name": "Ann"}]', "[1, 2]", "[fox]", "[]"])
+@pytest.mark.parametrize("said", ['[{"role": "owner", "name": "Ann"}]', "[1, 2]", "[fox]", "[]"])
 def test_a_list_of_other_things_than_turns_is_a_text(sample, said):
     row = {"prompt": "hello", "completion": said}
     assert sample(row)[1] == f"{said}<|im_end|>\n"

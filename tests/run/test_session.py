@@ -24,6 +24,19 @@ def test_hosts_that_have_opened_the_same_may_train():
     require_same([("a", OPENED), ("a", {}), ("b", dict(OPENED)), ("b", {})])
 
 
+@pytest.mark.parametrize(("offload", "told"), [("none", 0), ("optimizer", 1)])
+def test_a_compilation_that_may_take_minutes_is_told_before_it_begins(monkeypatch, offload, told):
+    said, seen = [], []
+    engine = SimpleNamespace(model=SimpleNamespace(notices=()))
+    monkeypatch.setattr(session.engines, "start", lambda *_: seen.append(len(said)) or engine)
+    plan = SimpleNamespace(plan=SimpleNamespace(offload=offload))
+    session.start_engine(
+        SimpleNamespace(config=None, model=None), SimpleNamespace(chosen=plan, zero={}), None,
+        SimpleNamespace(console=SimpleNamespace(say=said.append)),
+    )  # fmt: skip
+    assert seen == [told] and all("CPU Adam" in one for one in said)
+
+
 def test_hosts_that_have_opened_something_else_are_named_with_what_differs():
     other = {**OPENED, "dataset": "d2", "model": "m2"}
     with pytest.raises(DataError, match="b has another dataset and another model than a: make"):

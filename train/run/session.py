@@ -148,7 +148,12 @@ def start_engine(inputs: RunInputs, planned: PlannedRun, gang: Gang, out: Output
 
     Raises:
         ModelError: the folder does not hold a model that can be trained here.
+        ConfigError: the device lacks the precision, or the optimizer cannot be offloaded.
     """
+    if planned.chosen.plan.offload != "none":
+        out.console.say(
+            "Loading DeepSpeed's CPU Adam; where it is not compiled yet that takes a minute or more"
+        )
     engine = engines.start(
         gang, inputs.config, inputs.model, planned.chosen.plan, dict(planned.zero)
     )
