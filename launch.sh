@@ -64,7 +64,8 @@ from train.hosts import devices; print(devices.find(os.environ).kind)' 2> /dev/n
     }
   fi
   echo "launch.sh: installing anyrank${extra:+ with what its $extra needs} into .venv"
-  "$root/.venv/bin/python" -P -m pip install --disable-pip-version-check \
+  # --use-pep517: deepspeed has a setup.py alone, of which older pips warn at length.
+  "$root/.venv/bin/python" -P -m pip install --disable-pip-version-check --use-pep517 \
     --editable "$root${extra:+[$extra]}" | sed -un "$big" || exit
   echo "$want" > "$mark"
 )

@@ -216,7 +216,11 @@ def test_starting_over_moves_the_old_checkpoints_out_of_the_way(tmp_path):
     assert (place / "metrics.jsonl").read_text() == "the old curve\n"
     assert (place / "step_00000010" / "COMPLETE").exists()
     assert complete(tmp_path) == ()
-    assert checkpoints.set_aside(tmp_path, attempt(tmp_path, 3)) is None
+    place = checkpoints.set_aside(tmp_path, attempt(tmp_path, 3))  # what made no checkpoint
+    assert place == tmp_path / "checkpoints-before-0003"
+    assert (place / "metrics.jsonl").read_text() == "the old curve\n"
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert checkpoints.set_aside(tmp_path, attempt(tmp_path, 4)) is None
 
 
 def test_too_little_space_is_refused_with_the_numbers(tmp_path):

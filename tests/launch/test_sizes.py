@@ -16,6 +16,7 @@ from train.launch.arguments import parse
 from train.launch.gather import TooFewError, leave_out
 from train.launch.job import LaunchJob, by_srun
 from train.launch.output import Output
+from train.launch.progress import newest_start
 from train.launch.regrow import Regrowth
 from train.launch.requests import ResizeRequest
 from train.launch.resize import over
@@ -46,9 +47,29 @@ def test_a_run_that_starts_over_does_so_again_until_its_old_checkpoints_are_set_
     (tmp_path / "checkpoints/step_00000004").mkdir(parents=True)
     (tmp_path / "checkpoints/step_00000004/COMPLETE").write_text("")
     assert (never.resuming, never.reached, job(tmp_path).reached) == (never.args, 0, 4)
+    assert never.first == never.args
     (tmp_path / "attempts/0002/tokenized.json").write_text("{}")
     assert never.resuming == (*never.args, "--resume", "auto")
-    assert job(tmp_path).resuming == ("--resume", "auto")
+    assert job(tmp_path).resuming == ("--resume", "auto") and job(tmp_path).first == ()
+
+
+def test_a_slurm_job_that_is_queued_again_does_not_start_its_run_over_again(tmp_path: Path) -> None:
+    """Each return of a preempted job with `--resume never` threw away what it had trained."""
+    for number, slurm_job in (("0001", "7"), ("0002", "9"), ("0003", "9")):
+        start = tmp_path / "attempts" / number
+        start.mkdir(parents=True)
+        variables = {"SLURM_JOB_ID": slurm_job}
+        (start / "environment.json").write_text(json.dumps({"variables": variables}))
+    (tmp_path / "attempts/0004").mkdir()  # killed before it told what it is
+    (tmp_path / "attempts/0001/tokenized.json").write_text("{}")
+    again = {"SLURM_JOB_ID": "9", "SLURM_RESTART_COUNT": "1"}
+    assert newest_start(tmp_path, {"SLURM_JOB_ID": "9"}) == 4
+    assert newest_start(tmp_path, again) == 1
+    assert newest_start(tmp_path, again | {"SLURM_JOB_ID": "8"}) == 4  # another job's starts
+    never = replace(job(tmp_path), args=("--resume", "never"), before=1)
+    assert never.first == never.args  # its starts have not come to training
+    (tmp_path / "attempts/0003/tokenized.json").write_text("{}")
+    assert never.first == (*never.args, "--resume", "auto")
 
 
 def test_a_size_that_pinned_degrees_do_not_divide_is_refused(tmp_path: Path) -> None:

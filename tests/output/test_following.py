@@ -32,19 +32,30 @@ def test_without_a_terminal_there_are_lines_with_rate_and_time_left(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+def on_a_terminal(monkeypatch, pause):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     os.set_blocking(ours, False)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        assert Console(True).follow(work(0.6), every=0) == "made"
+        assert Console(True).follow(work(pause), every=0) == "made"
         shown = ""
         with suppress(BlockingIOError):  # all of it is read
             while True:
                 shown += os.read(ours, 10000).decode()
+    return shown
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    shown = on_a_terminal(monkeypatch, 0.6)
     assert "tokenizing data.jsonl:" in shown and "100%|" in shown and "tokens/s" in shown
     assert capsys.readouterr().out == ""
+
+
+def test_a_bar_of_quick_work_is_gone_before_the_next_line(monkeypatch):
+    """The next line once stood behind what was left of it."""
+    last = on_a_terminal(monkeypatch, 0.0).rsplit("\r", 2)
+    assert last[1].strip() == "" and len(last[1]) > 70 and last[2] == ""
 
 
 @pytest.mark.parametrize(

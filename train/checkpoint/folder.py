@@ -218,13 +218,18 @@ def set_aside(run: Path, attempt: Path) -> Path | None:
     """Move all checkpoints out of the way of a run that starts over; return where they are.
 
     With them goes a copy of metrics.jsonl, of which the run that starts over drops every step.
+    None: there is neither.
     """
-    if not complete(run):
+    metrics = run / "metrics.jsonl"
+    measured = metrics.is_file() and metrics.stat().st_size > 0
+    if not measured and not complete(run):
         return None
     place = run / f"checkpoints-before-{attempt.name}"
-    home(run).rename(place)
-    if (run / "metrics.jsonl").is_file():
-        shutil.copy(run / "metrics.jsonl", place)
+    if home(run).is_dir():
+        home(run).rename(place)
+    if measured:
+        place.mkdir(exist_ok=True)
+        shutil.copy(metrics, place)
     return place
 
 

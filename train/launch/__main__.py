@@ -13,7 +13,7 @@ from pathlib import Path
 from train.config import build_parser
 from train.errors import AnyrankError, ConfigError
 from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks, versions
-from train.launch import arguments
+from train.launch import arguments, progress
 from train.launch import command as commands
 from train.launch.job import LaunchJob, by_srun
 from train.launch.supervise import supervise
@@ -90,16 +90,13 @@ def launch(argv: Sequence[str], env: Mapping[str, str], now: float, signals: lis
         free_only=asked.least is not None,
         regrow=not config.no_regrow,
         saves=config.output.save_step > 0,
-        before=newest_start(run_dir) if config.output.resume == "never" else None,
+        before=progress.newest_start(run_dir, env) if config.output.resume == "never" else None,
         unit=unit_of(merge_pins(config, read_ds_config(Path(config.ds_config), config))),
     )
+    if job.before is not None and not job.starts_over and not job.dry_run:
+        said = "this job started its run over before it was queued again, and goes on with it now"
+        print(f"[launch] --resume never: {said}", file=sys.stderr)
     return supervise(by_srun(job) if node_list else job, signals)
-
-
-def newest_start(run_dir: Path) -> int:
-    """Return the number of a run's newest start, 0 where there is none."""
-    names = (path.name for path in run_dir.glob("attempts/*"))
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _hosts(asked: arguments.LaunchRequest, memory: Path) -> hostfile.Hostfile | None:

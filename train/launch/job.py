@@ -50,6 +50,11 @@ class LaunchJob:
     before: int | None = None
 
     @property
+    def first(self) -> tuple[str, ...]:
+        """What every rank is told at the first start."""
+        return self.args if self.before is None else self.resuming
+
+    @property
     def resuming(self) -> tuple[str, ...]:
         """What every rank is told at a later start."""
         again = self.dry_run or self.starts_over

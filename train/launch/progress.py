@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,27 @@ def saving(run_dir: Path, since: float) -> bool:
                 if path.stat().st_mtime >= since:
                     return True
     return False
+
+
+def newest_start(run_dir: Path, env: Mapping[str, str]) -> int:
+    """Return the number of a run's newest start before this job's, 0 where there is none.
+
+    A Slurm job that was queued again has made starts before: what it began is not begun again.
+    """
+    starts = {int(path.name): path for path in run_dir.glob("attempts/*") if path.name.isdigit()}
+    if env.get("SLURM_RESTART_COUNT", "0") != "0":
+        own = [number for number, path in starts.items() if _job(path) == env.get("SLURM_JOB_ID")]
+        return min(own, default=max(starts, default=0) + 1) - 1
+    return max(starts, default=0)
+
+
+def _job(start: Path) -> str | None:
+    try:
+        told = json.loads((start / "environment.json").read_text(encoding="utf-8"))
+        job = told["variables"].get("SLURM_JOB_ID")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return str(job) if job else None
 
 
 def total(run_dir: Path) -> int | None:

@@ -179,9 +179,9 @@ def first_start(job: LaunchJob, output: Output, signals: list[int]) -> Standby |
         UserError: a host does not answer, or does not match the others.
     """
     if job.least is not None:
-        return start(job, job.hostfile, available(job, output), job.args, output, signals)
+        return start(job, job.hostfile, available(job, output), job.first, output, signals)
     wanted = fill(job.hostfile, job.ranks)
-    return start(job, wanted, partial(require_all, output=output), job.args, output, signals)
+    return start(job, wanted, partial(require_all, output=output), job.first, output, signals)
 
 
 def restart(job: LaunchJob, output: Output, signals: list[int]) -> Standby | None:

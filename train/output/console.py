@@ -84,7 +84,7 @@ class Console:
         """
         shown, what = self.speaks and sys.stderr.isatty(), ""
         began = told = time.monotonic()
-        with tqdm(total=1.0, bar_format=FOLLOWED, disable=not shown, delay=1, leave=False) as bar:
+        with tqdm(total=1.0, bar_format=FOLLOWED, disable=not shown, leave=False) as bar:
             while True:
                 try:
                     found = next(work)
