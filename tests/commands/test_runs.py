@@ -48,6 +48,11 @@ def test_the_table_fits_a_narrow_terminal_with_the_faults_below():
     assert runs.table(states, 200) == runs.table(states)
 
 
+def test_before_the_first_run_there_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert runs.command([]) == 0 and capsys.readouterr().out == "No run here.\n"
+
+
 def test_no_folder_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="there is no folder"):
         runs.command([str(tmp_path / "none")])

@@ -70,6 +70,7 @@ def test_a_stage_alone_leaves_offload_to_the_planner_and_devices_of_none_pin_it(
         ('{"steps_per_print": NaN}', ["NaN"]),
         ('{"steps_per_print": 1e999}', ["steps_per_print", "whole number"]),
         ({"zero_optimisation": {}}, ["unknown key", "did you mean 'zero_optimization'"]),
+        ({"deepspeed": {"bf16": {}}}, ["unknown key 'deepspeed': move what is in it to the top"]),
         ({"gradient_cliping": 5}, ["unknown key", "did you mean 'gradient_clipping'"]),
         ({"stage": 3}, ["'stage'", "'zero_optimization'"]),
         ({"zero_optimization": {"stge": 3}}, ["zero_optimization.stge", "did you mean 'stage'"]),
@@ -179,8 +180,22 @@ def test_auto_and_what_agrees_with_the_run_pass_with_one_notice(tmp_path):
     assert ds.notice == (
         f"{tmp_path / 'ds.json'}: fp16, bf16.enabled, optimizer, scheduler, "
         "zero_optimization.reduce_bucket_size, zero_optimization.sub_group_size left to the "
-        "planner and the arguments; train_batch_size, gradient_clipping as the arguments say"
+        "planner and the arguments; train_batch_size, gradient_clipping as the arguments say; "
+        "of the scheduler, which does not say so, warmup_type is linear, not DeepSpeed's log"
     )
+
+
+def test_what_a_schedule_leaves_out_is_told_where_deepspeed_would_take_another_value(tmp_path):
+    run = parse_args([*NAMED, "--warmup-steps", "10", "--lr-schedule", "cosine"])
+
+    def told(params):
+        content = {"scheduler": {"type": "WarmupCosineLR", "params": params}}
+        return read_ds_config(write(tmp_path, content), run).notice.partition("say so, ")[2]
+
+    assert told({"warmup_type": "linear"}) == (
+        "warmup_num_steps is 10, not DeepSpeed's 1000, cos_min_ratio is 0, not DeepSpeed's 0.0001"
+    )
+    assert told({"warmup_num_steps": 10, "warmup_type": "linear", "cos_min_ratio": 0}) == ""
 
 
 def test_a_warm_up_that_is_a_share_of_the_run_is_not_one_of_no_steps(tmp_path):

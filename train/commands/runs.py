@@ -16,6 +16,7 @@ from train.launch.owner import owner_of
 from train.output.metrics import read_metrics
 from train.text import duration, laid_out, terminal_width
 
+FOLDER = Path("runs")  # where launch.sh puts them; it makes it with the first
 HEADS = ("RUN", "STATE", "STEP", "LOSS", "GPUS", "TOKENS/S", "LEFT", "LAST FAULT")
 FAULT = re.compile(r"rank \d+ on |host \S+ is lost|the run hangs|giving up|leaving out ")
 _EVERY = 2.0  # seconds between two looks
@@ -55,10 +56,10 @@ def command(argv: Sequence[str]) -> int:
         ConfigError: there is no such folder.
     """
     parser = Parser("anyrank runs", str(__doc__), "anyrank runs: ")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: runs")
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: runs")
     parser.add_argument("--watch", action="store_true", help="show them anew every 2 s")
     given = parser.parse_args(list(argv))
-    if not given.folder.is_dir():
+    if given.folder != FOLDER and not given.folder.is_dir():
         raise ConfigError(
             f"there is no folder '{given.folder}' here: name the folder that the runs are in"
         )
@@ -76,7 +77,7 @@ def command(argv: Sequence[str]) -> int:
 
 def survey(folder: Path) -> list[RunState]:
     """Return the state of every run in a folder, or of the run that it is; running ones last."""
-    inside = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    inside = [folder, *(path for path in folder.glob("*") if path.is_dir())]
     runs = [path for path in inside if (path / "attempts").is_dir() or (path / "OWNER").is_file()]
     found = [(path.stat().st_mtime, state_of(path)) for path in runs]
     return [

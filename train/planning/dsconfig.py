@@ -13,7 +13,7 @@ from train.config import RunConfig
 from train.errors import ConfigError, did_you_mean
 from train.planning.plan import sums_in_fp32
 from train.planning.schema import ALIASES, ROOT, ZERO, Kept, Refused, Section, Stated
-from train.planning.stated import differences, not_used
+from train.planning.stated import differences, not_used, unwritten
 
 HPZ = "zero_hpz_partition_size"
 _PLANNED = ("zero_optimization", "anyrank", "activation_checkpointing")
@@ -74,6 +74,8 @@ def _notice(path: Path, found: Sifted, run: RunConfig | None) -> str:
     parts = [f"{', '.join(left)} left to the planner and the arguments"] if left else []
     parts += [f"{', '.join(agreed)} as the arguments say"] if agreed else []
     parts += [f"{', '.join(unused)} not used, since no step depends on it"] if unused else []
+    missing = [] if run is None else unwritten(found.stated, found.left, run)
+    parts += [f"of the scheduler, which does not say so, {', '.join(missing)}"] if missing else []
     return f"{path}: {'; '.join(parts)}" if parts else ""
 
 
@@ -150,7 +152,7 @@ def _sift(
         entry, name = section.keys.get(key), prefix + key
         if entry is None:
             if not key.startswith(("_", "#", "//")) and key != "comment":
-                found.errors.append(f"has the unknown key '{name}'{_hint(key, section)}")
+                found.errors.append(f"has the unknown key '{name}'{_hint(key, value, section)}")
         elif value in ("auto", None):
             found.left.append(name)
         elif isinstance(entry, Refused):
@@ -176,10 +178,12 @@ def _sift(
     return kept
 
 
-def _hint(key: str, section: Section) -> str:
+def _hint(key: str, value: Any, section: Section) -> str:
     near = did_you_mean(key, [k for k, e in section.keys.items() if not isinstance(e, Refused)])
     if near:
         return near
+    if section is ROOT and isinstance(value, dict) and set(value) & set(ROOT.keys):
+        return ": move what is in it to the top of the file"
     if section is ROOT and (key in ZERO.keys or did_you_mean(key, ZERO.keys)):
         return f": does '{key}' belong in 'zero_optimization'?"
     return ": leave it out"

@@ -44,6 +44,8 @@ _FP16: Mapping[str, Any] = {
 # left out, since it only puts off what is done anyway.
 _SCALE = {"fp16.initial_scale_power": 16, "fp16.loss_scale_window": 1000, "fp16.min_loss_scale": 1}
 _SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+# What DeepSpeed's schedules take where nothing is written: runtime/lr_schedules.py.
+_UNWRITTEN = {"warmup_num_steps": "1000", "warmup_type": "log", "cos_min_ratio": "0.0001"}
 _ADAM_W = ("adamw", "adam")  # DeepSpeed's Adam decays as AdamW does, unless adam_w_mode is false
 
 
@@ -69,6 +71,18 @@ def not_used(stated: Mapping[str, Any], run: RunConfig) -> list[str]:
     half = run.model.precision == "fp16"
     scale = [name for name, own in _SCALE.items() if half and stated.get(name, own) != own]
     return scale + [name for name in (_MICRO, _ACCUMULATED) if name in stated]
+
+
+def unwritten(stated: Mapping[str, Any], left: Sequence[str], run: RunConfig) -> list[str]:
+    """Return what a schedule's missing numbers are in a run, where DeepSpeed's own are others."""
+    kind, warmup = stated.get("scheduler.type"), _warmup(run.optimizer)
+    if kind not in _SCHEDULES:
+        return []
+    own = {"warmup_type": "linear"}
+    own |= {} if warmup is None else {"warmup_num_steps": str(warmup)}
+    own |= {"cos_min_ratio": "0"} if kind == "WarmupCosineLR" else {}
+    missing = [name for name in own if not {_SCHEDULER + name} & {*stated, *left}]
+    return [f"{name} is {own[name]}, not DeepSpeed's {_UNWRITTEN[name]}" for name in missing]
 
 
 def _difference(name: str, value: Any, run: RunConfig) -> str:
