@@ -8,6 +8,7 @@ import pytest
 
 from train.commands.report import command
 from train.errors import ConfigError
+from train.report.facts import facts
 from train.report.runs import compare, curves, read_runs
 from train.report.tables import tables
 from train.report.verdict import sentences, tone, verdict
@@ -125,6 +126,21 @@ def test_a_start_that_was_refused_is_not_what_was_run(tmp_path):
     assert shown["command"] == "./launch.sh 2 --lr 0.005"
     assert found.on_cpu and rows["Time of a step, predicted and measured"][0]["planned"] == "0.400"
     assert rows["Runs"][0]["starts"] == "2"
+
+
+def test_a_run_that_went_on_at_another_rate_tells_both(tmp_path):
+    run = make_run(tmp_path / "run", LOSSES, (2, 4, 4), begins=(1, 3, 4))
+    configure(run, 0.005)
+    for number in ("0002", "0003"):
+        file = run / "attempts" / number / "config.json"
+        file.write_text(json.dumps({"optimizer": {"lr": 0.5, "lr_schedule": "constant"}}))
+    (found,) = read_runs([run])
+    assert facts(found)["rate"] == "0.005, constant; from step 3 on 0.5, constant"
+    over = make_run(tmp_path / "over", LOSSES, (2, 2), begins=(1, 1))
+    configure(over, 0.005)
+    file = over / "attempts/0002/config.json"
+    file.write_text(json.dumps({"optimizer": {"lr": 0.5, "lr_schedule": "constant"}}))
+    assert facts(read_runs([over])[0])["rate"] == "0.5, constant"
 
 
 def test_a_run_is_compared_with_its_plan_with_a_word_on_why(tmp_path):

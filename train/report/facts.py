@@ -21,12 +21,12 @@ _OTHERS = {"lora": "--use-lora", "r": "--lora-r", "alpha": "--lora-alpha",
 def facts(run: Run) -> dict[str, str]:
     """Return what was run, by what it is called; what its folder does not tell is left out."""
     config = run.config
-    model, data, optimizer = (config.get(key) or {} for key in ("model", "data", "optimizer"))
+    model, data = (config.get(key) or {} for key in ("model", "data"))
     found = {
         "model": _model(model, run.parameters),
         "data": _name(data.get("name_or_path")),
         "batch": _batch(data, run),
-        "rate": _rate(optimizer),
+        "rate": _rates(run),
         "length": _length(config),
         "GPU": _devices(run),
         "plan": _plan(run),
@@ -106,6 +106,20 @@ def _batch(data: Mapping[str, Any], run: Run) -> str:
         f"{data['batch_size']} {noun} of up to {data['block_size']} tokens a step, "
         f"{tokens:,.0f} tokens on average, seed {data['seed']}"
     )
+
+
+def _rates(run: Run) -> str:
+    """Return the learning rate, and from which step on a later start has trained at another."""
+    trained = [start for start in run.starts if start.steps] or [run.last] if run.last else []
+    told: dict[int, str] = {}
+    for start in trained:
+        first = start.steps[0] if start.steps else 1
+        rate = _rate(start.config.get("optimizer") or {})
+        told = told if first > 1 else {}  # a run that starts over
+        if rate not in list(told.values())[-1:]:
+            told[first] = rate
+    first = min(told, default=1)
+    return "; ".join(rate if n == first else f"from step {n} on {rate}" for n, rate in told.items())
 
 
 def _rate(optimizer: Mapping[str, Any]) -> str:

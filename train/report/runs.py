@@ -41,6 +41,7 @@ class Start:
     gpus: int
     devices: tuple[str, ...]
     plan: Mapping[str, Any]
+    config: Mapping[str, Any]
     steps: tuple[int, int] | None
     last_line: str
 
@@ -146,7 +147,7 @@ def read_run(path: Path, name: str) -> Run:
         )
     starts = _starts(path / "attempts", [float(step["time"]) for step in metrics.steps])
     last = next((s for s in starts[::-1] if s.steps or (s.folder / TOKENIZED).exists()), None)
-    config = _json(last.folder / "config.json") if last else {}
+    config = last.config if last else {}
     told = _json(last.folder / "environment.json") if last else {}
     return Run(
         name=name,
@@ -239,6 +240,7 @@ def _start(folder: Path, began: float, following: float, times: Sequence[float])
         or math.prod(int(degrees.get(key, 1)) for key in ("dp", "tp", "pp", "sp")),
         devices=tuple(_json(folder / "environment.json").get("hosts", ())),
         plan=plan,
+        config=_json(folder / "config.json"),
         steps=((begins or steps)[0], steps[-1]) if steps else None,
         last_line=lines[-1] if lines else "",
     )
