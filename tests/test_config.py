@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from train.arguments import ARGUMENTS, GROUPS, OTHER_NAMES, PRESET
-from train.config import LoraConfig, World, build_parser, parse_args
+from train.command_line import build_parser
+from train.config import LoraConfig, World, parse_args
 from train.errors import ConfigError, PlanError
 from train.planning.dsconfig import read_ds_config
 from train.planning.pins import merge_pins, zero3_left_out

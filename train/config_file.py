@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.arguments import ARGUMENTS
-from train.config import read_words
+from train.command_line import read_words
 from train.errors import ConfigError
 
 # What belongs to one run alone, and is not taken over from its config.json.

@@ -16,8 +16,8 @@ from time import perf_counter
 from typing import Any
 
 from train.arguments import Parser, real
+from train.command_line import hyphens
 from train.commands.plan_request import KEYS, Question, read_question
-from train.config import hyphens
 from train.errors import ConfigError, ExitCode, FaultError, did_you_mean
 from train.paths import ROOT, cache_path, calibration_folder, unusable
 from train.planning.advice import with_advice

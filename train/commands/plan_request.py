@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.arguments import PIN_KEYS
-from train.config import LoraConfig, parse_args, parse_pins
+from train.command_line import parse_pins
+from train.config import LoraConfig, parse_args
 from train.data.model_folder import model_shape
 from train.errors import ConfigError, PlanError
 from train.hosts import hostfile

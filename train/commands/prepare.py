@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from train.config import build_parser, parse_args
+from train.command_line import build_parser
+from train.config import parse_args
 from train.config_file import expand
 from train.output.console import Console
 from train.paths import cache_folder

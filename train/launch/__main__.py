@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from train.config import build_parser
+from train.command_line import build_parser
 from train.errors import AnyrankError, ConfigError
 from train.hosts import devices, flavor, hostfile, process, slurm, streams, tasks, versions
 from train.launch import arguments, progress
