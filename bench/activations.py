@@ -26,7 +26,7 @@ from train.config import LoraConfig
 from train.engine.attention import packed_attention
 from train.engine.lora import DropoutContext, attach
 from train.engine.loss import summed_cross_entropy
-from train.engine.model import recompute
+from train.engine.recompute import recompute
 from train.planning.activations import Setting, peak
 from train.planning.families import shape_of
 

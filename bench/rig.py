@@ -24,8 +24,8 @@ from train.config import World, parse_args
 from train.data.mix import Dataset
 from train.data.preset import build_preset
 from train.engine import start as engines
+from train.engine.blank import DTYPES
 from train.engine.gang import Gang, connect
-from train.engine.model import DTYPES
 from train.engine.step import Engine
 from train.interfaces import Trainer
 from train.launch.stopping import StopRequests

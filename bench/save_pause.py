@@ -25,7 +25,9 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from bench import record
 from tests.support.ranks import together
-from train.checkpoint.folder import Facts, complete, read_index
+from train.checkpoint.folder import complete
+from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.index import read_index
 from train.config import parse_args
 from train.engine import zero
 from train.engine.checkpoint import Saver, load
@@ -52,7 +54,7 @@ def save(gang: Gang, model: Path, run: Path) -> None:
     engine = engine_of(gang, model)
     attempt = run / "attempts" / "0001"
     gang.on_main(lambda: attempt.mkdir(parents=True))
-    saver = Saver(engine, run, attempt, Facts({}, {}), keep=1)
+    saver = Saver(engine, run, attempt, RunFingerprint({}, {}), keep=1)
     for step in range(1, SAVES + 1):
         zero.init_state(engine, step)
         gang.barrier()

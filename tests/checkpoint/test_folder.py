@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from train.checkpoint import folder as checkpoints
-from train.checkpoint.folder import Index, complete, read_index, step_of, survey, verify
+from train.checkpoint.folder import complete, step_of, survey, verify
 from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.index import Index, read_index
 from train.checkpoint.slices import STATE, ShardData, TensorMetadata, write_shards
 from train.errors import CheckpointError, FaultError
 

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 
 from train.checkpoint.cut import Cut
-from train.checkpoint.folder import Index, complete, read_index
+from train.checkpoint.folder import complete
 from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.index import Index, read_index
 from train.checkpoint.slices import BLOCK, STATE
 from train.config import World, parse_args
 from train.engine import start as engines

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.checkpoint.folder import Index
 from train.checkpoint.identity import RunFingerprint, adapter_of, meaning
+from train.checkpoint.index import Index
 from train.config import parse_args
 from train.engine.export import _places, _require_same_base
 from train.errors import CheckpointError

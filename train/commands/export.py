@@ -9,6 +9,7 @@ from typing import Any
 
 from train.arguments import Parser
 from train.checkpoint import folder as checkpoints
+from train.checkpoint.index import read_index
 from train.config import LoraConfig, ModelConfig
 from train.errors import CheckpointError, ConfigError, ExitCode
 from train.launch.arguments import require_replaceable
@@ -63,7 +64,7 @@ def _find(run: Path, step: int | None) -> Path:
 
 def _configuration(run: Path, checkpoint: Path) -> tuple[ModelConfig, int, Path]:
     """Return the model's configuration, the seed and the folder of the start that saved."""
-    attempt = checkpoints.read_index(checkpoint).provenance.get("attempt")
+    attempt = read_index(checkpoint).provenance.get("attempt")
     file = run / "attempts" / str(attempt) / "config.json"
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))

@@ -26,8 +26,9 @@ import torch.distributed as dist
 from train.checkpoint import folder as checkpoints
 from train.checkpoint.cut import Cut
 from train.checkpoint.failpoint import failpoint
-from train.checkpoint.folder import FULL, Index
+from train.checkpoint.folder import FULL
 from train.checkpoint.identity import RunFingerprint
+from train.checkpoint.index import Index
 from train.checkpoint.slices import STATE, Reader, ShardData, ShardRef, TensorMetadata, write_shards
 from train.engine import zero
 from train.engine.gang import SETUP_TIMEOUT

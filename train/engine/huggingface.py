@@ -18,14 +18,14 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from train.checkpoint.folder import Index, read_index
+from train.checkpoint.index import Index, read_index
 from train.checkpoint.slices import Reader
 from train.checkpoint.tensorfile import TensorSpec, write_header
 from train.config import LoraConfig, ModelConfig
 from train.engine import lora
+from train.engine.blank import DTYPES as PRECISIONS
+from train.engine.blank import blank_model, trains_a_part
 from train.engine.checkpoint import DTYPES
-from train.engine.model import DTYPES as PRECISIONS
-from train.engine.model import blank_model, trains_a_part
 from train.engine.weights import keys_of, stored_form, weight_files
 from train.errors import CheckpointError
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,17 +18,14 @@ from transformers import (
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from train.config import ModelConfig
-from train.data.model_folder import read_model_config
 from train.engine import attention, divide, hollow, kernels, lora, quantize, weights
 from train.engine.attention_probe import kernel_works
+from train.engine.blank import DTYPES, blank_model, on_meta, trains_a_part
 from train.engine.loss import Loss, summed_cross_entropy
 from train.engine.mesh import ALONE, Mesh
 from train.engine.packing import can_pack
-from train.engine.stages import WHOLE, Stage, StagedModel, can_cut, class_of, cut, mark_copies, tied
+from train.engine.stages import WHOLE, Stage, StagedModel, class_of, cut, mark_copies, tied
 from train.errors import ModelError
-from train.planning.tensor import FAMILIES
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def load(
     stage = Stage(mesh.pipe, mesh.pp)
     divided: tuple[divide.Divided, ...] = ()
     if mesh.tp > 1:
-        model = _on_meta(shape, config, implementation)
+        model = on_meta(shape, config, implementation)
         cut(model, stage)
         divided = hollow.load_parts(model, folder, zero_config, device, mesh)
     else:
@@ -177,106 +173,8 @@ def _attention(
     return attention.register(kernel=kernel), said
 
 
-def recompute(module: Any, mode: str) -> None:
-    """Recompute activations in the backward pass: `none`, `selective` or `full`, layer by layer."""
-    if mode == "none":
-        return
-    options: dict[str, Any] = {"use_reentrant": False}
-    if mode == "selective":
-        options["context_fn"] = _selective
-    base: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
-    enable = getattr(base, "activation_checkpointing_enable", None)
-    if enable is not None:
-        enable(activation_checkpointing_kwargs=options)
-    else:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-
-
-def divisible(folder: Path, config: ModelConfig) -> bool:
-    """Whether a folder's model can be cut into pipeline stages: it must pack, too.
-
-    Raises:
-        ModelError: the folder's config.json is of no model known here.
-    """
-    return can_cut(_read_config(folder, config))
-
-
-def shardable(folder: Path, config: ModelConfig) -> bool:
-    """Whether a folder's model is of a family that tensor ranks divide.
-
-    Raises:
-        ModelError: the folder's config.json is of no model known here.
-    """
-    shape = blank_model(folder, config).config
-    return shape.model_type in FAMILIES and bool(shape.base_model_tp_plan)
-
-
-def packable(folder: Path, config: ModelConfig) -> bool:
-    """Whether the attention of a folder's model can be packed.
-
-    Raises:
-        ModelError: the folder's config.json is of no model known here.
-    """
-    return can_pack(_read_config(folder, config))
-
-
 def _supports_logits_to_keep(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(type(model).forward).parameters
-
-
-def trains_a_part(folder: Path, model: PreTrainedModel) -> bool:
-    """Whether a folder holds more than the language model that was made of it."""
-    return read_model_config(folder).get("model_type") != model.config.model_type
-
-
-def _read_config(folder: Path, config: ModelConfig) -> PreTrainedConfig:
-    try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=config.trust_remote_code
-        )
-        return found
-    except Exception as error:  # whatever a value in the file makes transformers raise
-        if "custom code" in str(error):
-            raise ModelError(
-                f"{folder} brings code of its own, which would be run: give --trust-remote-code if "
-                "you trust it, or choose another model"
-            ) from None
-        raise ModelError(
-            f"{folder}/config.json is not a model known here ({_first_line(error)}): correct it, "
-            "or install a version of transformers that knows it"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def blank_model(folder: Path, config: ModelConfig) -> PreTrainedModel:
-    """Return the folder's model without weights, on `meta`, whatever its config says of attention.
-
-    Raises:
-        ModelError: config.json makes no model.
-    """
-    shape = _read_config(folder, config)
-    try:
-        return _on_meta(shape, config, "eager")
-    except Exception as error:  # nothing is allocated here, so it is the file that is at fault
-        raise ModelError(
-            f"{folder}/config.json makes no causal language model ({_first_line(error)}): correct "
-            "it, or choose another model"
-        ) from None
-
-
-def _on_meta(
-    shape: PreTrainedConfig, config: ModelConfig, implementation: str | None
-) -> PreTrainedModel:
-    """Return a model without weights, in the run's type."""
-    with torch.device("meta"):
-        found: PreTrainedModel = AutoModelForCausalLM.from_config(
-            shape, trust_remote_code=config.trust_remote_code, attn_implementation=implementation,
-            dtype=DTYPES[config.precision],
-        )  # fmt: skip
-    return found
 
 
 def _prepare(shape: PreTrainedConfig, folder: Path) -> tuple[PreTrainedConfig, tuple[str, ...]]:
@@ -367,21 +265,3 @@ def _check_ties(folder: Path, model: PreTrainedModel) -> None:
         pair = [f"{names[id(module)]}.weight" for module in (model.get_input_embeddings(), head)]
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
         weights.check_tie(folder, tied=tied, names=(pair[0], pair[1]))
-
-
-def _selective() -> Any:
-    """Keep the products, tensor ranks' sums of them, and the attention; recompute the rest."""
-    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-
-    kept = {
-        torch.ops.aten.mm.default,
-        torch.ops.aten.addmm.default,
-        torch.ops._c10d_functional.all_reduce.default,  # noqa: SLF001
-    }
-
-    def policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
-        # torch's own attention on CPU, and its variable-length kernel on CUDA.
-        keep = operation in kept or any(word in str(operation) for word in ("attention", "attn"))
-        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)

@@ -21,6 +21,7 @@ from train.engine.gang import Gang
 from train.engine.inputs import Inputs, packed_inputs, padded_inputs
 from train.engine.mesh import Mesh, join_mesh
 from train.engine.pace import Stopwatch
+from train.engine.recompute import recompute
 from train.engine.scale import LossScale
 from train.engine.step import Engine, peak_bytes
 from train.errors import ConfigError
@@ -60,7 +61,7 @@ def start(
         folder, config.model, zero, gang.device, config.data.seed, packed=packed, fused=fused,
         longest=config.data.block_size, mesh=mesh,
     )  # fmt: skip
-    models.recompute(loaded.module, plan.recompute)
+    recompute(loaded.module, plan.recompute)
     groups = parameter_groups(loaded.module, config.optimizer.weight_decay)
     deepspeed.utils.groups.mpu = mesh.mpu  # DeepSpeed would keep that of the engine before
     with _quiet():  # its memory reports, which no setting switches off

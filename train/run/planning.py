@@ -12,9 +12,9 @@ from train.data.mix import Dataset, lengths_taken
 from train.data.model_folder import read_model_config
 from train.data.tokenizers import load_tokenizer
 from train.engine.attention import knows_groups
+from train.engine.blank import divisible, packable, shardable
 from train.engine.gang import Gang
 from train.engine.kernels import liger_supported
-from train.engine.model import divisible, packable, shardable
 from train.errors import ModelError, PlanError
 from train.launch import oom
 from train.output.console import Console

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoint import folder as checkpoints
-from train.checkpoint.folder import Index
 from train.checkpoint.identity import (
     RunFingerprint,
     adapter_of,
@@ -21,6 +20,7 @@ from train.checkpoint.identity import (
     refuse_beyond_end,
     refuse_other_run,
 )
+from train.checkpoint.index import Index, read_index
 from train.config import OutputConfig, RunConfig
 from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
@@ -279,7 +279,7 @@ def load_newest(
 
 def _opened(engine: Engine, folder: Path) -> Index | CheckpointError:
     try:
-        index: Index = engine.gang.from_main(partial(checkpoints.read_index, folder))
+        index: Index = engine.gang.from_main(partial(read_index, folder))
         return index
     except CheckpointError as error:
         return error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from train.checkpoint import folder as checkpoints
 from train.checkpoint.identity import meaning
+from train.checkpoint.index import read_index
 from train.config import OutputConfig, World
 from train.data.feed import Placement, Split, StepBatch
 from train.data.mix import Dataset
@@ -251,7 +252,7 @@ def save(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> int:
     if told:
         out.console.say(told)
     if config.output.early_stop and checkpoint.parent.parent == out.path:
-        index = engine.gang.from_main(lambda: checkpoints.read_index(checkpoint))
+        index = engine.gang.from_main(lambda: read_index(checkpoint))
         load(engine, checkpoint, index)  # for what the model is asked at the end
     if out.folder is not None and config.output.save_only_model:
         shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
