@@ -25,10 +25,10 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     console.stage(2, f"Opening the dataset {found.config.data.name_or_path}")
     found, data = inputs.open_data(found, cache, console)
     console.say("Importing torch and DeepSpeed, which takes some seconds")
-    with inputs.uncollected():
-        from train.run import planning, preference, resume, session  # torch: none above
+    with inputs.uncollected():  # these import torch, and nothing above does
+        from train.run import finishing, joining, planning, preference, resume, session
     console.stage(3, f"Joining the ranks, {world.size} in all")
-    gang = session.join(found, data, world, env)
+    gang = joining.join(found, data, world, env)
     console.stage(4, "Planning")
     planned = planning.choose_plan(found, data, gang, console, cache, env)
     if config.dry_run:
@@ -41,8 +41,8 @@ def run(config: RunConfig, world: World, env: MutableMapping[str, str], stop: St
     job = session.training_job(found, data, planned, engine, resumed)
     out.console.stage(6, f"Training {job.total} steps")
     fit(engine, job, out, resumed.saver, stop)
-    step = session.save(engine, found, data, out)
-    session.finish(engine, found, data, out, step)
+    step = finishing.save(engine, found, data, out)
+    finishing.finish(engine, found, data, out, step)
     gang.close()
 
 

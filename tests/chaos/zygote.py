@@ -24,7 +24,7 @@ from train.checkpoint import folder as checkpoints
 from train.checkpoint import slices
 from train.engine import checkpoint
 from train.engine.huggingface import open_exporter  # noqa: F401
-from train.run import session  # noqa: F401
+from train.run import finishing, joining, session  # noqa: F401
 
 GRACE = 30.0
 

@@ -24,7 +24,7 @@ BIG += "--ds-config ds_configs/auto.json --pin zero=1 micro_tokens=24576"
 # KB that a process may have beside what it has before the first step: the plans, from the one that
 # keeps everything to the one that recomputes everything, need about 1100, 700 and 230 thousand.
 ROOM = 850_000
-IMPORTED = "import train.run.session; print(open('/proc/self/status').read())"
+IMPORTED = "import train.run.finishing, train.run.session; print(open('/proc/self/status').read())"
 
 
 @pytest.fixture(scope="module")

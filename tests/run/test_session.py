@@ -12,10 +12,12 @@ from train.loop import Outputs
 from train.output.console import Console
 from train.output.metrics import read_metrics
 from train.output.trackers import NoTracker
-from train.run import session
+from train.run import joining, session
+from train.run.finishing import _final_checkpoint, _losses
 from train.run.inputs import date_of, few_steps, slow_adapter
+from train.run.joining import require_same
 from train.run.resume import _counting, too_long_before
-from train.run.session import _final_checkpoint, _losses, _restarted, require_same
+from train.run.session import _restarted
 
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
 
@@ -67,9 +69,9 @@ def test_ranks_that_join_compare_all_that_their_hosts_have_opened(tmp_path, monk
             return [mine, ("far", {**mine[1], noun: "another"})]
 
         gang = SimpleNamespace(gather=gather)
-        monkeypatch.setattr(session, "connect", lambda world, env, gang=gang: gang)
+        monkeypatch.setattr(joining, "connect", lambda world, env, gang=gang: gang)
         with pytest.raises(DataError, match=f"far has another {noun} than "):
-            session.join(inputs, data, World(), {})
+            joining.join(inputs, data, World(), {})
 
 
 def test_a_short_run_is_not_kept_waiting_by_an_evaluation_before_it():

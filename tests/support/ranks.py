@@ -16,7 +16,14 @@ import pytest
 
 from tests.support.launching import free_port
 
-PRELOADED = ["torch", "deepspeed", "transformers", "peft", "train.run.session"]
+PRELOADED = [
+    "torch",
+    "deepspeed",
+    "transformers",
+    "peft",
+    "train.run.session",
+    "train.run.finishing",
+]
 
 
 def together(size: int, act: Callable[..., None], *args: Any, timeout: float = 300) -> None:
