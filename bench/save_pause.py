@@ -30,8 +30,8 @@ from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.index import read_index
 from train.config import parse_args
 from train.engine import zero
-from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
+from train.engine.saver import Saver
 from train.engine.start import start
 from train.engine.step import Engine
 from train.planning import Plan, read_ds_config, render, shape_of
@@ -74,7 +74,7 @@ def resume(gang: Gang, model: Path, run: Path) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     gang.barrier()
     before, began = kernel_bytes(), time.perf_counter()
-    read = load(engine, folder, read_index(folder))
+    read = restore(engine, folder, read_index(folder))
     seconds = time.perf_counter() - began
     counted = sum(gang.gather(kernel_bytes() - before))
     if gang.world.is_main:

@@ -22,7 +22,7 @@ import torch
 from train import main as entry
 from train.checkpoint import folder as checkpoints
 from train.checkpoint import slices
-from train.engine import checkpoint
+from train.engine import saver
 from train.engine.huggingface import open_exporter  # noqa: F401
 from train.run import finishing, joining, session  # noqa: F401
 
@@ -106,7 +106,7 @@ def arm(harm: dict[str, Any]) -> None:
                 Path(harm["done"]).write_text(point)
                 kill() if harm["deed"] == "kill" else fill(Path(harm["disk"]), harm["leave"])
 
-    slices.failpoint = checkpoints.failpoint = checkpoint.failpoint = failpoint
+    slices.failpoint = checkpoints.failpoint = saver.failpoint = failpoint
 
 
 def kill() -> None:

@@ -21,9 +21,9 @@ from train.checkpoint.slices import BLOCK, STATE
 from train.config import World, parse_args
 from train.engine import start as engines
 from train.engine import zero
-from train.engine.checkpoint import Saver, load
 from train.engine.divide import held_of
 from train.engine.gang import Gang
+from train.engine.saver import Saver
 from train.engine.step import Engine
 from train.launch.stopping import StopRequests
 from train.loop import NoSaver, Outputs, TrainingJob
@@ -105,7 +105,7 @@ def resume(gang: Gang, pairs: Sequence[tuple[str, str]], model: str, data: str, 
         for run in [run for run, wanted in pairs if wanted == variant]:
             folder = complete(out / run)[-1]
             index = read_index(folder)
-            read = load(running.engine, folder, index)
+            read = restore(running.engine, folder, index)
             equal = all(gang.gather(is_equal(running.engine, folder)))
             if "tp" in variant:
                 equal = equal and saves_the_same(running, folder, out / f"again {run} {variant}")

@@ -8,8 +8,8 @@ from train.checkpoint.folder import complete
 from train.checkpoint.identity import RunFingerprint
 from train.config import ModelConfig
 from train.engine import zero
-from train.engine.checkpoint import Saver
 from train.engine.huggingface import export_adapter, export_model, open_exporter
+from train.engine.saver import Saver
 from train.engine.step import Engine
 
 

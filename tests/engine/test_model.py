@@ -22,9 +22,9 @@ from train.config import World, parse_args
 from train.data.feed import Placement, step_batch
 from train.engine import model as models
 from train.engine import weights
-from train.engine.checkpoint import Saver
 from train.engine.gang import connect
 from train.engine.huggingface import open_exporter
+from train.engine.saver import Saver
 from train.engine.start import start
 from train.errors import ModelError, NonFiniteError
 from train.planning import Plan, read_ds_config, render, shape_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.engine.checkpoint import copy_through
+from train.engine.saver import copy_through
 
 
 @pytest.mark.parametrize("elements", [0, 1, 7, 8, 9, 100])

@@ -25,7 +25,7 @@ from train.config import LoraConfig, ModelConfig
 from train.engine import lora
 from train.engine.blank import DTYPES as PRECISIONS
 from train.engine.blank import blank_model, trains_a_part
-from train.engine.checkpoint import DTYPES
+from train.engine.saver import DTYPES
 from train.engine.weights import keys_of, stored_form, weight_files
 from train.errors import CheckpointError
 

@@ -1,4 +1,5 @@
-"""The optimizer's state as flat slices of global tensors, whatever the ZeRO stage.
+"""What a checkpoint holds of an engine: the optimizer's state as flat slices of global tensors,
+whatever the ZeRO stage, and the model's buffers.
 
 Each rank owns pieces of the parameters: under ZeRO its part of the flat fp32 partitions, without it
 an equal share of all elements, so that the writing and reading is divided alike. A piece names the
@@ -39,6 +40,15 @@ class LocalShard:
     def of(self, flat: torch.Tensor) -> torch.Tensor:
         """Return this piece's view (length,) of the holder, or of a moment of the same layout."""
         return flat.detach().view(-1).narrow(0, self.offset, self.length)
+
+
+def buffers_of(engine: Engine) -> dict[str, torch.Tensor]:
+    """Return the buffers that belong to the model's state; none of them with an adapter."""
+    module = engine.model.module
+    if hasattr(module, "peft_config"):
+        return {}
+    stored = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in stored}
 
 
 def trained(engine: Engine) -> tuple[Named, ...]:

@@ -17,8 +17,8 @@ from train.data.mix import Dataset
 from train.data.preview import preview
 from train.data.stops import ends
 from train.data.tokenizers import load_tokenizer
-from train.engine.checkpoint import load
 from train.engine.export import save_final
+from train.engine.restore import restore
 from train.engine.sample import answer
 from train.engine.step import Engine
 from train.errors import FaultError
@@ -45,7 +45,7 @@ def save(engine: Engine, inputs: RunInputs, data: Dataset, out: Outputs) -> int:
         out.console.say(told)
     if config.output.early_stop and checkpoint.parent.parent == out.path:
         index = engine.gang.from_main(lambda: read_index(checkpoint))
-        load(engine, checkpoint, index)  # for what the model is asked at the end
+        restore(engine, checkpoint, index)  # for what the model is asked at the end
     if out.folder is not None and config.output.save_only_model:
         shutil.rmtree(checkpoints.model_only(out.path), ignore_errors=True)
         kept = [path.name for path in checkpoints.complete(out.path)]

@@ -26,8 +26,8 @@ from train.data.mix import Dataset
 from train.data.model_folder import read_model_config
 from train.data.order import steps_per_epoch
 from train.data.preview import sample_lines
-from train.engine.checkpoint import Saver, load
 from train.engine.gang import Gang
+from train.engine.saver import Saver
 from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
 from train.engine.zero import trained_shapes
@@ -248,7 +248,7 @@ def load_newest(
             refuse_beyond_end(found.step, total, folder)
             _refuse_shapes(engine, found, folder)
             try:
-                read = load(engine, folder, found)
+                read = restore(engine, folder, found)
             except CheckpointError as error:
                 found = error
             else:

@@ -1,4 +1,4 @@
-"""Saving behind training and loading at any number of ranks, in the rank-free format.
+"""Saving behind training, in the rank-free format.
 
 A save copies the state that this rank owns to host memory; everything else, from the checksums to
 the mark of completeness, happens in a thread that agrees with the other ranks' through a group of
@@ -24,12 +24,11 @@ import torch
 import torch.distributed as dist
 
 from train.checkpoint import folder as checkpoints
-from train.checkpoint.cut import Cut
 from train.checkpoint.failpoint import failpoint
 from train.checkpoint.folder import FULL
 from train.checkpoint.identity import RunFingerprint
 from train.checkpoint.index import Index
-from train.checkpoint.slices import STATE, Reader, ShardData, ShardRef, TensorMetadata, write_shards
+from train.checkpoint.slices import STATE, ShardData, ShardRef, TensorMetadata, write_shards
 from train.engine import zero
 from train.engine.gang import SETUP_TIMEOUT
 from train.engine.mesh import Mesh
@@ -65,7 +64,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, "save")
         self._pending: Future[None] | None = None
         self._staging: torch.Tensor | None = None
-        buffers = buffers_of(engine).values()
+        buffers = zero.buffers_of(engine).values()
         kept = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
         elements = sum(prod(shape) for shape in zero.trained_shapes(engine).values())
         self._bytes = 12 * elements + kept
@@ -165,7 +164,7 @@ class Saver:
     def _buffers(self) -> list[ShardData]:
         return [
             ShardData(name, tuple(buffer.shape), DTYPES[buffer.dtype], 0, {"value": _raw(buffer)})
-            for name, buffer in buffers_of(self._engine).items()
+            for name, buffer in zero.buffers_of(self._engine).items()
             if buffer.numel()
         ]
 
@@ -259,57 +258,6 @@ def copy_through(bounce: torch.Tensor | None, source: torch.Tensor, target: torc
             into.copy_(part)
         else:
             into.copy_(bounce[: part.numel()].copy_(part))
-
-
-def load(engine: Engine, folder: Path, index: Index) -> int:
-    """Set the engine's state to a checkpoint's; return the bytes read by all ranks together.
-
-    Each rank reads, and verifies, what it owns; together they read everything.
-
-    Raises:
-        CheckpointError: it is damaged; FaultError: it cannot be read. On every rank alike; the
-            engine's state is then undefined.
-    """
-    zero.init_state(engine, index.step)
-    reader = Reader(folder, index.tensors)
-    failure: Exception | None = None
-    try:
-        for shard in zero.local_shards(engine):
-            for kind, view in zip(STATE, zero.state_views(engine, shard), strict=True):
-                _fill(reader, (shard.name, kind), shard.start, view, shard.cut)
-        for name, buffer in buffers_of(engine).items():
-            values = buffer.detach().reshape(-1).cpu()
-            _fill(reader, (name, "value"), 0, values)
-            buffer.copy_(values.view(buffer.shape))
-    except (CheckpointError, FaultError) as error:
-        failure = error
-    finally:
-        reader.close()
-    answers = engine.gang.gather((failure, reader.bytes))
-    for found, _ in answers:
-        if found is not None:
-            raise found
-    with torch.no_grad():
-        zero.refresh_low_precision(engine)
-    return sum(size for _, size in answers)
-
-
-def _fill(
-    reader: Reader, named: tuple[str, str], start: int, view: torch.Tensor, cut: Cut | None = None
-) -> None:
-    """Fill a flat view with the elements, of a whole tensor or its cut, from `start` on."""
-    for first, raw in reader.read(*named, start, start + view.numel(), cut):
-        values = torch.from_numpy(raw).view(view.dtype)
-        view[first - start : first - start + values.numel()].copy_(values)
-
-
-def buffers_of(engine: Engine) -> dict[str, torch.Tensor]:
-    """Return the buffers that belong to the model's state; none of them with an adapter."""
-    module = engine.model.module
-    if hasattr(module, "peft_config"):
-        return {}
-    stored = module.state_dict().keys()
-    return {name: buffer for name, buffer in module.named_buffers() if name in stored}
 
 
 def _raw(tensor: torch.Tensor) -> Any:
