@@ -31,6 +31,7 @@ from train.checkpoint.index import read_index
 from train.config import parse_args
 from train.engine import zero
 from train.engine.gang import Gang
+from train.engine.restore import restore
 from train.engine.saver import Saver
 from train.engine.start import start
 from train.engine.step import Engine

@@ -23,6 +23,7 @@ from train.engine import start as engines
 from train.engine import zero
 from train.engine.divide import held_of
 from train.engine.gang import Gang
+from train.engine.restore import restore
 from train.engine.saver import Saver
 from train.engine.step import Engine
 from train.launch.stopping import StopRequests

@@ -27,6 +27,7 @@ from train.data.model_folder import read_model_config
 from train.data.order import steps_per_epoch
 from train.data.preview import sample_lines
 from train.engine.gang import Gang
+from train.engine.restore import restore
 from train.engine.saver import Saver
 from train.engine.step import Engine
 from train.engine.weights import weights_fingerprint
