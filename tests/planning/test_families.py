@@ -4,7 +4,7 @@ import pytest
 
 from train.errors import ModelError, PlanError
 from train.planning import built_in, find_shape, shape_of
-from train.planning.families import planned_shape, remarks
+from train.planning.models import planned_shape, remarks
 
 SMALL = {"vocab_size": 1000, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = SMALL | {"num_key_value_heads": 2, "intermediate_size": 300}

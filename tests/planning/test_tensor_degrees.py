@@ -12,8 +12,8 @@ from train.config import LoraConfig
 from train.errors import PlanError
 from train.planning import Implementation, Pins, Plan, built_in, choose, log_lines
 from train.planning.duration import duration
-from train.planning.families import written
 from train.planning.lengths import lengths_of
+from train.planning.models import written
 from train.planning.states import counts_of
 
 FUSED = replace(built_in("phi-4"), fused_qkv=True)

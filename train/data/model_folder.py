@@ -13,7 +13,7 @@ from train.data.source import revision
 from train.errors import DataError, ModelError
 from train.paths import looks_local
 from train.planning.catalog import hub_name, is_built_in
-from train.planning.families import find_shape, named_config, planned_shape, remarks
+from train.planning.models import find_shape, named_config, planned_shape, remarks
 from train.planning.shape import Shape
 
 WEIGHTS = "*.safetensors"

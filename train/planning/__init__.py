@@ -5,8 +5,9 @@ from train.planning.catalog import built_in, built_in_names
 from train.planning.cluster import Cluster, cluster_of
 from train.planning.dsconfig import DsConfig, read_ds_config
 from train.planning.explain import compare, explain, log_lines
-from train.planning.families import find_shape, shape_of
+from train.planning.families import shape_of
 from train.planning.hardware import Gpu, find_gpu
+from train.planning.models import find_shape
 from train.planning.pins import Implementation, Pins, merge_pins
 from train.planning.plan import Plan
 from train.planning.render import render

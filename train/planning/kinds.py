@@ -7,7 +7,7 @@ sizes, too, and would be taken for what they are not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from train.errors import ModelError
@@ -79,7 +79,7 @@ def refuse_strange(config: Mapping[str, Any]) -> None:
         )
 
 
-def remarks(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+def remarks(config: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     """Say what a plan from a config.json takes for granted.
 
     Args:
