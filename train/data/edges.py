@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from train.data.template import Rendered, Segments
-from train.data.tokenizer import Tokenizer
+from train.data.render import Rendered
+from train.data.tokenizer import Segments, Tokenizer
 
 # What is counted, and the sentence that tells of it; {first} and {last} are the tokens.
 TOLD = {

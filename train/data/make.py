@@ -24,9 +24,9 @@ from train.data.chatml import CHATML, END, NONE
 from train.data.columns import listed
 from train.data.edges import edge_tokens, sentences
 from train.data.parts import Parts
+from train.data.render import OWN, NoTemplateError, describe, describe_pairs
 from train.data.source import DataSource
 from train.data.store import Sealed, Store, StoreWriter, open_store, seal
-from train.data.template import OWN, NoTemplateError, describe, describe_pairs
 from train.data.tokenize_rows import Tally
 from train.data.tokenizer import Tokenizer
 from train.data.tokenizer_folder import settings_told

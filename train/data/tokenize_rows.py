@@ -23,9 +23,9 @@ from train.data.columns import (
 )
 from train.data.edges import edge_tokens, settle
 from train.data.pairs import answer_rows
+from train.data.render import JOINED, OWN, Rendered, render
 from train.data.rows import Row
 from train.data.store import Part
-from train.data.template import JOINED, OWN, Rendered, render
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
 from train.errors import DataError
 from train.text import printable

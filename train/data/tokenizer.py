@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Segment = tuple[str, bool]  # a piece of text, and whether it carries loss
+Segments = tuple[Segment, ...]  # a text that is tokenized whole
 # A text's ids, and how many of them stand before each of the characters that were asked for.
 Encoded = tuple[list[int], list[int]]
 

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar, cast
 
-from train.data.template import NoTemplateError
+from train.data.render import NoTemplateError
 from train.errors import DataError, FaultError
 from train.hosts.process import HEEDED, die_with_parent
 

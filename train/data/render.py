@@ -5,23 +5,20 @@
                             instruction, input, system or history, by the alpaca template
     prompt, or text         the whole text
 
-What a chat template writes is compared with what the row holds: what it leaves out is refused or
-counted.
+What chat_template.py writes is whole: what a template leaves out is refused or counted there.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
 from typing import Any
 
 from train.data.alpaca import WRITTEN, alpaca_prompt
-from train.data.columns import RowFormat, listed
-from train.data.tokenizer import Segment, Tokenizer
+from train.data.chat_template import by_template
+from train.data.columns import RowFormat
+from train.data.tokenizer import Segments, Tokenizer
 from train.data.turns import (
     REASONING,
     Conversation,
@@ -35,13 +32,7 @@ from train.data.turns import (
     read_turns,
 )
 
-Segments = tuple[Segment, ...]
-
-PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
 READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
-ELSE = "give a --tokenizer whose template writes it, or --chat-template chatml"
-
-
 OWN, JOINED = "written with the chat template", "joined as they are"
 
 
@@ -250,130 +241,13 @@ def _chat(talk: Conversation, tokenizer: Tokenizer, loss_on: str | None) -> Rend
     unread = tuple(f"{key} of turns" for key in keys if key not in tokenizer.template)
     said = [message["content"] or "" for message in talk.messages]
     quoted = tokenizer.marks is not None and any(map(tokenizer.marks.search, said))
-    found = _by_template(talk, tokenizer)
-    return replace(found, unread=unread, quoted=quoted, said=_said(talk))
+    segments, shortened = by_template(talk, tokenizer)
+    return Rendered(
+        (segments,), OWN, talk.empty, shortened, unread=unread, quoted=quoted, said=_said(talk)
+    )
 
 
 def _said(talk: Conversation) -> str:
     """Return what is said in a conversation, and called."""
     said = [[message["content"], message.get("tool_calls")] for message in talk.messages]
     return json.dumps(said, default=repr)
-
-
-def _by_template(talk: Conversation, tokenizer: Tokenizer) -> Rendered:
-    """Render by the tokenizer's template, in the first of several spellings of the messages that it
-    takes and leaves nothing out of: some want a call's arguments as a text, null or an empty text
-    where nothing is said, or the text as a list of parts.
-    """
-    tried: list[list[Message]] = []
-    refusal: ValueError | None = None
-    for content, call in product((_silent, _as_it_is, _filled, _parted), (_as_it_is, _spelt)):
-        messages = [call(content(message)) for message in talk.messages]
-        if messages in tried:
-            continue
-        tried.append(messages)
-        try:
-            segments = tokenizer.chat(messages, talk.tools, talk.carrying) or ()
-            found = Rendered((segments,), OWN, talk.empty)
-            checked(found.text, "the text that the template writes")
-            return replace(found, shortened=_compare(talk, found.text))
-        except ValueError as error:
-            refusal = error if refusal is None or "leaves out" in str(error) else refusal
-    calls = any("tool_calls" in message for message in talk.messages)
-    if (talk.tools or calls) and "tool_calls" not in tokenizer.template:
-        raise ValueError(f"the template leaves out tools and calls, as it knows none: {ELSE}")
-    raise refusal or ValueError("the tokenizer has no chat template")
-
-
-def _silent(message: Message) -> Message:
-    """Leave out a content that is null, which some templates write as `None`."""
-    return {k: held for k, held in message.items() if k != "content" or held is not None}
-
-
-def _as_it_is(message: Message) -> Message:
-    return message
-
-
-def _filled(message: Message) -> Message:
-    return {**message, "content": message["content"] or ""}
-
-
-def _parted(message: Message) -> Message:
-    return {**message, "content": [{"type": "text", "text": message["content"] or ""}]}
-
-
-def _spelt(message: Message) -> Message:
-    if "tool_calls" not in message:
-        return message
-    functions = [dict(call["function"]) for call in message["tool_calls"]]
-    for function in functions:
-        if not isinstance(function["arguments"], str):
-            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-    calls = zip(message["tool_calls"], functions, strict=True)
-    return {**message, "tool_calls": [{**call, "function": made} for call, made in calls]}
-
-
-def _compare(talk: Conversation, text: str) -> int:
-    """Return of how many turns a part is missing in the text that a template made of them.
-
-    White space does not count.
-
-    Raises:
-        ValueError: nothing is left of a turn, or a part of a call or of the tools is missing.
-    """
-    written, shortened = _Written(text), 0
-    if "'type'" in text and "{'type':'text'" in written.squeezed:
-        raise ValueError("the template takes no list of parts")
-    for tool in talk.tools:
-        name = str(tool.get("function", tool).get("name", ""))
-        if not written.holds(name):
-            raise ValueError(f"the template leaves out the tools, as {listed([name])}: {ELSE}")
-    for number, message in enumerate(talk.messages, 1):
-        for call in message.get("tool_calls", ()):
-            parts = [call["function"]["name"], *_leaves(call["function"]["arguments"])]
-            if not all(map(written.holds, parts)):
-                raise ValueError(f"the template leaves out a call of message {number}: {ELSE}")
-        content = message["content"] or ""
-        missing = content and not written.holds(content) and not content.isspace()
-        if missing and not any(map(written.holds, PARTS.split(content))):
-            raise ValueError(
-                f"the template leaves out message {number}, the {message['role']}'s: {ELSE}"
-            )
-        thoughts = [str(message.get(key) or "") for key in REASONING]
-        shortened += bool(missing) or any(
-            part.strip() and not written.holds(part) for part in thoughts
-        )
-    return shortened
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A text, to be looked through for others without heed of white space."""
-
-    text: str
-
-    @cached_property
-    def squeezed(self) -> str:
-        return _squeeze(self.text)
-
-    def holds(self, part: str) -> bool:
-        """Whether a text that is not blank stands in it, as it is or within a JSON text."""
-        if not part or part.isspace():
-            return False
-        if part in self.text:
-            return True
-        part = _squeeze(part)
-        return part in self.squeezed or json.dumps(part, ensure_ascii=False)[1:-1] in self.squeezed
-
-
-def _squeeze(text: str) -> str:
-    return "".join(text.split())
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """Yield the texts in a call's arguments."""
-    if isinstance(value, str):
-        yield from [value] if value.strip() else []
-    elif isinstance(value, dict | list):
-        for held in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(held)
