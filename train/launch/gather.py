@@ -290,7 +290,8 @@ def describe(
         output.say(f"{hosts.slots} {noun} on this machine")
         return
     layout = ", ".join(f"{host.name} x {host.slots}" for host in hosts.hosts)
-    output.say(f"{hosts.slots} {noun} on {len(links)} hosts: {layout}")
+    over = "1 host" if len(links) == 1 else f"{len(links)} hosts"
+    output.say(f"{hosts.slots} {noun} on {over}: {layout}")
     names = sorted({name for start in starts for name in start.env})
     output.say(f"variables given to the other hosts: {', '.join(names)}")
 
