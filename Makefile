@@ -12,12 +12,14 @@ LINT = $$python -m ruff check . && $$python -m ruff format --check . && $$python
 FLOOR := 75
 # A file's tests share what they have made, so a file stays with one worker; more than cores, since many wait.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Fast tests wait for nothing, and each worker imports all of their files.
+FAST_WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 setup:
 	@source ./launch.sh && make_environment test
 
 check:
-	@$(PYTHON) && $(LINT) && $$python -m pytest tests -m fast -q $(WORKERS) $(PYTEST)
+	@$(PYTHON) && $(LINT) && $$python -m pytest tests -m fast -q $(FAST_WORKERS) $(PYTEST)
 
 test:
 	@$(PYTHON) && $(LINT) && $$python -m pytest tests --ignore=tests/cluster $(WORKERS) $(PYTEST)

@@ -17,7 +17,7 @@ for name in "COLUMNS", "LINES":  # a worker's, which has no terminal
     os.environ.pop(name, None)
 
 
-# What a test needs, by its place; every other test is `fast`.
+# What a test needs, by its place or by its own mark; every other test is `fast`.
 MARKERS = {
     "cluster": ("tests/cluster/",),
     "ranks": (
@@ -28,13 +28,17 @@ MARKERS = {
         "tests/test_examples.py", "tests/test_install.py",
         "tests/test_first_gpu.py",
     ),
-    "torch": ("tests/engine/", "tests/run/test_preference.py"),
+    "torch": (
+        "tests/engine/", "tests/run/test_planning.py", "tests/run/test_preference.py",
+        "tests/run/test_resume.py", "tests/run/test_session.py",
+    ),
     "slow": (
         "tests/launch/test_supervise.py", "tests/launch/test_pause.py",
         "tests/launch/test_resize.py", "tests/launch/test_regrow.py",
         "tests/launch/test_free.py", "tests/launch/test_sbatch.py",
         "tests/launch/test_owner.py", "tests/commands/test_prepare.py",
-        "tests/hosts/test_probe.py", "tests/hosts/test_streams.py", "tests/data/test_preset.py",
+        "tests/launch/test_launch_sh.py", "tests/hosts/test_probe.py",
+        "tests/hosts/test_streams.py", "tests/data/test_blocks.py", "tests/data/test_preset.py",
     ),
 }  # fmt: skip
 # The files that take longest, which are begun first: one of them at the end is waited for alone.
@@ -48,6 +52,12 @@ LONGEST = (
     "tests/test_ending.py", "tests/launch/test_pause.py", "tests/test_install.py",
     "tests/test_main.py", "tests/engine/test_kept_memory.py", "tests/commands/test_prepare.py",
 )  # fmt: skip
+# What small tokenizers are trained on.
+TEXTS = [
+    f"{word} the quick brown fox {number} jumps over the lazy dog; ### Instruction: Response:\n"
+    for number in range(40)
+    for word in ("User", "Assistant", "Below", "Write", "hello", "world", "é", "x = y + 1")
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +79,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         place = place_of(item)
         found = (name for name, starts in MARKERS.items() if place.startswith(starts))
-        item.add_marker(next(found, "fast"))
+        if not any(item.get_closest_marker(name) for name in MARKERS):
+            item.add_marker(next(found, "fast"))
 
 
 def place_of(item: pytest.Item) -> str:
@@ -78,11 +89,32 @@ def place_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def preset(tmp_path_factory: pytest.TempPathFactory):
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of this session, the same for all of its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared-cache"
+
+
+@pytest.fixture(scope="session")
+def preset(shared_cache: Path):
     """The embedded preset: functions of the standard library and a tokenizer trained on them."""
     from train.data.preset import build_preset
 
-    return build_preset(tmp_path_factory.mktemp("preset"))
+    return build_preset(shared_cache)
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model file, made in a moment."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder = tmp_path_factory.mktemp("pieces")
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(folder / "tokenizer"), vocab_size=400,
+        model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return folder / "tokenizer.model"
 
 
 @pytest.fixture(scope="session")

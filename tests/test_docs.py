@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_files_that_documents_name_exist(path):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@cache
 def strings(path: Path) -> str:
     """Every string of a Python file, those of f-strings with their braces, or a script's text."""
     text = path.read_text()

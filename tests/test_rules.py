@@ -53,13 +53,19 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT / "train").parts[0].removesuffix(".py")
 
 
-def functions(path: Path) -> Iterator[FunctionNode]:
-    return (node for node in ast.walk(tree(path)) if isinstance(node, FunctionNode))
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
+def functions(path: Path) -> tuple[FunctionNode, ...]:
+    return tuple(node for node in nodes(path) if isinstance(node, FunctionNode))
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """Line and full name of everything that a file imports, wherever it stands in it."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -76,10 +82,7 @@ def test_no_file_is_longer_than_400_lines_and_no_module_shorter_than_25() -> Non
 
 def test_no_class_name_stands_twice() -> None:
     names = Counter(
-        node.name
-        for path in PACKAGE
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.ClassDef)
+        node.name for path in PACKAGE for node in nodes(path) if isinstance(node, ast.ClassDef)
     )
     assert [name for name, times in names.items() if times > 1] == []
 
@@ -157,7 +160,7 @@ def test_nothing_is_global_and_everything_is_annotated() -> None:
     for path in PACKAGE:
         wrong += [
             f"{name(path)}:{node.lineno}: global"
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Global)
         ]
         for node in functions(path):

@@ -71,6 +71,7 @@ def cpu_seconds(*argv):
     return min(spent(words, cwd=ROOT, env=env) for _ in range(3))
 
 
+@pytest.mark.slow
 def test_the_command_plans_at_once_for_8_gpus_and_within_a_second_for_4096(tmp_path):
     # Quiet: about 3.7 units and 7. Beside two other tests on two cores the same work takes more.
     assert cpu_seconds(*BASE[2:], "--num-gpus", "8") < 6 * unit()
@@ -269,10 +270,13 @@ def test_a_comparison_fits_the_terminal(width, capsys, monkeypatch):
 
 
 def test_a_dataset_is_planned_with_the_lengths_of_its_samples(
-    preset, ragged, tmp_path, monkeypatch, capsys
+    pieces, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    words = ["--dataset-name-or-path", str(ragged), "--tokenizer", str(preset.model),
+    ragged = tmp_path / "ragged.jsonl"
+    rows = [{"text": f"{n} jumps over " * (1 + n * n % 17)} for n in range(420)]
+    ragged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--dataset-name-or-path", str(ragged), "--tokenizer", str(pieces),
              "--batch-size", "5", "--block-size", "64"]  # fmt: skip
     code, found = planned(capsys, *words)
     told = found["training"]
@@ -285,6 +289,7 @@ def test_a_dataset_is_planned_with_the_lengths_of_its_samples(
     assert (twice["samples"], twice["steps"] >= 2 * told["steps"]) == (2 * told["samples"], True)
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_third_party_module_and_little_of_the_processor():
     words = [sys.executable, "-I", "-S", "-c",
              f"import sys; sys.path.insert(0, {str(ROOT)!r}); from train.cli import main; "

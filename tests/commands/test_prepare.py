@@ -30,11 +30,9 @@ def test_neither_torch_nor_deepspeed_is_imported():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-def test_a_mistake_is_found_before_the_run(tmp_path, monkeypatch):
+def test_a_mistake_is_found_before_the_run(tmp_path, monkeypatch, preset):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    command(["--block-size", "64"])
-    model = next((tmp_path / "cache").rglob("config.json")).parent
     data = tmp_path / "d.jsonl"
     data.write_text(json.dumps({"question": "?"}) + "\n")
     with pytest.raises(DataError, match="question"):
-        command(["--model-name-or-path", str(model), "--dataset-name-or-path", str(data)])
+        command(["--model-name-or-path", str(preset.model), "--dataset-name-or-path", str(data)])

@@ -60,6 +60,7 @@ def test_no_folder_is_one_sentence(tmp_path):
         stop.command([str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_stop_is_heeded_while_training_and_waits_for_the_end(tmp_path, capsys):
     run = tmp_path / "r"
     process = start(run, 2, "--steps", "2000", "--checkpoints")
@@ -77,6 +78,7 @@ def test_stop_is_heeded_while_training_and_waits_for_the_end(tmp_path, capsys):
     assert "is not running: saved after step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stop_between_two_starts_is_not_lost(tmp_path):
     """The ranks that fail have seen no STOP, and the next ones would begin after it."""
     run = tmp_path / "r"

@@ -1,14 +1,12 @@
-"""Small real tokenizers, made once for all data tests: a SentencePiece model and a byte-level BPE
-with a ChatML template.
-"""
+"""A small real tokenizer, made once for all data tests: byte-level BPE with a ChatML template."""
 
 import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-import sentencepiece
 
+from tests.conftest import TEXTS
 from train.config import DataConfig, ModelConfig
 from train.data.open import open_dataset
 from train.data.source import DataSource, find_source
@@ -18,35 +16,12 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEXTS = [
-    f"{word} the quick brown fox {number} jumps over the lazy dog; ### Instruction: Response:\n"
-    for number in range(40)
-    for word in ("User", "Assistant", "Below", "Write", "hello", "world", "é", "x = y + 1")
-]
 
 
 def sought(text: object) -> DataSource:
     """Find the one dataset that a text names."""
     (name,) = read_names(str(text))
     return find_source(name, Path("unused"))
-
-
-@pytest.fixture(scope="session")
-def pieces(tmp_path_factory):
-    """A SentencePiece model file."""
-    folder = tmp_path_factory.mktemp("pieces")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return folder / "tokenizer.model"
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def talk(row):
     return [*system, *({"role": role, "content": text} for role, text in said)]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("kind", ["pieces", "chatml"])
 def test_the_saved_template_writes_what_was_trained(kind, opened, write, request, tmp_path):
     from transformers import AutoTokenizer

@@ -297,6 +297,7 @@ def open_in_three_processes(path, tokenizer, cache):
     return [process.communicate(timeout=60)[0].strip() for process in started]
 
 
+@pytest.mark.slow
 def test_three_processes_make_a_dataset_once_and_without_torch(write, pieces, tmp_path):
     path = write(ROWS * 500)
     said = open_in_three_processes(path, pieces, tmp_path / "cache")
@@ -305,6 +306,7 @@ def test_three_processes_make_a_dataset_once_and_without_torch(write, pieces, tm
     assert len(list((tmp_path / "cache/datasets").glob("*/tokens.i32"))) == 1
 
 
+@pytest.mark.slow
 def test_three_processes_fail_with_the_same_words(write, pieces, tmp_path):
     path = write("".join(json.dumps(row) + "\n" for row in ROWS * 500) + "{\n")
     said = open_in_three_processes(path, pieces, tmp_path / "cache")

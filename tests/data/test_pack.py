@@ -100,6 +100,7 @@ def test_what_cannot_be_packed_is_refused(lengths, replicas):
         pack(np.array(lengths, dtype=int), 8, replicas)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [2048, 16384])
 def test_a_large_step_is_packed_in_the_time_of_a_blink(capacity):
     lengths = ragged(4096, 2048)

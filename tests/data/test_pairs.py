@@ -35,7 +35,7 @@ def test_the_prompt_is_found_by_the_names_that_others_give_it():
     assert first.value == {"prompt": asked, "completion": ends[:1]} and first.beside == ()
 
 
-def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(preset, tmp_path):
+def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(pieces, tmp_path):
     """The texts after it were paired one off: a good answer against another prompt's."""
     rows = [
         {"prompt": [{"role": "user", "content": f"word {n}"}],
@@ -47,7 +47,7 @@ def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(preset, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))  # all in one line
     config = DataConfig(str(path), None, True, 2, 64, 3, objective="dpo")
-    model = ModelConfig(str(preset.model), None, "fp32", None, False, "chatml")
+    model = ModelConfig("unused", str(pieces), "fp32", None, False, "chatml")
     found = open_dataset(config, model, tmp_path / "cache")
     assert len(found.train) + len(found.validation) == 6
     for split in (found.train, found.validation):
@@ -82,7 +82,7 @@ def test_a_prompt_that_both_conversations_lack_stands_before_them():
         assert found.value is None and "leave either out" in found.problem
 
 
-def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(preset, tmp_path):
+def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(pieces, tmp_path):
     """Held out text by text, the chosen answers of two datasets became a pair."""
     names = []
     for name in "ab":
@@ -90,7 +90,7 @@ def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(preset, t
         (tmp_path / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 3)
         names.append(str(tmp_path / f"{name}.jsonl"))
     config = DataConfig(",".join(names), None, False, 2, 64, 3, objective="dpo")
-    model = ModelConfig(str(preset.model), None, "fp32", None, False)
+    model = ModelConfig("unused", str(pieces), "fp32", None, False)
     found = open_dataset(config, model, tmp_path / "cache")
     assert (len(found.train), len(found.validation)) == (4, 2)
     begun = set()
@@ -118,7 +118,7 @@ def test_other_rows_are_refused(row, said):
     assert found.value is None and said in found.problem
 
 
-def test_pairs_are_drawn_held_out_and_packed_as_one(preset, tmp_path):
+def test_pairs_are_drawn_held_out_and_packed_as_one(pieces, tmp_path):
     rows = [
         {"prompt": f"say {n}", "chosen": f"well: {n}", "rejected": f"no {n * n} " * (n % 3 + 1)}
         for n in range(60)
@@ -126,7 +126,7 @@ def test_pairs_are_drawn_held_out_and_packed_as_one(preset, tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(str(data), None, False, 7, 64, 3, objective="dpo")
-    model = ModelConfig(str(preset.model), None, "fp32", None, False)
+    model = ModelConfig("unused", str(pieces), "fp32", None, False)
     found = open_dataset(config, model, tmp_path / "cache")
     train = found.train
     assert isinstance(train, PairedSplit) and len(train) + len(found.validation) == 60

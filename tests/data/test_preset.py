@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from train.config import DataConfig, ModelConfig
 from train.data.open import open_dataset
@@ -39,12 +38,6 @@ async def later():
 '''
 
 
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("preset")
-    return build_preset(cache), cache
-
-
 def test_functions_with_docstrings_become_rows_without_importing_their_module(tmp_path):
     (tmp_path / "a.py").write_text(MODULE)
     (tmp_path / "b.py").write_text(MODULE)
@@ -68,7 +61,7 @@ def test_the_same_interpreter_gives_the_same_preset(preset, tmp_path):
     code = "import sys; from pathlib import Path; from train.data.preset import build_preset; "
     code += "build_preset(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
-    first, _ = preset
+    first = preset
     again = build_preset(tmp_path)
     names = sorted(path.name for path in first.model.iterdir())
     assert names == sorted(path.name for path in again.model.iterdir())
@@ -81,36 +74,34 @@ def test_the_same_interpreter_gives_the_same_preset(preset, tmp_path):
 
 
 def test_the_rows_are_many_short_and_different(preset):
-    rows = [json.loads(line) for line in preset[0].dataset.read_text().splitlines()]
+    rows = [json.loads(line) for line in preset.dataset.read_text().splitlines()]
     assert len(rows) > 1500
     assert len({row["output"] for row in rows}) == len(rows)
     assert all(set(row) == {"instruction", "input", "output"} for row in rows)
 
 
-def test_a_second_call_builds_nothing(preset):
-    made, cache = preset
-    before = made.dataset.stat().st_mtime_ns
-    assert build_preset(cache) == made
-    assert made.dataset.stat().st_mtime_ns == before
+def test_a_second_call_builds_nothing(preset, shared_cache):
+    before = preset.dataset.stat().st_mtime_ns
+    assert build_preset(shared_cache) == preset
+    assert preset.dataset.stat().st_mtime_ns == before
 
 
 def test_the_model_is_one_that_transformers_loads_whole(preset):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(preset[0].model, output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(preset.model, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert AutoConfig.from_pretrained(preset[0].model).model_type == CONFIG["model_type"]
+    assert AutoConfig.from_pretrained(preset.model).model_type == CONFIG["model_type"]
     weight = model.model.layers[0].mlp.up_proj.weight.detach().numpy()
     assert abs(weight.std() / CONFIG["initializer_range"] - 1) < 0.02
     assert np.all(model.model.norm.weight.detach().numpy() == 1)
 
 
-def test_the_preset_opens_as_a_dataset_within_its_vocabulary(preset):
-    made, cache = preset
+def test_the_preset_opens_as_a_dataset_within_its_vocabulary(preset, tmp_path):
     data = open_dataset(
-        DataConfig(str(made.dataset), None, False, 8, 512, 0),
-        ModelConfig(str(made.model), None, "fp32", None, False),
-        cache,
+        DataConfig(str(preset.dataset), None, False, 8, 512, 0),
+        ModelConfig(str(preset.model), None, "fp32", None, False),
+        tmp_path,
     )
     assert len(data.train) > 1500 and data.tokenizer.vocab_size == VOCABULARY
     assert max(data.train.sample(number)[0].max() for number in range(200)) < VOCABULARY

@@ -1,5 +1,4 @@
 import pytest
-from datasets import Dataset, DatasetDict
 
 from tests.data.conftest import sought
 from train.data.source import roles
@@ -51,6 +50,8 @@ def test_files_that_are_no_parts_of_one_are_named(tmp_path, names, said):
 
 
 def test_splits_that_are_not_used_are_named(tmp_path):
+    from datasets import Dataset, DatasetDict
+
     rows = {"text": ["a"]}
     whole = {name: Dataset.from_dict(rows) for name in ("train", "unsupervised", "test")}
     DatasetDict(whole).save_to_disk(tmp_path / "set")

@@ -185,9 +185,9 @@ def test_a_template_that_hides_the_turns_is_refused():
 
 @pytest.mark.parametrize("marks", ["{% ? %}", "{%- ? -%}", "{%+ ? %}", "{%?%}"])
 def test_a_templates_own_marks_are_used(chatml, tmp_path, write, opened, marks):
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    marked = AutoTokenizer.from_pretrained(chatml)
+    marked = PreTrainedTokenizerFast.from_pretrained(chatml)
     opening, closing = (marks.replace("?", word) for word in ("generation", "endgeneration"))
     marked.chat_template = (
         "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}{{ m['think'] }}"
@@ -201,9 +201,9 @@ def test_a_templates_own_marks_are_used(chatml, tmp_path, write, opened, marks):
 
 
 def test_of_marked_turns_only_those_asked_for_carry_loss(chatml, tmp_path):
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    marked = AutoTokenizer.from_pretrained(chatml)
+    marked = PreTrainedTokenizerFast.from_pretrained(chatml)
     marked.chat_template = (
         "{{ tools }}{% for m in messages %}{% if m['role'] == 'assistant' %}{%- generation -%}"
         "{{ m['content'] }}{%- endgeneration -%}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mistral_common
@@ -9,6 +11,7 @@ from train.config import ModelConfig
 from train.data.tokenizers import load_tokenizer, tokenizer_key, unlike_own
 from train.errors import DataError
 
+ROOT = Path(__file__).parents[2]
 MISTRAL = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
 TEXTS = (
     "hello world",
@@ -40,6 +43,7 @@ def test_mistrals_real_model_is_read(tmp_path):
     assert mistral.decode([1, 22557, 1526, 2]) == "Hello world"
 
 
+@pytest.mark.torch
 def test_mistrals_real_model_is_saved_so_that_transformers_gives_the_same_ids(tmp_path):
     mistral = load(MISTRAL)
     (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
@@ -60,6 +64,7 @@ def test_a_folder_with_only_a_sentencepiece_model_is_read_by_sentencepiece(tmp_p
     assert load(None, model=str(tmp_path)).encode("Hello world") == [22557, 1526]
 
 
+@pytest.mark.torch
 def test_a_saved_hugging_face_tokenizer_is_the_same_one(chatml, tmp_path):
     tokenizer = load(chatml)
     library = loaded_by_transformers(tokenizer, tmp_path)
@@ -96,6 +101,15 @@ def test_texts_come_back_from_their_ids(name, request):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
+def test_a_tokenizer_of_whole_files_is_read_without_torch(chatml):
+    code = "import sys; from train.config import ModelConfig; "
+    code += "from train.data.tokenizers import load_tokenizer; "
+    code += "load_tokenizer(ModelConfig(None, sys.argv[1], 'fp32', None, False)).encode('a'); "
+    code += "sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(chatml)], cwd=ROOT, check=True, timeout=100)
+
+
 def test_the_fingerprint_is_of_the_contents(pieces, chatml, tmp_path):
     copy = tmp_path / "copy.model"
     copy.write_bytes(pieces.read_bytes())
@@ -121,7 +135,12 @@ def test_the_key_changes_when_a_file_is_written_to(tmp_path, pieces):
         ("missing/", None, "does not exist"),
         ("bad.model", b"nothing", "not a SentencePiece model"),
         ("tokenizer.json", b"{}", "no tokenizer can be loaded"),
-        ("folder/config.json", b'{"model_type": "mistral"}', "no tokenizer can be loaded"),
+        pytest.param(
+            "folder/config.json",
+            b'{"model_type": "mistral"}',
+            "no tokenizer can be loaded",
+            marks=pytest.mark.torch,
+        ),
     ],
 )
 def test_what_is_no_tokenizer_is_refused_in_a_sentence(tmp_path, name, content, words):

@@ -92,6 +92,7 @@ texts = st.lists(st.lists(pieces, max_size=4).map(" ".join), max_size=5).map("\n
 good = st.from_regex(r"([a-z]{1,3}@)?[a-z0-9]{1,4} +slots=[1-9]( # x)?", fullmatch=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.one_of(texts, st.lists(good, min_size=1, max_size=5).map("\n".join)))
 def test_any_text_is_read_as_deepspeed_reads_it_or_refused_with_a_line(text: str) -> None:

@@ -29,6 +29,7 @@ def test_what_torch_was_built_for_is_read_from_its_version_file(text, build):
     assert read(text) == build
 
 
+@pytest.mark.torch
 def test_the_installed_torch_is_read_as_it_says_itself():
     import torch
 

@@ -33,7 +33,7 @@ def load_own(path: Path, *, trust_remote_code: bool) -> Any:
         DataError: it gives other ids than the folder's own file, or its files contradict another.
         Exception: whatever transformers raises for files that it cannot read.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     file = path if path.is_file() else path / "tokenizer.json"
     config = path / CONFIG
@@ -41,6 +41,8 @@ def load_own(path: Path, *, trust_remote_code: bool) -> Any:
         return _bare(file)
     pieces = path / "tokenizer.model"
     if not file.is_file() and not pieces.is_file():
+        from transformers import AutoTokenizer  # it imports torch, which takes seconds
+
         made = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
         return _with_template(made, path)
     # Without a tokenizer.json transformers writes a first token only where it is told to.
