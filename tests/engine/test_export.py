@@ -6,7 +6,7 @@ import pytest
 from train.checkpoint.identity import RunFingerprint, adapter_of, meaning
 from train.checkpoint.index import Index
 from train.config import parse_args
-from train.engine.export import _places, _require_same_base
+from train.engine.export import _places, _replace, _require_same_base
 from train.errors import CheckpointError
 
 
@@ -40,3 +40,29 @@ def test_a_link_stays_and_the_model_goes_where_it_points(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     assert _places(tmp_path / "out") == (tmp_path / "disk", tmp_path / "disk.incomplete")
+
+
+def test_what_somebody_has_put_beside_a_saved_model_is_kept_when_it_is_saved_again(tmp_path):
+    """A GGUF file or data in the folder was deleted when the run went on, without a word."""
+
+    def saved(*names):
+        (tmp_path / "new").mkdir()
+        for name in ("config.json", "model.safetensors", *names):
+            (tmp_path / "new" / name).write_text("new")
+        return tmp_path / "new"
+
+    model = tmp_path / "model"
+    assert _replace(saved(), model) == ""
+    (model / "model-00001-of-00002.safetensors").write_text("larger, before")
+    assert _replace(saved(), model) == "" and len(list(tmp_path.iterdir())) == 1
+    for number in (1, 2):
+        (model / "model.gguf").write_text("mine")
+        told = _replace(saved("tokenizer.json"), model)
+        place = tmp_path / f"model.before-{number}"
+        assert told == (
+            f"{model} held other things (model.gguf): all that was there before is in {place}"
+        )
+        assert (place / "model.gguf").read_text() == "mine"
+    assert sorted(path.name for path in model.iterdir()) == [
+        "config.json", "model.safetensors", "tokenizer.json",
+    ]  # fmt: skip

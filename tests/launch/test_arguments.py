@@ -85,6 +85,11 @@ def test_a_model_takes_the_place_of_a_saved_model_and_of_nothing_else(tmp_path: 
     require_replaceable(saved, None)
     (saved / "config.json").touch()
     (saved / "model.safetensors").touch()
+    for card in ("", "# A model\ntags: [text]\n"):  # somebody else's, once deleted without a word
+        (saved / "README.md").write_text(card)
+        with pytest.raises(ConfigError, match="holds one that anyrank has not saved: name a new"):
+            require_replaceable(saved, "owner/name")
+    (saved / "README.md").write_text('---\ntags: ["anyrank"]\n---\n')
     require_replaceable(saved, "owner/name")
     with pytest.raises(ConfigError, match="is the model that is trained from"):
         require_replaceable(saved, str(saved))

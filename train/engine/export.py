@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from train.engine.gang import Gang
 from train.engine.huggingface import Exporter, export_adapter, export_model, open_exporter
 from train.engine.weights import weights_fingerprint
 from train.errors import AnyrankError, CheckpointError, FaultError
+
+_WEIGHTS = re.compile(r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 def save_final(
@@ -57,8 +61,8 @@ def save_final(
             raise _unwritable(folder, one)
         if one is not None:
             raise one
-    gang.on_main(lambda: _replace(partial, folder))
-    return told
+    kept = gang.from_main(lambda: _replace(partial, folder))
+    return "; ".join(filter(None, (told, kept)))
 
 
 def save_alone(
@@ -82,8 +86,7 @@ def save_alone(
     try:
         _make(partial)
         told = _write(checkpoint, config, seed, partial, (0, 1), files, merge=merge)
-        _replace(partial, folder)
-        return told
+        return "; ".join(filter(None, (told, _replace(partial, folder))))
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -167,11 +170,24 @@ def _unwritable(folder: Path, error: OSError) -> FaultError:
     )
 
 
-def _replace(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`, which stays whole until then."""
+def _replace(new: Path, folder: Path) -> str:
+    """Put `new` in the place of `folder`, which stays whole until then; return what is to be said.
+
+    A folder into which somebody has put files of their own is kept beside the new one.
+    """
     old = folder.with_name(folder.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
     new.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    written = {path.name for path in folder.iterdir()}
+    inside = sorted(path.name for path in old.iterdir()) if old.is_dir() else []
+    others = [name for name in inside if name not in written and not _WEIGHTS.fullmatch(name)]
+    if not others:
+        shutil.rmtree(old, ignore_errors=True)
+        return ""
+    places = (folder.with_name(f"{folder.name}.before-{number}") for number in count(1))
+    place = next(path for path in places if not path.exists())
+    old.replace(place)
+    named = ", ".join(others[:3]) + ", …" * (len(others) > 3)
+    return f"{folder} held other things ({named}): all that was there before is in {place}"

@@ -161,15 +161,15 @@ def require_path(name: str | None, noun: str, error: type[UserError]) -> None:
 
 
 def require_replaceable(folder: Path, base: str | None, run: str | None = None) -> None:
-    """Refuse to put a model in the place of a folder that holds anything but a saved model.
+    """Refuse to put a model in the place of a folder that holds anything but one that was saved.
 
     Args:
         base: the model that is trained from, if it is a folder.
         run: the run's folder; left out, it will be one in `runs`.
 
     Raises:
-        ConfigError: it does, it cannot be made, it is the model that is trained from, or the run
-            lies in it.
+        ConfigError: it does, also a model of others; it cannot be made, it is the model that is
+            trained from, or the run lies in it.
     """
     own = Path(run or "runs/new").resolve()
     where = folder.resolve()
@@ -196,6 +196,20 @@ def require_replaceable(folder: Path, base: str | None, run: str | None = None) 
             f"'{folder}' would be replaced by the model, but holds other things "
             f"({', '.join(sorted(path.name for path in inside)[:3])}): name a new folder to save to"
         )
+    if inside and not _has_our_card(folder):
+        raise ConfigError(
+            f"'{folder}' would be replaced by the model, but holds one that anyrank has not saved: "
+            "name a new folder to save to"
+        )
+
+
+def _has_our_card(folder: Path) -> bool:
+    """Whether a saved model has the model card that anyrank writes (`output/card.py`)."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return re.search(r'^tags: .*"anyrank"', card, re.MULTILINE) is not None
 
 
 def require_place(config: RunConfig) -> None:
