@@ -122,6 +122,10 @@ def test_an_earlier_runs_config_gives_the_same_run_in_a_folder_of_its_own(tmp_pa
         ("columns: {text: a, text: b}", "'text' stands twice"),
         ("batch_size: 4\nbatch-size: 8", "--batch-size stands twice"),
         ("config: other.yaml", "a file cannot name another by 'config'"),
+        ("seed: 0123", "0123 is no plain number in YAML: write it in decimal digits"),
+        ("batch_size: 1:30", "1:30 is no plain number"),
+        ("pin: {zero: 1, micro_tokens: 0x100}", "0x100 is no plain number"),
+        ("dataset-name-or-path: [{path: a.jsonl}]", "list of texts or numbers, but holds {'path'"),
         ("seed: 2026-01-31", "'seed' must be text, a number, true or false"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from train.errors import ConfigError
 
 # What belongs to one run alone, and is not taken over from its config.json.
 OWN = ("run_dir", "save_dir", "resume", "dry_run", "date")
+FLAGS = {row.flag for row in ARGUMENTS}
 SWITCHES = {row.flag for row in ARGUMENTS if row.read is None}
+_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE)
 # What is typed, and what a file or an earlier start says instead.
 INSTEAD = {
     "--epochs": "--max-steps",
@@ -125,6 +128,8 @@ def _words(name: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         pairs = all(isinstance(part, list) and len(part) == 2 for part in value)
         value = [f"{part[0]}={part[1]}" for part in value] if pairs else value
+        if flag in FLAGS and not all(isinstance(part, str | int | float) for part in value):
+            raise ConfigError(f"'{name}' must be a list of texts or numbers, but holds {value[0]}")
     if value is None or value in ([], ()):
         return
     if value is False:
@@ -173,7 +178,7 @@ def _read(path: Path) -> Any:
     import yaml  # what most runs do without
 
     try:
-        _require_once(yaml.compose(text, yaml.SafeLoader))
+        _require_plain(yaml.compose(text, yaml.SafeLoader))
         return yaml.safe_load(text)
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from None
@@ -181,11 +186,17 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())})") from None
 
 
-def _require_once(node: Any) -> None:
-    """Refuse a YAML mapping that has a key twice, of which the parser takes the last in silence."""
+def _require_plain(node: Any) -> None:
+    """Refuse what YAML's parser reads in silence as something else.
+
+    Of a key that a mapping has twice it takes the last; 010 is 8 to it, and 1:30 is 90.
+    """
+    number = node is not None and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    if number and not _NUMBER.fullmatch(node.value):
+        raise ConfigError(f"{node.value} is no plain number in YAML: write it in decimal digits")
     for part in node.value if node is not None and node.id in ("mapping", "sequence") else ():
         for inner in part if isinstance(part, tuple) else (part,):
-            _require_once(inner)
+            _require_plain(inner)
     if node is not None and node.id == "mapping":
         _once([(key.value, None) for key, _ in node.value if isinstance(key.value, str)])
 

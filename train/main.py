@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]  # not train/
 
 from train.config import RunConfig, World, parse_args
-from train.config_file import expand
 from train.launch.stopping import StopRequests
 from train.loop import fit
 from train.run import inputs
@@ -51,7 +50,8 @@ def main() -> None:
     world = World()
     try:
         world, stop = install_handlers(os.environ)
-        run(parse_args(expand(sys.argv[1:])), world, os.environ, stop)
+        sys.argv[1:] = inputs.words(sys.argv[1:], world)  # as environment.json will tell them
+        run(parse_args(sys.argv[1:]), world, os.environ, stop)
     except BaseException as error:
         exit_with(error, world)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.arguments import ADAPTER, ARGUMENTS
 from train.config import RunConfig, World
+from train.config_file import expand, flags_of
 from train.data.mix import Dataset
 from train.data.model_files import require_trainable, rounded
 from train.data.model_folder import locate_model, read_model_config
@@ -22,13 +23,14 @@ from train.data.preview import sample_lines
 from train.data.tokenizers import unlike_own
 from train.errors import ConfigError
 from train.hosts import network
-from train.launch.arguments import TOKENIZED, ds_config_path, require_place
+from train.launch.arguments import TOKENIZED, ds_config_path, of_run, require_place
 from train.output.console import Console
 from train.paths import cache_folder
 from train.planning import DsConfig, Shape, read_ds_config, shape_of
 from train.planning.catalog import hub_name
 from train.planning.pins import Pins, merge_pins, zero3_left_out
 
+_NAMED = {"--model-name-or-path", "--dataset-name-or-path"}
 FEW = 30  # optimizer steps of a whole run
 WHOLE = next(row.default for row in ARGUMENTS if row.flag == "--lr")
 
@@ -56,6 +58,23 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def words(typed: Sequence[str], world: World) -> tuple[str, ...]:
+    """Return what is run: what was typed, with the arguments of the file that --config names.
+
+    Where the folder of a run of another model than the preset is all that names one, it goes on
+    with its own arguments, as under `./launch.sh`.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold arguments of a run.
+    """
+    given = expand(typed)
+    found, said = of_run(given)
+    if _NAMED & dict(flags_of(given)).keys() or not _NAMED & dict(flags_of(found)).keys():
+        return given
+    Console(world.is_main).say(said)
+    return found
 
 
 def begin(world: World, env: Mapping[str, str]) -> tuple[Console, Path]:
