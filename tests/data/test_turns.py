@@ -81,6 +81,10 @@ def test_a_role_that_the_template_names_is_its_own():
         ({"weight": 0}, False), ({"weight": 1.0}, True), ({"train": False}, False),
         ({"loss": False}, False), ({"trainable": True}, True), ({"loss_mask": 0}, False),
         ({"ignore": True}, False), ({"masked": 0}, True), ({"weight": None}, True), ({}, True),
+        ({"content": [{"type": "text", "text": "b", "train": False}]}, False),
+        ({"content": [{"text": "b", "weight": 0}, {"text": "", "ignore": 1}]}, False),
+        ({"content": [{"type": "text", "text": "b", "train": True}]}, True),
+        ({"content": [{"type": "text", "text": "b", "train": None}, ""]}, True),
     ],
 )  # fmt: skip
 def test_a_turn_says_whether_it_carries_loss(mark, carries):
@@ -88,6 +92,11 @@ def test_a_turn_says_whether_it_carries_loss(mark, carries):
     talk = converse(messages, marks)
     assert talk.messages == (ASKED, SAID, ASKED, SAID)
     assert talk.carrying == ((1, 3) if carries else (3,))
+
+
+def test_parts_of_turns_that_are_named_by_their_speakers_are_marked_as_well():
+    turn = {"human": "a", "assistant": [{"text": "b", "train": False}]}
+    assert read_turns([turn], "it", "") == ([ASKED, SAID], [None, False])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,10 @@ def test_a_turn_says_whether_it_carries_loss(mark, carries):
         ({**SAID, "train": True, "ignore": True}, "contradict each other"),
         ({**ASKED, "train": True}, "message 1 is the user's and marked to carry loss"),
         ({**ASKED, "content": [{"type": "image", "url": "a"}]}, "is of type 'image': only text"),
+        ({**SAID, "content": [{"text": "a", "train": False}, {"text": "b", "train": True}]},
+         "some parts of message 1 are marked to carry no loss"),
+        ({**SAID, "content": ["a", {"text": "b", "weight": 0}]}, "mark all of them alike"),
+        ({**SAID, "content": [{"text": "b", "weight": 0.5}]}, "'weight' of part 1 of message 1 m"),
         ({"role": "user"}, "the content of message 1 must be text, but is null"),
         ({**SAID, "tool_calls": [{"function": {}}]}, "a call of message 1 has no name"),
         ({**SAID, "tool_calls": "look"}, "the calls of message 1 must be a list"),

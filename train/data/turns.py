@@ -75,10 +75,10 @@ def read_turns(value: Any, what: str, template: str) -> tuple[list[Message], lis
         if not isinstance(turn, dict):
             raise ValueError(f"{where} of {what} must be an object, but is {noun(turn)} instead")
         turn = {key: held for key, held in turn.items() if held is not None}
-        mark = _mark(turn, where)
         for said in _speakers(turn):
-            messages.append(_message(said, f"message {len(messages) + 1}", template))
-            marks.append(mark)
+            where = f"message {len(messages) + 1}"
+            marks.append(_mark({**turn, **said}, where))
+            messages.append(_message(said, where, template))
     return messages, marks
 
 
@@ -207,11 +207,33 @@ def _speakers(turn: Message) -> list[Message]:
 
 
 def _mark(turn: Mapping[str, Any], where: str) -> bool | None:
-    """Return whether a turn is marked to carry loss; None where it is not marked."""
+    """Return whether a turn is marked to carry loss, or all its parts; None: it is not marked.
+
+    Raises:
+        ValueError: a mark is not clear, or only some of its parts are without loss.
+    """
+    own = _own_mark(turn, where)
+    content = next((turn[key] for key in CONTENT_KEYS if key in turn), None)
+    parts = enumerate(content if isinstance(content, list) else [], 1)
+    marks = [
+        _own_mark(part, f"part {number} of {where}") if isinstance(part, dict) else None
+        for number, part in parts
+    ]
+    meant = {own if mark is None else mark for mark in marks} or {own}
+    if len(meant) > 1 and False in meant:
+        raise ValueError(
+            f"some parts of {where} are marked to carry no loss, but a turn carries it whole: "
+            "mark all of them alike, or the turn itself"
+        )
+    return next((mark for mark in meant if mark is not None), None)
+
+
+def _own_mark(turn: Mapping[str, Any], where: str) -> bool | None:
+    """Return whether an object is marked to carry loss; None where it is not marked."""
     for key in UNCLEAR:
-        if key in turn:
+        if turn.get(key) is not None:
             raise ValueError(f"'{key}' of {where} is not clear: mark turns by 'train': true, false")
-    marks = {key: turn[key] for key in (*WITH_LOSS, *WITHOUT_LOSS) if key in turn}
+    marks = {k: turn[k] for k in (*WITH_LOSS, *WITHOUT_LOSS) if turn.get(k) is not None}
     for key, held in marks.items():
         if held not in (0, 1):
             raise ValueError(f"'{key}' of {where} must be 0 or 1, but is {held!r} instead")
