@@ -132,6 +132,20 @@ def test_dropout_in_a_models_config_is_set_to_zero_and_said(gang, tmp_path):
     assert "resid_pdrop in the model's config was set to 0" in made.model.notices
 
 
+def test_layers_that_a_model_leaves_out_by_chance_are_kept_and_its_own_dropout_is_off():
+    """OPT's layerdrop left whole layers out of a step, on each rank others."""
+    shape = transformers.OPTConfig(layerdrop=0.5, dropout=0, attention_dropout=0.1)
+    assert models._prepare(shape, Path())[1] == (
+        "attention_dropout in the model's config was set to 0",
+        "layerdrop in the model's config was set to 0",
+    ) and (shape.layerdrop, shape.attention_dropout) == (0, 0)
+    own = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Dropout(0.0))
+    assert models._undropped(own) == (
+        "dropout that the model's code has of its own was set to 0 (modules: 1)",
+    )
+    assert own[0].p == 0 and models._undropped(own) == ()
+
+
 def test_attention_that_cannot_be_packed_is_padded_and_said(gang, tmp_path):
     made = engine(gang, make("bloom", tmp_path / "m"))
     assert not made.model.packed

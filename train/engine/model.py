@@ -101,6 +101,7 @@ def load(
     else:
         model = _whole(folder, blank, stage, shape, config, zero_config, implementation, device)
     mark_copies(model, stage)
+    notices += _undropped(model)
     keeps, head = packed and _supports_logits_to_keep(model), None
     if fused:
         alone = keeps and not divided
@@ -187,13 +188,23 @@ def _prepare(shape: PreTrainedConfig, folder: Path) -> tuple[PreTrainedConfig, t
     dropped = [
         name
         for name, value in vars(shape).items()
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0
+        if "drop" in name and type(value) in (int, float) and value > 0  # of layers and paths, too
     ]
     for name in dropped:
         setattr(shape, name, 0.0)
     shape.use_cache = False
     notices = tuple(f"{name} in the model's config was set to 0" for name in dropped)
     return shape, notices
+
+
+def _undropped(model: torch.nn.Module) -> tuple[str, ...]:
+    """Switch off the dropout that a model's code has of its own, whatever its config says."""
+    left = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    left = [module for module in left if module.p > 0]
+    for module in left:
+        module.p = 0.0
+    said = f"dropout that the model's code has of its own was set to 0 (modules: {len(left)})"
+    return (said,) if left else ()
 
 
 def _settle_rotation(shape: PreTrainedConfig, folder: Path, longest: int) -> tuple[str, ...]:
