@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.test_report import LOSSES, make_run
 from train.errors import ConfigError
-from train.output.metrics import PHASES, read_metrics, rewind_metrics
+from train.output.metrics import PHASES, Metrics, read_metrics, rewind_metrics
 from train.output.record import RestartRecord, divide_pause
 from train.report.runs import read_runs
 from train.report.tables import as_text, tables
@@ -104,6 +104,20 @@ def test_lines_of_starts_are_read_and_stay_when_a_run_goes_on(tmp_path):
     assert (again.restarts, again.broken) == (found.restarts, ())
     kinds = [("restart" in json.loads(line)) for line in path.read_text().splitlines()]
     assert kinds == [True, False, True, True]
+
+
+def test_steps_of_which_no_line_is_left_are_told():
+    found = Metrics(steps=tuple({"step": step} for step in (3, 4, 5)))
+    assert found.lacking(4) == "metrics.jsonl lacks 2 of the 4 steps that were made"
+    assert Metrics(steps=tuple({"step": step} for step in (1, 2, 9))).lacking(2) == ""
+
+
+def test_an_evaluation_before_a_run_that_begins_anew_is_made_again(tmp_path):
+    """It was another model's, where a start with that one failed before its first checkpoint."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "eval_loss": 9.5, "eval_tokens": 3}\n')
+    assert rewind_metrics(path, 1).evals[0]["eval_loss"] == 9.5 and path.read_text() != ""
+    assert rewind_metrics(path, 0).evals == () and path.read_text() == ""
 
 
 def test_a_pause_is_divided_into_what_followed_and_what_waited_took_nothing():

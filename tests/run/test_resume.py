@@ -19,7 +19,7 @@ from train.hosts.shared_folder import sees
 FOLDER = Path("run/checkpoints/step_00000020")
 IDENTITY = {
     "model": {"layers": 2, "hidden": 48}, "config": {"rope_theta": 1e4},
-    "adapter": None, "base": None, "block_size": 96, "loss_on": None,
+    "adapter": None, "objective": "sft", "base": None, "block_size": 96, "loss_on": None,
     "tokenizer": "t1", "dataset": "d1", "batch_size": 12, "seed": 0,
 }  # fmt: skip
 TERMS = {"ranks": 2, "plan": {"zero": 3}, "precision": "fp32", "lr": 1e-3, "max_steps": None}
@@ -49,6 +49,11 @@ def test_everything_that_must_be_equal_is_known_by_name():
         ({"model": {"layers": 3, "hidden": 48}}, "another model shape (layers 2, now 3): "),
         ({"config": {"rope_theta": 5}}, "model configuration (rope_theta 10000.0, now 5): "),
         ({"adapter": {"r": 8, "alpha": 16}}, "another LoRA shape (none, now r 8 alpha 16): "),
+        (
+            {"objective": "dpo", "base": "b2", "dataset": "d2"},
+            "a run with another objective (sft, now dpo): give the same --objective, or another",
+        ),
+        ({"adapter": {"r": 8}, "base": "b2"}, "another LoRA shape (none, now r 8): give the same"),
         ({"base": "b2"}, "another frozen base model (none, now b2): "),
         ({"loss_on": "all"}, "another loss mask (none, now all): give the same --loss-on"),
         ({"dataset": "d2"}, "another dataset (d1, now d2): give the same --dataset-name-or-path"),

@@ -19,6 +19,7 @@ RESUME_INVARIANTS = {
     "model": ("model shape", "give the same --model-name-or-path"),
     "config": ("model configuration", "give the same --model-name-or-path"),
     "adapter": ("LoRA shape", "give the same --use-lora, --lora-r and --lora-alpha"),
+    "objective": ("objective", "give the same --objective"),
     "base": ("frozen base model", "give the same --model-name-or-path"),
     "block_size": ("block size", "give the same --block-size"),
     "loss_on": ("loss mask", "give the same --loss-on"),
@@ -28,8 +29,17 @@ RESUME_INVARIANTS = {
     "seed": ("seed", "give the same --seed"),
 }
 # What changes with others, too: then they are named, and it is not.
-IMPLIED_BY = {"dataset": ("block_size", "loss_on", "tokenizer"), "config": ("model",)}
-NEW = ("config", "evaluation_data")  # what older checkpoints do not say: it is not compared
+IMPLIED_BY = {
+    "dataset": ("block_size", "loss_on", "tokenizer", "objective"),
+    "config": ("model",),
+    "base": ("adapter", "objective"),
+}
+NEW = (
+    "config",
+    "objective",
+    "evaluation_data",
+    "begun_from",
+)  # what older checkpoints do not say: it is not compared
 # What a config.json says of its file, or of generation, and not of a training step.
 NO_MEANING = (
     "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",

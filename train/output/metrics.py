@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Metrics:
     evals: tuple[Mapping[str, Any], ...] = ()
     restarts: tuple[Mapping[str, Any], ...] = ()
     broken: tuple[Broken, ...] = ()
+
+    def lacking(self, step: int) -> str:
+        """What is to be said of a run that goes on from `step`; empty: each step stands here."""
+        lost = step - sum(line["step"] <= step for line in self.steps)
+        return f"metrics.jsonl lacks {lost} of the {step} steps that were made" if lost else ""
 
     @property
     def notice(self) -> str:
@@ -118,14 +123,16 @@ def of_rows(evals: Sequence[Mapping[str, Any]], rows: str) -> list[Mapping[str, 
 def rewind_metrics(path: Path, step: int) -> Metrics:
     """Keep the lines up to `step`; what is broken goes to metrics.broken beside it, never lost.
 
+    Of a run that begins anew, at step 0, no evaluation is kept: it may have been another model's.
     Starts happened, whatever became of their steps: all their lines stay.
 
-    Returns what stood in the file.
+    Returns what stood in the file; at step 0, what counts of it.
 
     Raises:
         ConfigError: it is not a file that can be read.
     """
     found = read_metrics(path)
+    found = found if step else replace(found, evals=())
     if found.broken:
         with path.with_name("metrics.broken").open("ab") as file:
             file.writelines(broken.line + b"\n" for broken in found.broken)

@@ -93,7 +93,8 @@ def _model(model: Mapping[str, Any], parameters: int | None) -> str:
         billions = parameters >= 1e9
         size = parameters / (1e9 if billions else 1e6)
         words.append(f"{size:.3g} {'billion' if billions else 'million'} parameters")
-    words.append(f"LoRA r={lora['r']}" if lora else "all trained")
+    quantized = f" over {model['quantize']}" if model.get("quantize") else ""
+    words.append(f"LoRA r={lora['r']}{quantized}" if lora else "all trained")
     return ", ".join([*words, str(model.get("precision", ""))])
 
 

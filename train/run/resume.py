@@ -37,6 +37,7 @@ from train.hosts.shared_folder import sees
 from train.interfaces import CheckpointSaver
 from train.launch.arguments import TOKENIZED
 from train.loop import Outputs, best_step, counted, is_due, short_of_rate
+from train.output.card import base_of
 from train.output.console import Console
 from train.output.metrics import Metrics, of_rows
 from train.output.record import EvalRecord, RunFolder, evaluations
@@ -99,6 +100,8 @@ def resume(inputs: RunInputs, data: Dataset, plan: Plan, engine: Engine, out: Ou
             due = not (told := too_long_before(len(data.validation), total * batch, noun))
             if told:
                 out.console.say(told)
+        if told := found.lacking(start):
+            out.console.say(told)
         last = found.steps[-1] if found.steps else None
         rows = data.validation.fingerprint
         missing = due and all(line["step"] != start for line in of_rows(found.evals, rows))
@@ -191,6 +194,7 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
         "model": asdict(inputs.shape),
         "config": meaning(read_model_config(inputs.model)),
         "adapter": adapter_of(config.model),
+        "objective": sizes.objective,
         "base": weights_fingerprint(inputs.model) if lora or sizes.objective == "dpo" else None,
         "block_size": sizes.block_size,
         "loss_on": sizes.loss_on,
@@ -201,6 +205,7 @@ def fingerprint_of(inputs: RunInputs, data: Dataset, plan: Plan, world_size: int
     }
     may_differ = {
         "ranks": world_size,
+        "begun_from": base_of(asdict(config.model)),
         "evaluation_data": data.validation.fingerprint,
         "plan": plan.to_json(),
         "precision": config.model.precision,
