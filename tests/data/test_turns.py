@@ -107,8 +107,10 @@ def test_parts_of_turns_that_are_named_by_their_speakers_are_marked_as_well():
         ({**SAID, "train": True, "ignore": True}, "contradict each other"),
         ({**ASKED, "train": True}, "message 1 is the user's and marked to carry loss"),
         ({**ASKED, "content": [{"type": "image", "url": "a"}]}, "is of type 'image': only text"),
-        ({**SAID, "content": [{"text": "a", "train": False}, {"text": "b", "train": True}]},
-         "some parts of message 1 are marked to carry no loss"),
+        (
+            {**SAID, "content": [{"text": "a", "train": False}, {"text": "b", "train": True}]},
+            "some parts of message 1 are marked to carry no loss",
+        ),
         ({**SAID, "content": ["a", {"text": "b", "weight": 0}]}, "mark all of them alike"),
         ({**SAID, "content": [{"text": "b", "weight": 0.5}]}, "'weight' of part 1 of message 1 m"),
         ({"role": "user"}, "the content of message 1 must be text, but is null"),
