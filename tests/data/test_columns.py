@@ -2,7 +2,8 @@
 
 import pytest
 
-from train.data.columns import choose_format, require_weight, richer
+from train.data.columns import choose_format, richer
+from train.data.unheeded import require_weight
 from train.errors import DataError
 
 TURNS = [{"role": "user", "content": "a"}]
@@ -87,6 +88,7 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"content": "a"}, "--columns text=content"),
         ({"question": "a"}, "found question, but needed .* --columns text=question"),
         ({"input": "a", "instruction": "b"}, "found input, instruction, but needed"),
+        ({"text": "a", "answer": 4}, "'text' alone would be trained, though 'answer' stands"),
         ({}, "found none"),
     ],
 )  # fmt: skip
@@ -101,6 +103,8 @@ def test_what_would_train_something_else_is_refused(row, words):
     [({"weight": 0}, False), ({"weight": 1.0}, True), ({"Sample-Weight": 0.5}, False),
      ({"train": False}, False), ({"train": True}, True), ({"ignore": True}, False),
      ({"ignore": 0}, True), ({"weight": "heavy"}, True), ({"weight": None}, True),
+     ({"loss_mask": [1, 0]}, False), ({"loss_mask": [1, 1]}, True), ({"is_train": False}, False),
+     ({"deleted": True}, False), ({"deleted": False}, True),
      ({"weight": "0.0"}, False), ({"weight": " 1 "}, True), ({"train": "False"}, False)],
 )  # fmt: skip
 def test_a_row_that_asks_to_count_for_less_is_refused(mark, counts):
@@ -127,6 +131,15 @@ def test_given_columns_are_used_alone():
     assert form.roles == {"prompt": "prompt", "completion": "chosen"} and form.alpaca
     assert chosen({"prompt": "a", "note": "b"}, text="prompt").kind == "text"
     assert chosen({"Frage": "a", "id": "b"}, prompt="Frage").kind == "prompt"
+
+
+@pytest.mark.parametrize(
+    "roles", ["text system", "text prompt", "messages history", "messages prompt completion",
+              "prompt completion text", "prompt system"]
+)  # fmt: skip
+def test_a_column_that_is_given_and_would_be_in_no_sample_is_refused(roles):
+    with pytest.raises(DataError, match="--columns names .* does not go with "):
+        chosen(dict.fromkeys(roles.split(), "a"), **{role: role for role in roles.split()})
 
 
 def test_a_given_prompt_alone_is_refused_where_its_answer_may_stand_beside_it():

@@ -35,6 +35,29 @@ def test_the_prompt_is_found_by_the_names_that_others_give_it():
     assert first.value == {"prompt": asked, "completion": ends[:1]} and first.beside == ()
 
 
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ({"Question": "p", "system_prompt": "s", "context": "i"},
+         {"prompt": "p", "system": "s", "input": "i"}),
+        ({"prompt": "p", "functions": [{"name": "f"}]}, {"prompt": "p", "tools": [{"name": "f"}]}),
+        ({"messages": [{"role": "user", "content": "p"}]},
+         {"prompt": [{"role": "user", "content": "p"}]}),
+    ],
+)  # fmt: skip
+def test_what_goes_with_a_prompt_is_kept_by_all_the_names_that_it_has_elsewhere(row, value):
+    first, _ = read({**row, "Chosen": "c", "rejected": "r"})
+    assert first.value == {**value, "completion": "c"} and first.beside == ()
+
+
+def test_answers_may_be_json_texts_of_turns():
+    asked, answers = {"role": "user", "content": "p"}, [[{"role": "assistant", "content": word}]
+                                                        for word in "cr"]  # fmt: skip
+    chosen, rejected = (json.dumps([asked, *answer]) for answer in answers)
+    first, _ = read({"chosen": chosen, "rejected": rejected})
+    assert first.value == {"prompt": [asked], "completion": answers[0]}
+
+
 def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(pieces, tmp_path):
     """The texts after it were paired one off: a good answer against another prompt's."""
     rows = [
@@ -111,6 +134,12 @@ def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(pieces, t
         ({"chosen": "c", "rejected": "r"}, "needs a prompt beside"),
         ({"prompt": "p", "chosen": "c", "rejected": [{}]}, "must both be texts"),
         ({"prompt": "p", "completion": "c"}, "found prompt, completion"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "weight": 0}, "all pairs count alike"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "tools": [1], "functions": [2]}, "two "),
+        (
+            {"messages": [{"from": "gpt", "value": "a"}], "chosen": "c", "rejected": "r"},
+            "ends in an answer",
+        ),
     ],
 )
 def test_other_rows_are_refused(row, said):

@@ -231,12 +231,28 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
         ({"prompt": "hello", "completion": CHAT}, None, "begins with the user's turn"),
         ({"prompt": "hello", "output": "b", "history": ["a"]}, None, "must hold pairs of texts"),
         ({"messages": [CHAT[0], {**CHAT[1], "weight": 0}]}, None, "gives a sample"),
+        ({"messages": CALLING, "tools": [LOOK]}, TOOLS.replace("if tools", "if false"),
+         "leaves out the tools, as look"),
+        ({"messages": [CHAT[0], {"role": "tool", "content": "or"}, CHAT[1]]},
+         FORGETFUL.replace("in messages", "in messages if m.role != 'tool'"), "turn that says or"),
+        ({"messages": CHAT * 2}, FORGETFUL.replace("in messages", "in messages[-2:]"), "leaves"),
+        ({"messages": CHAT[:1], "response": "world"}, None,
+         "ends in a question, .* --columns prompt=messages,completion=response, or"),
+        ({"messages": [CHAT[0], {**CHAT[1], "content": [
+            {"type": "text", "text": "fox", "train": False}, {"type": "text", "text": "dog"}]}]},
+         None, "part 1 of message 2 is marked to carry no loss"),
     ],
 )  # fmt: skip
 def test_what_a_template_leaves_out_is_refused(sample, row, template, words):
     with pytest.raises(DataError, match=words) as caught:
         sample(row, template)
     assert "\n" not in str(caught.value)
+
+
+def test_tools_of_which_a_template_writes_the_names_alone_are_counted(sample):
+    row = {"messages": CHAT, "tools": [LOOK]}
+    assert "leaves out" not in sample(row, TOOLS)[2]
+    assert "leaves out" in sample(row, TOOLS.replace("t | tojson", "t.function.name"))[2]
 
 
 def test_thoughts_that_a_template_leaves_out_are_counted(sample):

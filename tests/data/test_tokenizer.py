@@ -127,6 +127,10 @@ def test_the_key_changes_when_a_file_is_written_to(tmp_path, pieces):
     assert tokenizer_key(model) == before
     copy.write_bytes(pieces.read_bytes())
     assert tokenizer_key(model) != before
+    before = tokenizer_key(model)
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    assert tokenizer_key(model) != before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -18,6 +18,7 @@ from train.data.tokenizer import Segments, Tokenizer
 from train.data.turns import REASONING, Conversation, Message, checked
 
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
+SHORT = 200  # characters of a turn that may well stand within another
 WRITES = "the text that the template writes"
 ELSE = "give a --tokenizer whose template writes it, or --chat-template chatml"
 
@@ -42,9 +43,11 @@ def by_template(talk: Conversation, tokenizer: Tokenizer) -> tuple[Segments, int
         try:
             segments = tokenizer.chat(messages, talk.tools, talk.carrying) or ()
             text = checked("".join(part for part, _ in segments), WRITES)
-            return segments, _compare(talk, text)
+            shortened = _compare(talk, text) + _compare_tools(talk, text, messages, tokenizer)
+            return segments, shortened
         except ValueError as error:
-            refusal = error if refusal is None or "leaves out" in str(error) else refusal
+            if refusal is None or ("leaves out" in str(error) and "leaves out" not in str(refusal)):
+                refusal = error
     calls = any("tool_calls" in message for message in talk.messages)
     if (talk.tools or calls) and "tool_calls" not in tokenizer.template:
         raise ValueError(f"the template leaves out tools and calls, as it knows none: {ELSE}")
@@ -90,10 +93,6 @@ def _compare(talk: Conversation, text: str) -> int:
     written, shortened = _Written(text), 0
     if "'type'" in text and "{'type':'text'" in written.squeezed:
         raise ValueError("the template takes no list of parts")
-    for tool in talk.tools:
-        name = str(tool.get("function", tool).get("name", ""))
-        if not written.holds(name):
-            raise ValueError(f"the template leaves out the tools, as {listed([name])}: {ELSE}")
     for number, message in enumerate(talk.messages, 1):
         for call in message.get("tool_calls", ()):
             parts = [call["function"]["name"], *_leaves(call["function"]["arguments"])]
@@ -109,7 +108,46 @@ def _compare(talk: Conversation, text: str) -> int:
         shortened += bool(missing) or any(
             part.strip() and not written.holds(part) for part in thoughts
         )
+    _compare_short(talk, written)
     return shortened
+
+
+def _compare_short(talk: Conversation, written: _Written) -> None:
+    """Refuse a text that holds a short turn less often than the turns do: one of them, all of which
+    others hold, was left out.
+    """
+    held = [_squeeze(one["content"] or "") for one in talk.messages]
+    held = [said for said in held if said and said in written.squeezed]
+    for said in {one for one in held if len(one) <= SHORT and json.dumps(one) == f'"{one}"'}:
+        if written.squeezed.count(said) < sum(one.count(said) for one in held):
+            raise ValueError(f"the template leaves out a turn that says {listed([said])}: {ELSE}")
+
+
+def _compare_tools(
+    talk: Conversation, text: str, messages: Sequence[Message], tokenizer: Tokenizer
+) -> int:
+    """Return 1 where the template writes the tools without what they are for, else 0.
+
+    A call names its tool, too; so where no descriptions tell, it is tried without the tools.
+
+    Raises:
+        ValueError: it writes nothing of the tools.
+    """
+    written, functions = _Written(text), [tool.get("function", tool) for tool in talk.tools]
+    told = [str(one.get("description") or "") for one in functions]
+    if functions and all(told) and all(map(written.holds, told)):
+        return 0
+    missing = [one for one in functions if not written.holds(str(one.get("name", "")))]
+    if functions and not missing:
+        try:
+            bare = tokenizer.chat(messages, (), talk.carrying) or ()
+        except ValueError:  # it wants the tools
+            bare = ()
+        missing = functions if "".join(part for part, _ in bare) == text else []
+    if missing:
+        names = [str(one.get("name", "")) for one in missing]
+        raise ValueError(f"the template leaves out the tools, as {listed(names)}: {ELSE}")
+    return int(any(said and not written.holds(said) for said in told))
 
 
 @dataclass(frozen=True)

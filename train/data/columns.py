@@ -53,7 +53,6 @@ ANSWERS = re.compile(
     r"labels?|(completion|response|answer|choice|candidate|output|generation|summarie)s"
     r"|summary|highlights"
 )
-WEIGHT = re.compile(r"(sample_|loss_|row_)?weight|train|ignored?")  # of a row
 SPOKEN = re.compile(r"role|from|speaker|author")  # of a turn
 # How files without types spell what is true or false, or a number.
 SPELT = re.compile(
@@ -116,7 +115,7 @@ def choose_format(
 
 def is_known(row: Mapping[str, Any]) -> bool:
     """Whether a row has a column that is known by its name."""
-    words = [_plain(name) for name in row]
+    words = [plain_name(name) for name in row]
     return any(word in KNOWN or PREFERENCE.fullmatch(word) for word in words)
 
 
@@ -138,22 +137,6 @@ def require_columns(form: RowFormat, row: Mapping[str, Any]) -> None:
             raise ValueError(f"column '{column}' is missing: found {listed(sorted(map(str, row)))}")
 
 
-def require_weight(form: RowFormat, row: Mapping[str, Any]) -> None:
-    """Check that a row does not ask to count for less than others.
-
-    Raises:
-        ValueError: it does; all rows count alike.
-    """
-    marks = () if form.given else form.unused
-    for name in (mark for mark in marks if WEIGHT.fullmatch(_plain(mark))):
-        held = _spelt(row.get(name))
-        if isinstance(held, int | float) and held != (not _plain(name).startswith("ignore")):
-            raise ValueError(
-                f"'{name}' is {held}, but all rows count alike: leave the row out, or give "
-                f"--columns {_named(form)} to train it all the same"
-            )
-
-
 def require_unjudged(form: RowFormat, row: Mapping[str, Any]) -> None:
     """Check that no verdict stands beside a row's answer.
 
@@ -161,11 +144,11 @@ def require_unjudged(form: RowFormat, row: Mapping[str, Any]) -> None:
         ValueError: one does; supervised training does not heed it.
     """
     judges = () if form.given or form.kind in ("text", "prompt") else form.unused
-    for name in (mark for mark in judges if VERDICT.fullmatch(_plain(mark))):
-        if not isinstance(_spelt(row.get(name)), str | None):
+    for name in (mark for mark in judges if VERDICT.fullmatch(plain_name(mark))):
+        if not isinstance(spelt(row.get(name)), str | None):
             raise ValueError(
                 f"'{name}' judges the answer, and supervised training would learn the bad ones "
-                f"as well: leave those rows out, then give --columns {_named(form)}"
+                f"as well: leave those rows out, then give --columns {named(form)}"
             )
 
 
@@ -198,6 +181,13 @@ def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat:
         )
     unused = tuple(name for name in map(str, row) if name not in roles.values())
     found = RowFormat(roles, unused, "instruction" in columns or "input" in columns, True)
+    apt = (found.kind, *OPTIONAL.get(found.kind, ()), *["prompt"] * (found.kind == "completion"))
+    if more := [name for role, name in roles.items() if role not in apt]:
+        kind = f"a {found.kind}" if found.kind != "messages" else found.kind
+        raise ValueError(
+            f"--columns names {listed(more)}, which does not go with {kind}: leave it out, or name "
+            "prompt and completion, with which input, system, history and tools go"
+        )
     if found.kind == "prompt":
         _refuse_answered(row, found)
     return found
@@ -209,7 +199,7 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat:
     Raises:
         ValueError: they are not known, or would train something else than the row says.
     """
-    plain = {str(name): _plain(name) for name in row}
+    plain = {str(name): plain_name(name) for name in row}
     pairs = [name for name, word in plain.items() if PREFERENCE.fullmatch(word)]
     pairs = [name for name in pairs if not isinstance(row[name], int | float)] or pairs
     if pairs:
@@ -265,7 +255,7 @@ def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
     """
     require_unjudged(found, row)
     used = found.roles[found.kind]
-    speaker = next((name for name in found.unused if SPOKEN.fullmatch(_plain(name))), None)
+    speaker = next((name for name in found.unused if SPOKEN.fullmatch(plain_name(name))), None)
     if found.kind == "text" and speaker and str(row[speaker]).strip().lower() in ROLE_OF:
         raise ValueError(
             f"'{used}' would be trained alone, though it is what the '{speaker}' beside it says in "
@@ -283,7 +273,7 @@ def _refuse_answered(row: Mapping[str, Any], found: RowFormat) -> None:
     """
     used = found.roles[found.kind]
     for name in found.unused:
-        word, value = _plain(name), row.get(name)
+        word, value = plain_name(name), row.get(name)
         if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
             whole = isinstance(value, str) or (isinstance(value, list) and "{" in str(value[:1]))
             pair = f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
@@ -293,15 +283,15 @@ def _refuse_answered(row: Mapping[str, Any], found: RowFormat) -> None:
             )
 
 
-def _named(form: RowFormat) -> str:
+def named(form: RowFormat) -> str:
     """Return the value of --columns that reads rows in the same way."""
     return ",".join(f"{role}={column}" for role, column in form.roles.items())
 
 
 def _competes(word: str, value: Any, kind: str) -> bool:
     """Whether a column beside a bare text or prompt may be the answer to it."""
-    if isinstance(value, int | float):
-        return False  # a class or a score
+    if isinstance(value, int | float):  # a class or a score, or what a question has for an answer
+        return word in ("answer", "response", "completion", "solution", "reply")
     if word in NAMES["completion"] or ANSWERS.fullmatch(word):
         return True
     content = isinstance(value, str | list | dict) and bool(value)
@@ -328,7 +318,9 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
 
 
 def _unknown(row: Mapping[str, Any]) -> str:
-    hints = [did_you_mean(_plain(name), KNOWN, 0.9) for name in row if _plain(name) not in KNOWN]
+    hints = [
+        did_you_mean(plain_name(name), KNOWN, 0.9) for name in row if plain_name(name) not in KNOWN
+    ]
     if row and all(str(name).rstrip().endswith((".", "?", "!")) for name in row):
         return f"the columns are named {listed(row)}: put a line with their names above the rows"
     return (
@@ -346,8 +338,8 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
         return ",".join([_suggestion(row, **known), *(f"{r}={name}" for r, name in more.items())])
     texts = [str(name) for name, value in row.items() if isinstance(value, str)]
     beside = {word for role in ("input", "system", "history", "tools") for word in NAMES[role]}
-    left = [name for name in texts if name not in known.values() and _plain(name) not in beside]
-    left = [name for name in left if not IDENTITY.fullmatch(_plain(name)) and len(name) <= 40]
+    left = [name for name in texts if name not in known.values() and plain_name(name) not in beside]
+    left = [name for name in left if not IDENTITY.fullmatch(plain_name(name)) and len(name) <= 40]
     if len(left) + len(known) < 2:
         lists = [
             str(k) for k, held in row.items() if isinstance(held, list) and "{" in str(held[:1])
@@ -355,9 +347,9 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
         if not known and (lists or left):
             return f"messages={lists[0]}" if lists else f"text={left[0]}"
     for role, other in (("completion", "prompt"), ("prompt", "completion")):
-        apt = [name for name in left if _plain(name) in NAMES[role]]
+        apt = [name for name in left if plain_name(name) in NAMES[role]]
         apt += left[1:] if role == "completion" and not known else []
-        apt += [name for name in left if _plain(name) not in NAMES[other]] + ["COLUMN"]
+        apt += [name for name in left if plain_name(name) not in NAMES[other]] + ["COLUMN"]
         known.setdefault(role, apt[0])
         left = [name for name in left if name != known[role]]
     return f"prompt={known['prompt']},completion={known['completion']}"
@@ -366,11 +358,11 @@ def _suggestion(row: Mapping[str, Any], **known: str) -> str:
 def _is_transcript(row: Mapping[str, Any], name: str) -> bool:
     """Whether a column holds talk as one text, as to be summarized, and no list of turns."""
     value = row[name]
-    spoken = _plain(name) in ("dialogue", "dialog") and isinstance(value, str)
+    spoken = plain_name(name) in ("dialogue", "dialog") and isinstance(value, str)
     return spoken and not value.lstrip().startswith("[")
 
 
-def _spelt(value: Any) -> Any:
+def spelt(value: Any) -> Any:
     """Return what a text spells that is true, false or a number; anything else as it is."""
     found = SPELT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
@@ -378,6 +370,6 @@ def _spelt(value: Any) -> Any:
     return float(found["number"]) if found["number"] else found["yes"] is not None
 
 
-def _plain(name: object) -> str:
+def plain_name(name: object) -> str:
     """Return a column's name in lower case, its words joined by underscores."""
     return re.sub(r"[\s-]+", "_", str(name).strip().lower())

@@ -22,7 +22,7 @@ from train.errors import DataError
 from train.names import DatasetName
 from train.paths import unusable
 
-FORMAT = 8
+FORMAT = 9
 Opening = Generator[Progress, None, Dataset]
 UNTEMPLATED = "the tokenizer has no chat template, so conversations are written in ChatML"
 

@@ -16,21 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, collate
-from train.data.columns import NAMES
+from train.data.columns import NAMES, plain_name
 from train.data.mix import Dataset, JoinedSplit
 from train.data.order import Mixture
 from train.data.rows import Row
 from train.data.store import Sample, StoredSplit
+from train.data.turns import ends_in_answer, listed_turns
+from train.data.unheeded import counts_for_less
 from train.errors import DataError
 
 BETA = 0.1  # of the DPO paper's experiments (arXiv 2305.18290), and everybody's default
 ANSWERS = ("chosen", "rejected")
-ASKED = (*NAMES["prompt"], "conversations", "conversation", "input")  # columns of the prompt
+ASKED = (*NAMES["prompt"], *NAMES["messages"], "input")  # columns of the prompt
 TOLD = (
     "--objective dpo: each pair's loss is of how much likelier the chosen answer has become than "
     f"the rejected one, against the model at the start (beta {BETA})"
 )
-_KEPT = ("system", "tools", "history", "input")  # columns that go with the prompt
+# Columns that go with the prompt, by the names that they may have.
+_KEPT = {
+    name: role for role in ("system", "tools", "history", "input") for name in NAMES[role]
+}  # fmt: skip
 
 
 def answer_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -39,16 +44,40 @@ def answer_rows(rows: Iterable[Row]) -> Iterator[Row]:
         if row.value is None:
             yield row
             continue
+        value = {_known(name): held for name, held in row.value.items()}
         try:
-            asked, prompt, answers = _parts(row.value)
+            asked, prompt, answers = _parts(value)
+            kept = _beside(value, asked)
         except ValueError as error:
             yield Row(row.place, None, f": {error}")
             continue
-        kept = {name: row.value[name] for name in _KEPT if name in row.value and name != asked}
-        unused = [name for name in row.value if name not in (*_KEPT, *ANSWERS, asked)]
+        unused = [name for name in value if name not in (*_KEPT, *ANSWERS, asked)]
         for given in answers:
             value = {"prompt": prompt, "completion": given} | kept
             yield replace(row, value=value, beside=(*row.beside, *unused))
+
+
+def _known(name: str) -> str:
+    """Return a column's name, in small letters where it is one that pairs have."""
+    word = plain_name(name)
+    return word if word in (*ASKED, *ANSWERS, *_KEPT) else name
+
+
+def _beside(row: Mapping[str, Any], asked: str) -> dict[str, Any]:
+    """Return what goes with the prompt, by its role.
+
+    Raises:
+        ValueError: two columns have one role, or the row is to count for less than others.
+    """
+    kept: dict[str, Any] = {}
+    for name, held in row.items():
+        if counts_for_less(name, held):
+            raise ValueError(f"'{name}' is {held}, but all pairs count alike: leave the row out")
+        if name in _KEPT and name != asked and held:
+            if _KEPT[name] in kept:
+                raise ValueError(f"two columns could each be the {_KEPT[name]}: keep one")
+            kept[_KEPT[name]] = held
+    return kept
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, Any]]:
@@ -64,7 +93,8 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, Any]]:
             f"missing or empty: found {', '.join(map(str, row))}"
         )
     chosen, rejected = (
-        [row[name]] if isinstance(row[name], dict) else row[name] for name in ANSWERS
+        [row[name]] if isinstance(row[name], dict) else listed_turns(row[name]) or row[name]
+        for name in ANSWERS
     )
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise ValueError("chosen and rejected must both be texts, or both lists of turns")
@@ -81,6 +111,10 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, Any]]:
         raise ValueError(
             "--objective dpo needs a prompt beside chosen and rejected: there is none, and they "
             f"do not begin with the same turns: found {', '.join(map(str, row))}"
+        )
+    if column in NAMES["messages"] and ends_in_answer(row[column]):
+        raise ValueError(
+            f"'{column}' ends in an answer, beside chosen and rejected: leave it out of the row"
         )
     return column, row[column], (chosen, rejected)
 

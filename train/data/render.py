@@ -31,6 +31,7 @@ from train.data.turns import (
     read_tools,
     read_turns,
 )
+from train.data.unheeded import refuse_answer_beside
 
 READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING)  # compared, or of no meaning
 OWN, JOINED = "written with the chat template", "joined as they are"
@@ -136,6 +137,8 @@ def _is_chat(form: RowFormat, row: Mapping[str, Any]) -> bool:
 def _conversation(form: RowFormat, row: Mapping[str, Any], template: str) -> Conversation:
     column = form.roles["messages"]
     messages, marks = read_turns(row[column], f"column '{column}'", template)
+    if messages[-1]["role"] == "user":
+        refuse_answer_beside(form, row)
     system = _system(form, row, messages)
     tools = read_tools(_optional(form, row, "tools") or messages[0].pop("tools", None))
     return converse([*system, *messages], [*[None] * len(system), *marks], tools)

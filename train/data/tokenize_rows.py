@@ -18,7 +18,6 @@ from train.data.columns import (
     choose_format,
     require_columns,
     require_unjudged,
-    require_weight,
     richer,
 )
 from train.data.edges import edge_tokens, settle
@@ -27,6 +26,7 @@ from train.data.render import JOINED, OWN, Rendered, render
 from train.data.rows import Row
 from train.data.store import Part
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
+from train.data.unheeded import require_weight
 from train.errors import DataError
 from train.text import printable
 
@@ -167,7 +167,8 @@ def _render_rows(
                 continue
         message = printable(f"{row.place}{'' if problem[:1] == ':' else ' '}{problem}")
         if not config.skip_bad_rows:
-            raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")
+            else_ = ", or leave such rows out with --skip-bad-rows" * (config.objective == "sft")
+            raise DataError(f"{message}; correct it{else_}")
         tally.counts["skipped"] += 1
         tally.first_problem = tally.first_problem or message
 
@@ -187,7 +188,8 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
     """
     names = tuple(map(str, row))
     form = tally.forms.get(names)
-    if form is None or (form.kind == "prompt" and not form.given):  # what is beside it may be null
+    bare = form is not None and form.kind in ("prompt", "text") and form.unused and not form.given
+    if form is None or bare:  # what is beside it may be null, or a number here and a text there
         if tally.form is not None:
             require_columns(tally.form, row)
         columns = dict(config.columns)

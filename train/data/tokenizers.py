@@ -156,6 +156,7 @@ def tokenizer_key(model: ModelConfig) -> Key:
     if path.is_file():
         return (*stamp([path]), *named)
     files = [p for p in path.iterdir() if p.name.startswith(_FILES) or ".model" in p.name]
+    files += path.glob("additional_chat_templates/*.jinja")
     return (*stamp(sorted(files)), *named)
 
 

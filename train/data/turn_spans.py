@@ -34,6 +34,11 @@ def find_turns(
                 "--loss-on all"
             )
         spans.append(span)
+    if any(early[1] > late[0] for early, late in pairwise(spans)):
+        raise ValueError(
+            "the chat template leaves out turns, so two that are alike cannot be told apart: use "
+            "another template"
+        )
     return segments_of(text, spans)
 
 
