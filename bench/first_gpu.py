@@ -139,9 +139,10 @@ def pace(device: torch.device) -> Answer:
 def quickstart(device: torch.device) -> Answer:
     """The README's first command, and the same with a rank killed on the way."""
     steps = 60 if device.type == "cuda" else 4
-    with tempfile.TemporaryDirectory() as folder:
-        done = launch(folder, "--max-steps", str(steps // 2)).wait()
-        yield "quickstart, steps", last_step(Path(folder)), done == 0
+    if device.type == "cuda":  # elsewhere the other says as much
+        with tempfile.TemporaryDirectory() as folder:
+            done = launch(folder, "--max-steps", str(steps // 2)).wait()
+            yield "quickstart, steps", last_step(Path(folder)), done == 0
     with tempfile.TemporaryDirectory() as folder:
         process = launch(folder, "--max-steps", str(steps), "--save-step", str(steps // 4))
         killed = kill_a_rank(process, Path(folder), steps // 4 + 1)

@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.model_mutations import folders
+from tests.support.ranks import run_main
 from train.config import LoraConfig, ModelConfig
 from train.output.card import next_commands
 
 ROOT = Path(__file__).resolve().parents[1]
+Ended = subprocess.CompletedProcess[str]
 ROWS = [
     {"messages": [{"role": "user", "content": f"the fox {n}"},
                   {"role": "assistant", "content": f"jumps {n * 7}"}]}
@@ -29,19 +32,27 @@ def base(tmp_path_factory) -> Path:
     return folders(tmp_path_factory.mktemp("base"))["tokenizer.json"]
 
 
-def train(folder: Path, base: Path, *words: str) -> str:
+def train(folder: Path, base: Path, *words: str, start: Callable[..., Ended] = run_main) -> str:
+    """Train in a forked process, or in one that `start` starts; return what it said."""
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train/main.py"), "--model-name-or-path", str(base),
-         "--dataset-name-or-path", str(data), "--run-dir", str(folder / "run"), "--batch-size",
-         "8", "--block-size", "64", "--precision", "fp32", *words],
-        capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")},
+    done = start(
+        ["--model-name-or-path", str(base), "--dataset-name-or-path", str(data), "--run-dir",
+         str(folder / "run"), "--batch-size", "8", "--block-size", "64", "--precision", "fp32",
+         *words],
+        ROOT, XDG_CACHE_HOME=str(folder / "cache"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "kernels" not in done.stderr  # as what peft imports would say
     return done.stdout
+
+
+def started(words: Sequence[str], folder: Path, **env: str) -> Ended:
+    """As a user starts it: with libraries that are imported, and print, on the way."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train/main.py"), *words], cwd=folder, capture_output=True,
+        text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+    )  # fmt: skip
 
 
 def test_a_whole_model_is_saved_for_others(base, tmp_path):
@@ -103,7 +114,7 @@ def test_an_adapter_is_saved_for_peft_and_its_merge_names_both(base, tmp_path, m
     from peft import AutoPeftModelForCausalLM
     from safetensors import safe_open
 
-    said = train(tmp_path, base, "--max-steps", "2", "--use-lora", "--lora-r", "24")
+    said = train(tmp_path, base, "--max-steps", "2", "--use-lora", "--lora-r", "24", start=started)
     run = tmp_path / "run"
     assert f"Merge it:   anyrank export {run} --merge-lora" in said
     served = f"--lora-modules tuned={run}/model --max-lora-rank 32 --generation-config {run}/model"

@@ -9,19 +9,33 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
+
+from tests.chaos.launches import MARK, left
+from tests.support.ranks import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Start it, and see that nothing of it is left."""
+    mark = uuid.uuid4().hex
+    done = subprocess.run(
         [sys.executable, str(ROOT / "train" / "main.py"), *words],
         cwd=cache, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache / "cache"), "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"XDG_CACHE_HOME": str(cache / "cache"), "HF_HUB_OFFLINE": "1",
+                          MARK: mark},
     )  # fmt: skip
+    assert left(mark) == []
+    return done
+
+
+def forked(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same, where what is told late matters and not the interpreter's start."""
+    return run_main(words, cache, XDG_CACHE_HOME=str(cache / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +191,7 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(model, tmp_path):
     words = ["--dataset-name-or-path", str(data), "--batch-size", "8", "--run-dir", "run",
              "--dry-run", "--pin", "zero=1"]  # fmt: skip
     less = embedding(31999, model, tmp_path / "less")  # the last piece occurs in no sample
-    done = main(tmp_path, "--model-name-or-path", str(less), *words)
+    done = forked(tmp_path, "--model-name-or-path", str(less), *words)
     assert done.returncode == 0, done.stderr
     assert "The number of candidates is" in done.stdout
     assert "the model embeds only 31999: no sample uses the others" in done.stdout
@@ -188,7 +202,7 @@ def test_a_dry_run_prints_a_plan_and_leaves_nothing(model, tmp_path):
 def test_tokens_that_the_model_does_not_embed_are_refused(model, tmp_path):
     few = embedding(300, model, tmp_path / "few")
     data = write(tmp_path / "data.jsonl", ROWS)
-    done = main(
+    done = forked(
         tmp_path, "--model-name-or-path", str(few), "--dataset-name-or-path", str(data),
         "--batch-size", "8", "--run-dir", "run", "--dry-run",
     )  # fmt: skip

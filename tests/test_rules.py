@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -37,6 +38,16 @@ FREE_TOPS = (
 )  # fmt: skip
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncollected() -> Iterator[None]:
+    """The collector would walk over all trees again and again, for as long as it takes to parse."""
+    gc.disable()
+    yield
+    for kept in (functions, nodes, tree):
+        kept.cache_clear()
+    gc.enable()
 
 
 @cache

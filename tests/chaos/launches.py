@@ -51,10 +51,7 @@ class Launch:
 
     def orphans(self, patience: float = 20) -> list[int]:
         """What is left of this start `patience` seconds after its launcher has gone."""
-        deadline = time.monotonic() + patience
-        while self.pids() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return self.pids()
+        return left(self.mark, patience)
 
     def end(self) -> None:
         """Kill what is left; for the tests' own tidiness."""
@@ -91,6 +88,14 @@ def marked(mark: str) -> list[int]:
             continue
         if f"{MARK}={mark}".encode() in content and not dead:
             found.append(int(path.name))
+    return found
+
+
+def left(mark: str, patience: float = 20) -> list[int]:
+    """What still lives of the processes with this mark after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while (found := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     return found
 
 

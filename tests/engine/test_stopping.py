@@ -51,9 +51,9 @@ def test_a_signal_to_a_rank_or_the_launcher_or_all_saves_a_checkpoint_and_leaves
     assert step_of(saved[0]) == done < 400
 
 
-@pytest.mark.parametrize("victim", ["runner", "launcher"])
-def test_no_rank_of_a_checkpointed_run_outlives_its_launcher(words, tmp_path, victim):
-    started = launch(2, tmp_path / "run", [*words, "zero=2"], tmp_path / "log")
+@pytest.mark.parametrize(("victim", "ranks"), [("runner", 1), ("launcher", 2)])
+def test_no_rank_of_a_checkpointed_run_outlives_its_launcher(words, tmp_path, victim, ranks):
+    started = launch(ranks, tmp_path / "run", [*words, "zero=2"], tmp_path / "log")
     wait_for_step(started, 2)
     target = started.process.pid
     if victim == "launcher":

@@ -1,15 +1,19 @@
-"""Real ranks for tests, without a launcher: processes forked from one that has imported torch.
+"""Real ranks and runs for tests, without a launcher: forked from a process that imported torch.
 
-`deepspeed` spends most of a short test importing the same libraries once per rank; these tests are
-about what the ranks do together, and others start them as a user would.
+A start spends most of a short test importing the same libraries once per rank; these tests are
+about what ranks do, and others start them as a user would.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,6 +28,37 @@ PRELOADED = [
     "train.run.session",
     "train.run.finishing",
 ]
+
+
+def run_main(
+    words: Sequence[str], folder: Path, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Do what `python train/main.py words` does in a folder, with more variables; none is left."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with TemporaryDirectory() as shown:
+        out, err = (Path(shown, name) for name in ("out", "err"))
+        process = context.Process(target=_main, args=(tuple(words), folder, env, out, err))
+        process.start()
+        process.join(timeout)
+        process.kill()
+        process.join()
+        told = (path.read_text(errors="replace") for path in (out, err))
+        return subprocess.CompletedProcess(words, process.exitcode or 0, *told)
+
+
+def _main(words: Sequence[str], folder: Path, env: dict[str, str], out: Path, err: Path) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(folder)
+    os.environ |= {"OMP_NUM_THREADS": "1"} | env
+    sys.argv = ["train/main.py", *words]
+    import torch
+
+    from train.main import main
+
+    torch.set_num_threads(1)
+    main()
 
 
 def together(size: int, act: Callable[..., None], *args: Any, timeout: float = 300) -> None:
