@@ -240,7 +240,7 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
          "ends in a question, .* --columns prompt=messages,completion=response, or"),
         ({"messages": [CHAT[0], {**CHAT[1], "content": [
             {"type": "text", "text": "fox", "train": False}, {"type": "text", "text": "dog"}]}]},
-         None, "part 1 of message 2 is marked to carry no loss"),
+         None, "some parts of message 2 are marked to carry no loss"),
     ],
 )  # fmt: skip
 def test_what_a_template_leaves_out_is_refused(sample, row, template, words):

@@ -267,8 +267,6 @@ def _message(turn: Message, where: str, template: str) -> Message:
     message |= {"role": "assistant" if role == "call" else role, "content": None}
     if content_key in turn:
         message["content"] = _content(turn[content_key], where)
-        if role in ("assistant", "call"):
-            _refuse_marked(turn[content_key], where)
     given = as_list(turn.get("tool_calls", []), f"the calls of {where}")
     given = [*given, turn["function_call"]] if turn.get("function_call") else given
     if role == "call" and "tool_calls" in template:
@@ -292,16 +290,6 @@ def _content(value: Any, where: str) -> str:
             raise ValueError(f"part {number} of {where} is of type '{kind}': only text can be read")
         texts.append(checked(held, f"part {number} of {where}"))
     return "".join(texts)
-
-
-def _refuse_marked(value: Any, where: str) -> None:
-    """Refuse a turn of which a part is marked to carry no loss."""
-    for number, part in enumerate(value if isinstance(value, list) else (), 1):
-        if isinstance(part, dict) and _mark(part, f"part {number} of {where}") is False:
-            raise ValueError(
-                f"part {number} of {where} is marked to carry no loss, but a turn carries it whole "
-                "or not at all: mark the turn, or take the mark away"
-            )
 
 
 def _spelt_calls(text: str, where: str) -> list[Any]:
