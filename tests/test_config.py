@@ -29,6 +29,14 @@ def test_an_adapter_has_a_rate_of_its_own():
     assert parse_args([*NAMED, "--use-lora", "--objective", "dpo"]).optimizer.lr == 2e-6
 
 
+def test_bad_rows_of_pairs_may_be_left_out_as_those_of_others():
+    """The advice of every bad row named --skip-bad-rows, which pairs refused."""
+    pairs = [*NAMED, "--objective", "dpo"]
+    assert parse_args([*pairs, "--skip-bad-rows"]).data.skip_bad_rows
+    with pytest.raises(ConfigError, match="--loss-on does not go with --objective dpo"):
+        parse_args([*pairs, "--loss-on", "all"])
+
+
 def test_with_nothing_named_the_preset_brings_its_own_numbers_and_flags_still_win():
     config = parse_args(["--batch-size", "8"])
     assert config.preset

@@ -232,7 +232,7 @@ def _refuse_beside_dpo(given: Mapping[str, Any], *, named: bool) -> None:
         raise ConfigError(
             "--objective dpo learns from pairs of answers: name a model and such data"
         )
-    for flag in ("columns", "skip_bad_rows", "loss_on"):
+    for flag in ("columns", "loss_on"):
         if given.get(flag):
             raise ConfigError(
                 f"--{flag.replace('_', '-')} does not go with --objective dpo, whose rows are "

@@ -3,7 +3,7 @@
 import pytest
 
 from train.data.columns import choose_format, richer
-from train.data.unheeded import require_weight
+from train.data.unheeded import require_heeded
 from train.errors import DataError
 
 TURNS = [{"role": "user", "content": "a"}]
@@ -89,6 +89,15 @@ def test_columns_have_roles_by_their_names(row, kind, roles):
         ({"question": "a"}, "found question, but needed .* --columns text=question"),
         ({"input": "a", "instruction": "b"}, "found input, instruction, but needed"),
         ({"text": "a", "answer": 4}, "'text' alone would be trained, though 'answer' stands"),
+        ({"text": "a", "answer": 4}, "write 'answer' as a text, or give --columns text=text "),
+        ({"text": "a", "response": True}, "'text' alone would be trained, though 'response'"),
+        ({"conversations": TURNS, "chosen": ANSWER[0], "rejected": ANSWER[0]},
+         "takes one answer, which is a text or a list of turns$"),
+        ({"conversations": TURNS, "chosen": "b", "rejected": "c"},
+         "prompt=conversations,completion=chosen "),
+        ({"conversations": [*TURNS, *ANSWER], "chosen": "b", "rejected": "c"}, "text=chosen "),
+        ({"prompt": "a", "chosen": str([*TURNS, *ANSWER]).replace("'", '"'), "rejected": "[]"},
+         "--columns messages=chosen "),
         ({}, "found none"),
     ],
 )  # fmt: skip
@@ -104,17 +113,27 @@ def test_what_would_train_something_else_is_refused(row, words):
      ({"train": False}, False), ({"train": True}, True), ({"ignore": True}, False),
      ({"ignore": 0}, True), ({"weight": "heavy"}, True), ({"weight": None}, True),
      ({"loss_mask": [1, 0]}, False), ({"loss_mask": [1, 1]}, True), ({"is_train": False}, False),
-     ({"deleted": True}, False), ({"deleted": False}, True),
+     ({"deleted": True}, False), ({"deleted": False}, True), ({"Is Skipped": "true"}, False),
+     ({"exclude": 0}, True), ({"keep": 0}, False), ({"train": "set"}, True),
      ({"weight": "0.0"}, False), ({"weight": " 1 "}, True), ({"train": "False"}, False)],
 )  # fmt: skip
 def test_a_row_that_asks_to_count_for_less_is_refused(mark, counts):
     row = {"prompt": "a", "completion": "b", **mark}
-    require_weight(chosen(row, prompt="prompt", completion="completion"), row)
+    require_heeded(chosen(row, prompt="prompt", completion="completion"), row)
     if counts:
-        require_weight(chosen(row), row)
+        require_heeded(chosen(row), row)
         return
     with pytest.raises(ValueError, match="all rows count alike: .*prompt=prompt,completion=comp"):
-        require_weight(chosen(row), row)
+        require_heeded(chosen(row), row)
+
+
+def test_a_text_that_refers_to_an_image_is_not_trained_without_it():
+    row = {"messages": [{**TURNS[0], "content": "<image>What?"}, *ANSWER], "images": ["a.png"]}
+    with pytest.raises(ValueError, match="a text refers to what 'images' holds, but nothing else"):
+        require_heeded(chosen(row), row)
+    for other in ({**row, "images": []}, {**row, "messages": [*TURNS, *ANSWER]}):
+        require_heeded(chosen(other), other)
+    require_heeded(chosen(row, messages="messages"), row)
 
 
 def test_a_class_or_a_score_beside_a_text_is_named_as_unused():

@@ -14,6 +14,8 @@ from train.errors import ConfigError, DataError
 ROOT = Path(__file__).parents[2]
 ROWS = [{"text": f"hello world {number}"} for number in range(40)]
 
+ASKED, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
 
 def told(data, words):
     return any(words in notice for notice in data.notices)
@@ -252,6 +254,28 @@ def test_a_text_beside_a_prompt_is_seen_where_earlier_rows_had_null(opened, writ
     rows = [{"prompt": "a", "note": None}] * 3 + [{"prompt": "b", "note": "c"}]
     with pytest.raises(DataError, match="line 4: 'prompt' alone would be trained, though 'note'"):
         opened(write(rows), pieces)
+
+
+@pytest.mark.parametrize(
+    "first, later, columns",
+    [
+        ({"text": "a", "label": 1}, {"text": "b", "label": "it is 5"}, {}),
+        ({"text": "a", "role": None}, {"text": "b", "role": "user"}, {}),
+        ({"Frage": "a", "note": None}, {"Frage": "b", "note": "c"}, {"prompt": "Frage"}),
+        ({"messages": [ASKED, SAID], "answer": "c"}, {"messages": [ASKED], "answer": "c"}, {}),
+    ],
+)
+def test_each_row_is_asked_what_stands_beside_what_is_trained(
+    opened, write, chatml, first, later, columns
+):
+    """How the first row is read was decided for all with the same columns."""
+    with pytest.raises(DataError, match=r"line 3: '\w+'.* would be (trained|left out)"):
+        opened(write([first, first, later]), chatml, columns=tuple(columns.items()))
+
+
+def test_questions_alone_are_not_helped_by_a_larger_block(opened, write, chatml):
+    with pytest.raises(DataError, match="they hold no text of the assistant's.: give other data$"):
+        opened(write([{"messages": [ASKED]}] * 2), chatml)
 
 
 def test_a_completion_that_earlier_rows_had_not_is_no_prompt_alone(opened, write, pieces):

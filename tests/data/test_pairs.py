@@ -10,9 +10,12 @@ import pytest
 from train.config import DataConfig, ModelConfig
 from train.data.feed import Placement, step_batch
 from train.data.open import open_dataset
-from train.data.pairs import PairedSplit, answer_rows
+from train.data.pairs import ANSWERS, PairedSplit, answer_rows
 from train.data.rows import Row
 from train.errors import DataError
+
+PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
+ASKED, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
 def read(*values):
@@ -50,12 +53,23 @@ def test_what_goes_with_a_prompt_is_kept_by_all_the_names_that_it_has_elsewhere(
     assert first.value == {**value, "completion": "c"} and first.beside == ()
 
 
-def test_answers_may_be_json_texts_of_turns():
-    asked, answers = {"role": "user", "content": "p"}, [[{"role": "assistant", "content": word}]
-                                                        for word in "cr"]  # fmt: skip
-    chosen, rejected = (json.dumps([asked, *answer]) for answer in answers)
-    first, _ = read({"chosen": chosen, "rejected": rejected})
-    assert first.value == {"prompt": [asked], "completion": answers[0]}
+def test_turns_are_read_in_every_form_that_answers_have():
+    asked = [{"role": "user", "content": "p"}]
+    ends = [{"role": "assistant", "content": word} for word in "cr"]
+    wanted = {"prompt": asked, "completion": ends[:1]}
+    for form in (lambda turn: turn, json.dumps, lambda turn: json.dumps([turn])):
+        row = {"messages": asked, "chosen": form(ends[0]), "rejected": form(ends[1])}
+        assert read(row)[0].value == wanted
+    whole = {name: json.dumps([*asked, end]) for name, end in zip(ANSWERS, ends, strict=True)}
+    assert read(whole)[0].value == wanted
+    assert read({"messages": [*asked, ends[0]], **whole})[0].value == wanted
+
+
+def test_messages_before_what_both_answers_begin_with_stay_before_it():
+    turns = [{"role": role, "content": word} for role, word in
+             zip(["user", "assistant", "user"], "abc", strict=True)]  # fmt: skip
+    ends = {name: [*turns[1:], {"role": "assistant", "content": name}] for name in ANSWERS}
+    assert read({"messages": turns[:1], **ends})[0].value["prompt"] == turns
 
 
 def test_a_pair_of_which_one_text_is_bad_is_left_out_whole(pieces, tmp_path):
@@ -134,11 +148,21 @@ def test_pairs_of_several_datasets_stay_pairs_where_each_has_one_alone(pieces, t
         ({"chosen": "c", "rejected": "r"}, "needs a prompt beside"),
         ({"prompt": "p", "chosen": "c", "rejected": [{}]}, "must both be texts"),
         ({"prompt": "p", "completion": "c"}, "found prompt, completion"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r", "weight": 0}, "all pairs count alike"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r", "tools": [1], "functions": [2]}, "two "),
+        ({**PAIR, "weight": 0}, "'weight' is 0, but all rows count alike: leave the row out"),
+        ({**PAIR, "system": "a", "system_prompt": "b"}, "system, system_prompt could each be the"),
+        ({**PAIR, "prompt": "<image>p", "images": ["a"]}, "refers to what 'images' holds"),
         (
-            {"messages": [{"from": "gpt", "value": "a"}], "chosen": "c", "rejected": "r"},
-            "ends in an answer",
+            {**PAIR, "chosen": [ASKED, SAID], "rejected": [{**ASKED, "content": "q"}, SAID]},
+            "chosen begins with the user's turn, which the other answer has not",
+        ),
+        ({**PAIR, "prompt": [ASKED, SAID]}, "the prompt ends in an answer"),
+        (
+            {
+                "messages": [ASKED],
+                "chosen": [{**ASKED, "content": "q"}, SAID],
+                "rejected": [{**ASKED, "content": "q"}, {**SAID, "content": "s"}],
+            },
+            "leave either out",
         ),
     ],
 )

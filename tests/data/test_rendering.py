@@ -237,7 +237,10 @@ def test_calls_of_sharegpt_rows_carry_loss_and_what_tools_answer_does_not(sample
          FORGETFUL.replace("in messages", "in messages if m.role != 'tool'"), "turn that says or"),
         ({"messages": CHAT * 2}, FORGETFUL.replace("in messages", "in messages[-2:]"), "leaves"),
         ({"messages": CHAT[:1], "response": "world"}, None,
-         "ends in a question, .* --columns prompt=messages,completion=response, or"),
+         "ends in no answer, .* --columns prompt=messages,completion=response, or"),
+        ({"messages": [*CHAT, {"role": "tool", "content": "a"}], "system": "b", "answer": CHAT[1:]},
+         None, "--columns prompt=messages,completion=answer,system=system, or give --columns mess"),
+        ({"messages": CHAT[:1], "answer": 4}, None, "write 'answer' as a text, or give --columns"),
         ({"messages": [CHAT[0], {**CHAT[1], "content": [
             {"type": "text", "text": "fox", "train": False}, {"type": "text", "text": "dog"}]}]},
          None, "some parts of message 2 are marked to carry no loss"),

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from train.data.turns import ROLE_OF
+from train.data.turns import ROLE_OF, listed_turns, role_of
 from train.errors import DataError, did_you_mean
 from train.text import printable
 
@@ -275,11 +275,14 @@ def _refuse_answered(row: Mapping[str, Any], found: RowFormat) -> None:
     for name in found.unused:
         word, value = plain_name(name), row.get(name)
         if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
-            whole = isinstance(value, str) or (isinstance(value, list) and "{" in str(value[:1]))
-            pair = f"--columns {_suggestion(row, prompt=used, completion=name)}, or "
+            way = "give"
+            if isinstance(value, int | float):
+                way = f"write '{name}' as a text, or give"
+            elif isinstance(value, str) or (isinstance(value, list) and "{" in str(value[:1])):
+                way = f"give --columns {_suggestion(row, prompt=used, completion=name)}, or"
             raise ValueError(
-                f"'{used}' alone would be trained, though '{name}' stands beside it: give "
-                f"{pair if whole else ''}--columns text={used} to train it alone"
+                f"'{used}' alone would be trained, though '{name}' stands beside it: {way} "
+                f"--columns text={used} to train it alone"
             )
 
 
@@ -302,19 +305,28 @@ def _preference(row: Mapping[str, Any], plain: Mapping[str, str], pairs: list[st
     apart = [name for name, word in plain.items() if word in NAMES["completion"]]
     kept = [name for name in pairs if "rejected" not in plain[name]] + apart
     chosen = kept[0] if kept else "COLUMN"
-    turns = row.get(chosen, row.get(pairs[0]))
-    first = str(turns[0]).lower() if isinstance(turns, list) and turns else ""
-    whole = "'user'" in first or "'human'" in first or "'system'" in first
-    prompt = next((n for n, w in plain.items() if w in (*NAMES["prompt"], "input")), None)
-    text = isinstance(turns, str) and not turns.lstrip().startswith("[")
-    one = f"{'text' if text else 'messages'}={chosen}"
+    answer = row.get(chosen, row.get(pairs[0]))
+    said = (
+        f"{listed(pairs)} are answers to choose between, for --objective dpo, where they are named "
+        "chosen and rejected; supervised training takes one answer"
+    )
+    if not isinstance(answer, str | list):
+        return f"{said}, which is a text or a list of turns"
+    turns = listed_turns(answer)
+    one = f"{'text' if turns is None else 'messages'}={chosen}"
+    whole = turns and role_of(turns[0]) in ("system", "user")
+    prompt = next((name for name, word in plain.items() if _asks(word, row[name])), None)
     if prompt is not None and not whole:
         one = f"prompt={prompt},completion={chosen}"
-    return (
-        f"{listed(pairs)} are answers to choose between, for --objective dpo, where they are named "
-        f"chosen and rejected; supervised training takes one answer: give --columns {one} to "
-        "train on it"
-    )
+    return f"{said}: give --columns {one} to train on it"
+
+
+def _asks(word: str, value: Any) -> bool:
+    """Whether a column may be the prompt of answers."""
+    turns = listed_turns(value) or []
+    if word in NAMES["messages"]:
+        return bool(turns) and role_of(turns[-1]) != "assistant"
+    return word in (*NAMES["prompt"], "input") and isinstance(value, str | list)
 
 
 def _unknown(row: Mapping[str, Any]) -> str:

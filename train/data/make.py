@@ -224,11 +224,12 @@ def _require_samples(samples: int, tally: Tally, source: DataSource, config: Dat
         reason = "they hold no text of the assistant's"
         if tally.counts["empty"]:
             reason = "their answers are empty"
-        if tally.counts["truncated"]:
+        if cut := tally.counts["truncated"] > 0:
             reason = f"--block-size is {config.block_size}"
         raise DataError(
             f"none of the {rows} rows of '{name}' gives a sample with a token that carries "
-            f"loss ({tally.first_problem or reason}): give other data or a larger --block-size"
+            f"loss ({tally.first_problem or reason}): give other data"
+            f"{' or a larger --block-size' * cut}"
         )
 
 

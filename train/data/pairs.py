@@ -10,32 +10,31 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, collate
-from train.data.columns import NAMES, plain_name
+from train.data.columns import NAMES, listed, plain_name
 from train.data.mix import Dataset, JoinedSplit
 from train.data.order import Mixture
 from train.data.rows import Row
 from train.data.store import Sample, StoredSplit
-from train.data.turns import ends_in_answer, listed_turns
-from train.data.unheeded import counts_for_less
+from train.data.turns import listed_turns, role_of
+from train.data.unheeded import unheeded
 from train.errors import DataError
 
 BETA = 0.1  # of the DPO paper's experiments (arXiv 2305.18290), and everybody's default
 ANSWERS = ("chosen", "rejected")
-ASKED = (*NAMES["prompt"], *NAMES["messages"], "input")  # columns of the prompt
 TOLD = (
     "--objective dpo: each pair's loss is of how much likelier the chosen answer has become than "
     f"the rejected one, against the model at the start (beta {BETA})"
 )
-# Columns that go with the prompt, by the names that they may have.
-_KEPT = {
-    name: role for role in ("system", "tools", "history", "input") for name in NAMES[role]
-}  # fmt: skip
+_ASKED = (*NAMES["prompt"], *NAMES["messages"], *NAMES["input"])  # columns of the prompt
+_WHOLE = ("prompt", *NAMES["messages"])  # those that say more than turns which begin with a user's
+_BESIDE = ("system", "tools", "history", "input")  # roles that go with the prompt
 
 
 def answer_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -44,96 +43,134 @@ def answer_rows(rows: Iterable[Row]) -> Iterator[Row]:
         if row.value is None:
             yield row
             continue
-        value = {_known(name): held for name, held in row.value.items()}
         try:
-            asked, prompt, answers = _parts(value)
-            kept = _beside(value, asked)
+            asked, answers, unused = _parts(row.value)
         except ValueError as error:
             yield Row(row.place, None, f": {error}")
             continue
-        unused = [name for name in value if name not in (*_KEPT, *ANSWERS, asked)]
         for given in answers:
-            value = {"prompt": prompt, "completion": given} | kept
+            value = {**asked, "completion": given}
             yield replace(row, value=value, beside=(*row.beside, *unused))
 
 
-def _known(name: str) -> str:
-    """Return a column's name, in small letters where it is one that pairs have."""
-    word = plain_name(name)
-    return word if word in (*ASKED, *ANSWERS, *_KEPT) else name
-
-
-def _beside(row: Mapping[str, Any], asked: str) -> dict[str, Any]:
-    """Return what goes with the prompt, by its role.
+def _parts(row: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, Any], list[str]]:
+    """Return what both answers stand behind, by roles, the answers, and columns that are not used.
 
     Raises:
-        ValueError: two columns have one role, or the row is to count for less than others.
+        ValueError: a column is missing or not heeded, or the answers are to no prompt.
     """
-    kept: dict[str, Any] = {}
-    for name, held in row.items():
-        if counts_for_less(name, held):
-            raise ValueError(f"'{name}' is {held}, but all pairs count alike: leave the row out")
-        if name in _KEPT and name != asked and held:
-            if _KEPT[name] in kept:
-                raise ValueError(f"two columns could each be the {_KEPT[name]}: keep one")
-            kept[_KEPT[name]] = held
-    return kept
+    named = {plain_name(name): name for name in row if row[name]}
+    chosen, rejected = _answers(row, named)
+    shared = _shared(chosen, rejected)
+    whole = shared > 0 and role_of(chosen[0]) != "assistant"  # conversations, to their ends
+    column = next((named[word] for word in (_WHOLE if whole else _ASKED) if word in named), None)
+    if column is None and not shared:
+        raise ValueError(
+            "--objective dpo needs a prompt beside chosen and rejected: there is none, and they "
+            f"do not begin with the same turns: found {', '.join(map(str, row))}"
+        )
+    prompt = None if column is None else _turns(row[column])
+    answers = (chosen[shared:], rejected[shared:])
+    _require_answers(prompt if not shared else None, answers)
+    if shared:
+        prompt = _before(prompt, chosen, shared)
+    beside = _beside({word: name for word, name in named.items() if name != column}, whole=whole)
+    used = {column, *beside.values(), *(named[word] for word in ANSWERS)}
+    unused = [name for name in row if name not in used and (row[name] or not _goes(name))]
+    if said := unheeded(row, unused):
+        raise ValueError(f"{said}: leave the row out")
+    return {"prompt": prompt} | {r: row[name] for r, name in beside.items()}, answers, unused
 
 
-def _parts(row: Mapping[str, Any]) -> tuple[str, Any, tuple[Any, Any]]:
-    """Return the prompt's column, the prompt, and both answers without it.
+def _beside(named: Mapping[str, str], *, whole: bool) -> dict[str, str]:
+    """Return the columns that go with the prompt, by their roles; whole turns have an input.
 
     Raises:
-        ValueError: a column is missing, or holds no text.
+        ValueError: several have one role.
     """
-    missing = [name for name in ANSWERS if not row.get(name)]
+    roles = {}
+    for role in _BESIDE[: 3 if whole else 4]:
+        found = [named[word] for word in NAMES[role] if word in named]
+        if len(found) > 1:
+            raise ValueError(f"{listed(found)} could each be the {role}: leave one of them out")
+        if found:
+            roles[role] = found[0]
+    return roles
+
+
+def _goes(name: str) -> bool:
+    """Whether a column has a name of those that go with the prompt."""
+    return any(plain_name(name) in NAMES[role] for role in _BESIDE)
+
+
+def _shared(chosen: Any, rejected: Any) -> int:
+    """Return with how many turns both answers begin; the last of neither counts."""
+    pairs = zip(chosen[:-1], rejected[:-1], strict=False) if isinstance(chosen, list) else ()
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _answers(row: Mapping[str, Any], named: Mapping[str, str]) -> tuple[Any, Any]:
+    """Return both answers, as texts or as lists of turns.
+
+    Raises:
+        ValueError: one is missing, or they are not of one kind.
+    """
+    missing = [name for name in ANSWERS if name not in named]
     if missing:
         raise ValueError(
             f"--objective dpo needs columns prompt, chosen and rejected, but {missing[0]} is "
             f"missing or empty: found {', '.join(map(str, row))}"
         )
-    chosen, rejected = (
-        [row[name]] if isinstance(row[name], dict) else listed_turns(row[name]) or row[name]
-        for name in ANSWERS
-    )
+    chosen, rejected = (_turns(row[named[name]]) for name in ANSWERS)
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise ValueError("chosen and rejected must both be texts, or both lists of turns")
-    shared = 0
-    if isinstance(chosen, list):
-        most = min(len(chosen), len(rejected)) - 1
-        while shared < most and chosen[shared] == rejected[shared]:
-            shared += 1
-    if shared:  # whole conversations, which part at their last turns
-        prompt = _before(row.get("prompt"), chosen[:shared])
-        return "prompt", prompt, (chosen[shared:], rejected[shared:])
-    column = next((name for name in ASKED if row.get(name)), None)
-    if column is None:
-        raise ValueError(
-            "--objective dpo needs a prompt beside chosen and rejected: there is none, and they "
-            f"do not begin with the same turns: found {', '.join(map(str, row))}"
-        )
-    if column in NAMES["messages"] and ends_in_answer(row[column]):
-        raise ValueError(
-            f"'{column}' ends in an answer, beside chosen and rejected: leave it out of the row"
-        )
-    return column, row[column], (chosen, rejected)
+    return chosen, rejected
 
 
-def _before(prompt: Any, shared: list[Any]) -> list[Any]:
+def _turns(value: Any) -> Any:
+    """Return a list of turns where a value is one, or a turn, or a JSON text of either."""
+    if isinstance(value, dict):
+        return [value]
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return listed_turns(f"[{value}]") or value
+    return listed_turns(value) or value
+
+
+def _require_answers(prompt: Any, answers: tuple[Any, Any]) -> None:
+    """Check that what differs are answers, and that they are to what was asked.
+
+    Raises:
+        ValueError: they begin with other turns, or the prompt ends in an answer.
+    """
+    for name, given in zip(ANSWERS, answers, strict=True):
+        role = role_of(given[0]) if isinstance(given, list) else None
+        if role in ("system", "user", "tool"):
+            raise ValueError(
+                f"{name} begins with the {role}'s turn, which the other answer has not: both must "
+                "be answers to one prompt"
+            )
+    if isinstance(prompt, list) and prompt and role_of(prompt[-1]) == "assistant":
+        raise ValueError(
+            "the prompt ends in an answer, but chosen and rejected are those to choose between: "
+            "leave that turn out of the prompt"
+        )
+
+
+def _before(prompt: Any, chosen: list[Any], shared: int) -> list[Any]:
     """Return the turns that both answers begin with, behind those of a prompt that they lack.
 
     Raises:
         ValueError: the prompt is a text that is none of the turns.
     """
-    if not prompt or (isinstance(prompt, list) and shared[: len(prompt)] == prompt):
-        return shared
-    if isinstance(prompt, list) and not any(turn in shared for turn in prompt):
-        return prompt + shared
-    said = [
-        str(turn.get("content", turn.get("value"))) for turn in shared if isinstance(turn, dict)
-    ]
+    turns, given = chosen[:shared], prompt if isinstance(prompt, list) else []
+    if not prompt or prompt == chosen or (given and turns[: len(given)] == given):
+        return turns
+    twice = given and role_of(given[-1]) == "user" and role_of(turns[0]) in ("system", "user")
+    if given and not twice and not any(turn in turns for turn in given):
+        return given + turns
+    said = [str(turn.get("content", turn.get("value"))) for turn in turns if isinstance(turn, dict)]
     if isinstance(prompt, str) and any(prompt.strip() in text for text in said):
-        return shared
+        return turns
     raise ValueError(
         "the prompt stands beside other turns that chosen and rejected begin with, and is not the "
         "same: leave either out"

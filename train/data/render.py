@@ -137,7 +137,7 @@ def _is_chat(form: RowFormat, row: Mapping[str, Any]) -> bool:
 def _conversation(form: RowFormat, row: Mapping[str, Any], template: str) -> Conversation:
     column = form.roles["messages"]
     messages, marks = read_turns(row[column], f"column '{column}'", template)
-    if messages[-1]["role"] == "user":
+    if messages[-1]["role"] != "assistant":
         refuse_answer_beside(form, row)
     system = _system(form, row, messages)
     tools = read_tools(_optional(form, row, "tools") or messages[0].pop("tools", None))

@@ -26,7 +26,7 @@ from train.data.render import JOINED, OWN, Rendered, render
 from train.data.rows import Row
 from train.data.store import Part
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo
-from train.data.unheeded import require_weight
+from train.data.unheeded import require_heeded
 from train.errors import DataError
 from train.text import printable
 
@@ -167,8 +167,7 @@ def _render_rows(
                 continue
         message = printable(f"{row.place}{'' if problem[:1] == ':' else ' '}{problem}")
         if not config.skip_bad_rows:
-            else_ = ", or leave such rows out with --skip-bad-rows" * (config.objective == "sft")
-            raise DataError(f"{message}; correct it{else_}")
+            raise DataError(f"{message}; correct it, or leave such rows out with --skip-bad-rows")
         tally.counts["skipped"] += 1
         tally.first_problem = tally.first_problem or message
 
@@ -188,7 +187,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
     """
     names = tuple(map(str, row))
     form = tally.forms.get(names)
-    bare = form is not None and form.kind in ("prompt", "text") and form.unused and not form.given
+    bare = form is not None and form.kind in ("prompt", "text") and form.unused
     if form is None or bare:  # what is beside it may be null, or a number here and a text there
         if tally.form is not None:
             require_columns(tally.form, row)
@@ -201,7 +200,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
             raise ValueError(problem)
         tally.forms[names] = form
         tally.unused |= dict.fromkeys(form.unused)
-    require_weight(form, row)
+    require_heeded(form, row)
     require_unjudged(form, row)
     return form
 

@@ -139,19 +139,17 @@ def listed_turns(value: Any) -> list[Any] | None:
     return found if spoken and all(spoken) else None
 
 
+def role_of(turn: object) -> str | None:
+    """Return the role that a turn has, one of `ROLES`; None: none that is known, or no turn."""
+    if not isinstance(turn, dict):
+        return None
+    role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
+    return ROLE_OF.get(role.strip().lower()) if isinstance(role, str) else None
+
+
 def _is_turn(turn: Mapping[str, Any]) -> bool:
     """Whether an object is a turn, and not of other things that have roles, as people."""
-    role = next((turn[key] for key in ROLE_KEYS if key in turn), None)
-    said = any(key in turn for key in (*CONTENT_KEYS, "tool_calls"))
-    return said and isinstance(role, str) and role.strip().lower() in ROLE_OF
-
-
-def ends_in_answer(turns: Any) -> bool:
-    """Whether the last turn of a list, in whatever form rows hold it, is the assistant's."""
-    last = (listed_turns(turns) or [None])[-1]
-    spoken = last if isinstance(last, dict) else {}
-    role = next((spoken[key] for key in ROLE_KEYS if key in spoken), "")
-    return ROLE_OF.get(str(role).strip().lower()) == "assistant"
+    return role_of(turn) is not None and any(k in turn for k in (*CONTENT_KEYS, "tool_calls"))
 
 
 def as_list(value: Any, what: str) -> list[Any]:

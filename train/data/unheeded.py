@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from train.data.columns import NAMES, RowFormat, named, plain_name, spelt
+from train.data.turns import listed_turns
+from train.text import printable
 
 # What a row is to count, or whether it is to be trained on, or (`no`) is not.
 WEIGHT = re.compile(
-    r"(sample_|loss_|row_)?weights?|(is_)?train(able)?|loss_mask"
-    r"|(?P<no>ignored?|skip(ped)?|deleted|excluded?)"
+    r"(sample_|loss_|row_)?weights?|((is|do)_)?(train(able|ing)?|keep)|loss_mask"
+    r"|(is_)?(?P<no>ignored?|skip(ped)?|deleted?|excluded?|masked|no_loss)"
 )
+# What stands beside texts that refer to it.
+MEDIA = re.compile(r"(images?|pictures?|videos?|audios?)(_.*)?")
+REFERRED = re.compile(r"(?i)<\|?(image|video|audio)(_pad|_?\d+)?\|?>")
 
 
-def require_weight(form: RowFormat, row: Mapping[str, Any]) -> None:
-    """Check that a row does not ask to count for less than others.
+def require_heeded(form: RowFormat, row: Mapping[str, Any]) -> None:
+    """Check that a row does not ask for what no run does; see `unheeded`.
 
     Raises:
-        ValueError: it does; all rows count alike.
+        ValueError: it does.
     """
-    for name in () if form.given else form.unused:
-        if counts_for_less(name, row.get(name)):
-            raise ValueError(
-                f"'{name}' is {row.get(name)}, but all rows count alike: leave the row out, or "
-                f"give --columns {named(form)} to train it all the same"
-            )
+    if not form.given and (said := unheeded(row, form.unused)):
+        raise ValueError(
+            f"{said}: leave the row out, or give --columns {named(form)} to train it all the same"
+        )
+
+
+def unheeded(row: Mapping[str, Any], unused: Collection[str]) -> str:
+    """Return what a row asks for in vain by columns that are not used, in words, or nothing.
+
+    That is to count for less than others, or to be seen with the media that its texts refer to.
+    """
+    for name in unused:
+        held = row.get(name)
+        if counts_for_less(name, held):
+            return f"'{name}' is {printable(str(held), 40)}, but all rows count alike"
+        if held and MEDIA.fullmatch(plain_name(name)):
+            used = (str(row[column]) for column in row if column not in unused)
+            if any(map(REFERRED.search, used)):
+                return f"a text refers to what '{name}' holds, but nothing else than texts is read"
+    return ""
 
 
 def counts_for_less(name: str, value: Any) -> bool:
@@ -39,17 +58,20 @@ def counts_for_less(name: str, value: Any) -> bool:
 
 
 def refuse_answer_beside(form: RowFormat, row: Mapping[str, Any]) -> None:
-    """Refuse a conversation that ends in a question, whose answer stands in another column.
+    """Refuse a conversation that ends in no answer, where it stands in another column.
 
     Raises:
         ValueError: it names that column.
     """
     for name in () if form.given else form.unused:
-        if plain_name(name) in NAMES["completion"] and isinstance(row.get(name), str) and row[name]:
+        held = row.get(name)
+        if plain_name(name) in NAMES["completion"] and held not in (None, "", [], {}):
             read = dict(form.roles)
             asked = read.pop("messages")
             both = named(RowFormat({"prompt": asked, "completion": name, **read}))
+            readable = isinstance(held, str) or listed_turns(held)
+            pair = f"give --columns {both}" if readable else f"write '{name}' as a text"
             raise ValueError(
-                f"'{asked}' ends in a question, and '{name}' beside it would be left out: give "
-                f"--columns {both}, or --columns {named(form)} to train without it"
+                f"'{asked}' ends in no answer, and '{name}' beside it would be left out: {pair}, "
+                f"or give --columns {named(form)} to train without it"
             )
