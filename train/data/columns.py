@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -188,8 +188,7 @@ def _given(row: Mapping[str, Any], columns: Mapping[str, str]) -> RowFormat:
             f"--columns names {listed(more)}, which does not go with {kind}: leave it out, or name "
             "prompt and completion, with which input, system, history and tools go"
         )
-    if found.kind == "prompt":
-        _refuse_answered(row, found)
+    refuse_half(row, found)
     return found
 
 
@@ -227,7 +226,7 @@ def _by_names(row: Mapping[str, Any]) -> RowFormat:
     unused = tuple(name for name in plain if name not in roles.values())
     instruction = plain.get(roles.get("prompt", "")) == "instruction"
     result = RowFormat(roles, unused, instruction or "input" in roles)
-    _refuse_half(row, result)
+    refuse_half(row, result)
     return result
 
 
@@ -247,16 +246,21 @@ def _preferred(names: list[str], plain: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
+def refuse_half(row: Mapping[str, Any], found: RowFormat) -> None:
     """Refuse a row of which the columns that are not used say how the others are meant.
+
+    Given columns are used as they are, but for a prompt: that is one of something.
 
     Raises:
         ValueError: there is a verdict on the answer, or an answer to what would be trained alone.
     """
     require_unjudged(found, row)
+    if found.kind in ("messages", "completion") or (found.given and found.kind == "text"):
+        return
     used = found.roles[found.kind]
-    speaker = next((name for name in found.unused if SPOKEN.fullmatch(plain_name(name))), None)
-    if found.kind == "text" and speaker and str(row[speaker]).strip().lower() in ROLE_OF:
+    texts = found.unused if found.kind == "text" else ()
+    speaker = next((name for name in texts if SPOKEN.fullmatch(plain_name(name))), None)
+    if speaker and str(row[speaker]).strip().lower() in ROLE_OF:
         raise ValueError(
             f"'{used}' would be trained alone, though it is what the '{speaker}' beside it says in "
             "a conversation: write the turns of each as one row of messages, or give --columns "
@@ -274,7 +278,7 @@ def _refuse_answered(row: Mapping[str, Any], found: RowFormat) -> None:
     used = found.roles[found.kind]
     for name in found.unused:
         word, value = plain_name(name), row.get(name)
-        if found.kind not in ("messages", "completion") and _competes(word, value, found.kind):
+        if _competes(word, value, found.kind):
             way = "give"
             if isinstance(value, int | float):
                 way = f"write '{name}' as a text, or give"
@@ -382,6 +386,7 @@ def spelt(value: Any) -> Any:
     return float(found["number"]) if found["number"] else found["yes"] is not None
 
 
+@lru_cache(maxsize=4096)
 def plain_name(name: object) -> str:
     """Return a column's name in lower case, its words joined by underscores."""
     return re.sub(r"[\s-]+", "_", str(name).strip().lower())

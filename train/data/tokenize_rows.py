@@ -16,8 +16,8 @@ from train.data.alpaca import WRITTEN
 from train.data.columns import (
     RowFormat,
     choose_format,
+    refuse_half,
     require_columns,
-    require_unjudged,
     richer,
 )
 from train.data.edges import edge_tokens, settle
@@ -187,8 +187,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
     """
     names = tuple(map(str, row))
     form = tally.forms.get(names)
-    bare = form is not None and form.kind in ("prompt", "text") and form.unused
-    if form is None or bare:  # what is beside it may be null, or a number here and a text there
+    if form is None:
         if tally.form is not None:
             require_columns(tally.form, row)
         columns = dict(config.columns)
@@ -201,7 +200,7 @@ def _form(row: Mapping[str, Any], place: str, config: DataConfig, tally: Tally) 
         tally.forms[names] = form
         tally.unused |= dict.fromkeys(form.unused)
     require_heeded(form, row)
-    require_unjudged(form, row)
+    refuse_half(row, form)  # what is beside it may be null here, or a number, and a text there
     return form
 
 

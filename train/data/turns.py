@@ -35,6 +35,7 @@ WITH_LOSS = (
 )  # fmt: skip
 WITHOUT_LOSS = ("ignore", "ignored", "masked", "no_loss")
 UNCLEAR = ("mask", "training_detail", "train_detail")
+MARKS = frozenset((*WITH_LOSS, *WITHOUT_LOSS, *UNCLEAR))
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -77,7 +78,7 @@ def read_turns(value: Any, what: str, template: str) -> tuple[list[Message], lis
         turn = {key: held for key, held in turn.items() if held is not None}
         for said in _speakers(turn):
             where = f"message {len(messages) + 1}"
-            marks.append(_mark({**turn, **said}, where))
+            marks.append(_mark(said if said is turn else {**turn, **said}, where))
             messages.append(_message(said, where, template))
     return messages, marks
 
@@ -220,7 +221,9 @@ def _mark(turn: Mapping[str, Any], where: str) -> bool | None:
     """
     own = _own_mark(turn, where)
     content = next((turn[key] for key in CONTENT_KEYS if key in turn), None)
-    parts = enumerate(content if isinstance(content, list) else [], 1)
+    if not isinstance(content, list):
+        return own
+    parts = enumerate(content, 1)
     marks = [
         _own_mark(part, f"part {number} of {where}") if isinstance(part, dict) else None
         for number, part in parts
@@ -236,6 +239,8 @@ def _mark(turn: Mapping[str, Any], where: str) -> bool | None:
 
 def _own_mark(turn: Mapping[str, Any], where: str) -> bool | None:
     """Return whether an object is marked to carry loss; None where it is not marked."""
+    if MARKS.isdisjoint(turn):
+        return None
     for key in UNCLEAR:
         if turn.get(key) is not None:
             raise ValueError(f"'{key}' of {where} is not clear: mark turns by 'train': true, false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 from train.data.columns import NAMES, RowFormat, named, plain_name, spelt
@@ -38,23 +39,29 @@ def unheeded(row: Mapping[str, Any], unused: Collection[str]) -> str:
     That is to count for less than others, or to be seen with the media that its texts refer to.
     """
     for name in unused:
-        held = row.get(name)
-        if counts_for_less(name, held):
+        kind, held = _kind(name), row.get(name)
+        if kind in ("weight", "no weight") and _is_less(held, full=kind == "weight"):
             return f"'{name}' is {printable(str(held), 40)}, but all rows count alike"
-        if held and MEDIA.fullmatch(plain_name(name)):
+        if held and kind == "media":
             used = (str(row[column]) for column in row if column not in unused)
             if any(map(REFERRED.search, used)):
                 return f"a text refers to what '{name}' holds, but nothing else than texts is read"
     return ""
 
 
-def counts_for_less(name: str, value: Any) -> bool:
-    """Whether a column says that its row, or a part of that, is to count otherwise than others."""
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """Return what a column says of its row: weight, no weight, media, or nothing."""
     known = WEIGHT.fullmatch(plain_name(name))
+    if known is None:
+        return "media" if MEDIA.fullmatch(plain_name(name)) else ""
+    return "weight" if known["no"] is None else "no weight"
+
+
+def _is_less(value: Any, *, full: bool) -> bool:
+    """Whether a weight, or one of a list of them, is another than that of a row that counts."""
     held = [spelt(one) for one in (value if isinstance(value, list) else [value])]
-    return known is not None and any(
-        isinstance(one, int | float) and one != (known["no"] is None) for one in held
-    )
+    return any(isinstance(one, int | float) and one != full for one in held)
 
 
 def refuse_answer_beside(form: RowFormat, row: Mapping[str, Any]) -> None:
