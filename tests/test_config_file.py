@@ -180,3 +180,15 @@ def test_what_is_typed_takes_the_place_of_what_says_the_same(tmp_path, text, typ
     path.write_text(text)
     words = expand([*NAMED, "--config", str(path), *typed.split()])
     assert parse_args(words) == parse_args([*NAMED, *meant.split()])
+
+
+def test_a_home_folder_that_no_shell_has_written_out_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    where = f"{tmp_path}/x"
+    assert expand(["--run-dir=~/x", "--save_dir", "~/x"]) == (
+        f"--run-dir={where}",
+        "--save_dir",
+        where,
+    )
+    (tmp_path / "a.yaml").write_text("run_dir: ~/x\n")
+    assert expand(["--config", "~/a.yaml"]) == ("--run-dir", where)

@@ -177,3 +177,7 @@ def test_an_adapter_whose_base_writes_no_turns_is_served_with_the_template(tmp_p
     )
     assert serve.endswith(f" --chat-template {tmp_path}/model/chat_template.jinja")
     assert upload.startswith("Upload it:")
+    run = tmp_path / "a run"
+    *_, merge, upload = next_commands(run, run / "model", model, kept=True)
+    assert merge.endswith(f"anyrank export '{run}' --merge-lora")
+    assert upload.endswith(f"YOUR-NAME/a-run '{run}/model'")

@@ -13,6 +13,7 @@ from train.command_line import read_words
 from train.errors import ConfigError
 
 # What belongs to one run alone, and is not taken over from its config.json.
+PLACES = ("--run-dir", "--save-dir")
 OWN = ("run_dir", "save_dir", "resume", "dry_run", "date")
 FLAGS = {row.flag for row in ARGUMENTS}
 SWITCHES = {row.flag for row in ARGUMENTS if row.read is None}
@@ -35,7 +36,7 @@ def expand(argv: Sequence[str]) -> tuple[str, ...]:
     """
     path, typed = _split(argv)
     if path is None:
-        return tuple(argv)
+        return _at_home(argv)
     content = _read(path)
     if not isinstance(content, Mapping):
         raise ConfigError(f"--config {path} must hold arguments by name, such as 'lr: 2e-6'")
@@ -49,7 +50,21 @@ def expand(argv: Sequence[str]) -> tuple[str, ...]:
         read_words(words)
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from None
-    return (*under(words, typed), *typed)
+    return _at_home((*under(words, typed), *typed))
+
+
+def _at_home(words: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line with `~` written out where no shell has done so: --run-dir=~/x."""
+    found: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        named = flag if equals else found[-1] if found else ""
+        value = value if equals else word
+        if named.replace("_", "-") in PLACES and value.startswith("~"):
+            value = str(Path(value).expanduser())
+            word = f"{flag}={value}" if equals else value
+        found.append(word)
+    return tuple(found)
 
 
 def under(words: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:

@@ -300,3 +300,10 @@ def test_a_plan_needs_no_third_party_module_and_little_of_the_processor():
     assert done.returncode == 0, done.stderr
     used = after.children_user + after.children_system
     assert used - before.children_user - before.children_system < 6 * unit()
+
+
+@pytest.mark.parametrize("pin", ["zero=3", "offload=all", "hpz=2"])
+def test_pins_that_would_divide_a_base_in_4_bits_are_refused(pin):
+    argv = [*BASE, "--model-name-or-path", "mistral-7b", "--use-lora", "--quantize", "nf4"]
+    with pytest.raises(PlanError, match=f"--pin {pin} would divide the base"):
+        command([*argv, "--pin", pin])

@@ -1,6 +1,7 @@
 """A dataset's README.md says which files belong together."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,24 @@ def test_a_file_has_no_configurations(hub):
         sought(f"{file}:all")
     with pytest.raises(DataError, match="has no configuration 'all', only none"):
         sought(f"{hub('')}:all")
+
+
+def test_parts_that_a_pattern_names_are_all_there(hub):
+    head = "configs:\n- config_name: a\n  data_files: data/all/p*\n"
+    folder = hub(head)
+    for name in ("p-00000-of-00002.jsonl", "other.jsonl"):
+        (Path(folder) / "data/all" / name).write_text("{}\n")
+    with pytest.raises(DataError, match="lacks p-00001-of-00002.jsonl, which README.md names by"):
+        sought(folder)
+    assert sought(hub(head.replace("p*", "p-00000*"))).files.keys() == {"train"}
+
+
+def test_what_decides_how_rows_are_read_is_refused_where_it_is_not_heeded(hub):
+    head = "configs:\n- config_name: a\n  data_files: data/all/held.jsonl\n  names: [b, c]\n"
+    with pytest.raises(DataError, match="says by names how the files of its configuration 'a'"):
+        sought(hub(head))
+
+
+def test_files_without_a_split_are_the_train_split(hub):
+    folder = hub("configs:\n- config_name: a\n  data_files: data/all/held.jsonl\n")
+    assert split_names(sought(f"{folder}:a:train")) == {"train": ["all/held"]}

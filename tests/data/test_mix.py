@@ -119,6 +119,7 @@ def test_each_of_several_datasets_is_read_by_its_own_columns(opened, write, chat
     told = "\n".join(data.notices)
     assert "a.jsonl: samples are 'Frage' and 'Antwort'" in told
     assert "b.jsonl: samples are 'messages'" in told
+    assert "--columns is not used for b.jsonl, which has none of these columns" in told
     sizes, counts = data.train.mixture.sizes, data.train.mixture.counts
     assert sizes == tuple(map(len, data.train.parts)) and counts == (2 * sizes[0], sizes[1] // 2)
     assert f"{counts[0]} of a.jsonl (weight 2, {sizes[0]} samples) and {counts[1]} of" in told

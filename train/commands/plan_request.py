@@ -20,7 +20,7 @@ from train.planning.cluster import Cluster, cluster_of
 from train.planning.hardware import find_gpu
 from train.planning.lengths import lengths_of
 from train.planning.offers import Training
-from train.planning.pins import DIVIDED, OTHERS, read_implementation, read_pins
+from train.planning.pins import DIVIDED, OTHERS, read_implementation, read_pins, refuse_zero3
 from train.planning.request import PlanRequest
 from train.text import GIB
 
@@ -55,6 +55,8 @@ def read_question(given: argparse.Namespace, calibrations: Path, cache: Path) ->
     words = parse_pins(given.pin, KEYS)
     if given.quantize and not given.use_lora:
         raise ConfigError("--quantize keeps the model frozen: give --use-lora as well")
+    if given.quantize:
+        refuse_zero3(words, given.quantize)
     named = [given.lora_r, given.lora_alpha, given.lora_dropout]
     if named != [None] * 3 and not given.use_lora:
         raise ConfigError("--lora-r, --lora-alpha and --lora-dropout go with --use-lora: give it")

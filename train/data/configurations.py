@@ -9,14 +9,50 @@ configs:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from train.data.columns import listed
 from train.data.read import file_format
 from train.errors import DataError, did_you_mean
 
 Files = dict[str, tuple[Path, ...]]
+# What an entry says that decides which files are read, is found in them, or concerns no row's text.
+HEEDED = (
+    "config_name", "data_files", "data_dir", "default", "description", "version", "features",
+    "sep", "delimiter", "field", "encoding", "lines", "drop_labels", "drop_metadata",
+)  # fmt: skip
+_PART = re.compile(r"(.*?)(\d+)(-of-)(\d+)(.*)")  # train-00000-of-00002.parquet
+
+
+def require_links(paths: Iterable[Path]) -> None:
+    """Refuse links to files that are gone, as in a hub's cache that was cleared.
+
+    Raises:
+        DataError: it names one.
+    """
+    gone = next((path for path in paths if path.is_symlink() and not path.exists()), None)
+    if gone is not None:
+        raise DataError(f"{gone} is a link to a file that is gone: fetch it again, or remove it")
+
+
+def missing_part(files: Iterable[Path]) -> str:
+    """Return the name of a file that is missing among numbered parts; empty: none is."""
+    held: dict[tuple[Path, str, str, str, str], dict[int, str]] = {}
+    for path in files:
+        if part := _PART.fullmatch(path.name):
+            stem, number, of, count, tail = part.groups()
+            held.setdefault((path.parent, stem, of, count, tail), {})[int(number)] = number
+    for (_, stem, of, count, tail), numbers in held.items():
+        first, width = min(1, *numbers), len(next(iter(numbers.values())))
+        first = 0 if int(count) not in numbers else first
+        for number in range(first, first + int(count)):
+            if number not in numbers:
+                return f"{stem}{number:0{width}}{of}{count}{tail}"
+    return ""
 
 
 def configured_files(
@@ -56,6 +92,11 @@ def configured_files(
             f"'{folder}' holds several configurations ({named}): name one, as by "
             f"--dataset-name-or-path {folder}:{next(iter(declared))}"
         )
+    if more := [key for key in declared[name] if key not in HEEDED]:
+        raise DataError(
+            f"README.md of '{folder}' says by {listed(more)} how the files of its configuration "
+            f"'{name}' are read, which is not heeded: name the files themselves, with --columns"
+        )
     said = f"the configuration '{name}' of {named} is read, as the dataset's README.md says"
     return _files(folder, name, declared[name], suffixes), said
 
@@ -81,12 +122,13 @@ def _files(folder: Path, name: str, entry: Mapping[str, Any], suffixes: Collecti
     for part in found if isinstance(found, list) else [found]:
         held = part if isinstance(part, dict) else {"split": "", "path": part}
         split, path = held.get("split"), held.get("path")
-        patterns.setdefault(str(split or ""), []).extend(
+        patterns.setdefault(str(split or "train"), []).extend(
             map(str, path if isinstance(path, list) else [path])
         )
     files: Files = {}
     for split, words in patterns.items():
         paths = [path for word in words for path in _matching(root, word)]
+        require_links(paths)
         paths = [path for path in paths if file_format(path) in suffixes]
         if not paths:
             raise DataError(
@@ -104,4 +146,8 @@ def _matching(root: Path, pattern: str) -> list[Path]:
         found = list(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
     except (NotImplementedError, ValueError):  # an absolute path, or none at all
         return []
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    shown = [path for path in found if not path.name.startswith(".")]
+    files = sorted(path for path in shown if path.is_file() or path.is_symlink())
+    if (missing := missing_part(files)) and fnmatch(missing, Path(pattern).name):
+        raise DataError(f"'{root}' lacks {missing}, which README.md names by {pattern}: fetch it")
+    return files

@@ -69,8 +69,9 @@ def opening(config: DataConfig, model: ModelConfig, cache: Path) -> Opening:
             return replace(found, template=CHATML, notices=(UNTEMPLATED, *found.notices))
         stores.append(store)
         config = replace(config, date=config.date or store.date)  # one for all, whenever made
-    _require_columns([name for name, _ in uses], stores, config)
+    told = _require_columns([name for name, _ in uses], stores, config)
     found = mixed(names, stores[: len(names)], held_names, stores[len(names) :])
+    found = replace(found, notices=(*told, *found.notices))
     return as_pairs(found) if config.objective == "dpo" else found
 
 
@@ -100,10 +101,14 @@ def _open_one(
 
 def _require_columns(
     names: Sequence[DatasetName], stores: Sequence[Store], config: DataConfig
-) -> None:
-    """Refuse --columns of several datasets that none of them has."""
+) -> tuple[str, ...]:
+    """Refuse --columns of several datasets that none of them has; name those that have none."""
     if config.columns and not any(store.named for store in stores):
         raise DataError(
             f"--columns names {listed([column for _, column in config.columns])}, which none of "
             f"{listed([name.short for name in names])} has: name columns of one of them"
         )
+    without = [name.short for name, store in zip(names, stores, strict=True) if not store.named]
+    if not (config.columns and without):
+        return ()
+    return (f"--columns is not used for {listed(without)}, which has none of these columns",)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.data.columns import listed
-from train.data.configurations import configured_files
+from train.data.configurations import configured_files, missing_part, require_links
 from train.data.read import file_format, read_files, read_table
 from train.data.rows import Block
 from train.data.urls import fetched
@@ -210,6 +210,12 @@ def _files_by_split(
     ]
     files = [path for path in shown if path.is_file() and not ABOUT.fullmatch(path.name)]
     found = [path for path in files if file_format(path) in SUFFIXES]
+    require_links(path for path in shown if file_format(path) in SUFFIXES)
+    if missing := missing_part(found):
+        raise DataError(
+            f"the folder '{folder}' lacks {missing}, a part beside those that it holds: fetch it, "
+            "or name the files that are to be read, with commas between them"
+        )
     kinds = sorted({file_format(path) for path in found})
     if len(kinds) != 1:
         noun = f"files of several kinds ({', '.join(kinds)})" if kinds else "no data file"

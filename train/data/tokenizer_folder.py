@@ -125,6 +125,17 @@ def settings_told(path: Path, tokenizer: Tokenizer, *, begun: bool) -> tuple[str
             f"the tokenizer's {CONFIG} says add_bos_token {str(asked).lower()}, but by its "
             f"tokenizer.json samples begin with {first or 'no such token'}"
         )
+    if own.get("split_special_tokens"):
+        said.append(
+            f"the tokenizer's {CONFIG} says split_special_tokens, but samples hold special tokens "
+            "whole, and the saved tokenizer does so, too"
+        )
+    spaced = tokenizer.spelling(tokenizer.encode("a")[:1]).startswith("\N{LOWER ONE EIGHTH BLOCK}")
+    if own.get("add_prefix_space") is False and spaced and not (path / "tokenizer.json").is_file():
+        said.append(
+            f"the tokenizer's {CONFIG} says add_prefix_space false, but by its tokenizer.model a "
+            "text begins with a space"
+        )
     for role, used in (("bos_token", info.bos), ("eos_token", info.eos)):
         values = (own.get(role), other.get(role))
         names = [one.get("content") if isinstance(one, dict) else one for one in values if one]

@@ -211,6 +211,7 @@ class HuggingFaceTokenizer:
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings.pop("split_special_tokens", None)  # samples hold them whole
         text = json.dumps(settings, indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
 

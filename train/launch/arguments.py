@@ -123,7 +123,7 @@ def of_run(typed: Sequence[str]) -> tuple[tuple[str, ...], str]:
     trained = Path(named[-1][0]).glob(f"attempts/*/{TOKENIZED}") if named else ()
     for folder in sorted((path.parent for path in trained), reverse=True):
         try:
-            stored = json.loads((folder / "environment.json").read_text())["arguments"]
+            stored = expand(json.loads((folder / "environment.json").read_text())["arguments"])
         except (OSError, ValueError, KeyError):
             continue
         # Another number of GPUs has pins of its own: they are taken over together or not at all.

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from train.config import ModelConfig
@@ -89,23 +90,25 @@ def next_commands(
     """
     yield f"Serve it:   vllm serve {_served(folder, model, made=made)}"
     if model.lora is not None and kept:
-        yield f"Merge it:   anyrank export {run} --merge-lora"
-    yield f"Upload it:  hf upload YOUR-NAME/{run.name} {folder}"
+        yield f"Merge it:   anyrank export {quote(str(run))} --merge-lora"
+    name = re.sub(r"[^\w.-]", "-", run.absolute().name, flags=re.ASCII)
+    yield f"Upload it:  hf upload YOUR-NAME/{name} {quote(str(folder))}"
 
 
 def _served(folder: Path, model: ModelConfig, *, made: bool) -> str:
     """Return vLLM's words; beside an adapter it takes all else from the base, unless it is told."""
     if model.lora is None:
-        return str(folder)
-    words = [f"{model.hub or model.name_or_path} --enable-lora --lora-modules tuned={folder}"]
+        return quote(str(folder))
+    base = quote(str(model.hub or model.name_or_path))
+    words = [f"{base} --enable-lora --lora-modules tuned={quote(str(folder))}"]
     if model.lora.r > _VLLM_RANKS[0]:
         room = next((rank for rank in _VLLM_RANKS if rank >= model.lora.r), model.lora.r)
         words.append(f"--max-lora-rank {room}")
     template = folder / "chat_template.jinja"
     if (model.chat_template or made) and template.exists():
-        words.append(f"--chat-template {template}")
+        words.append(f"--chat-template {quote(str(template))}")
     if (folder / "generation_config.json").exists():  # written where the base stops elsewhere
-        words.append(f"--generation-config {folder}")
+        words.append(f"--generation-config {quote(str(folder))}")
     return " ".join(words)
 
 

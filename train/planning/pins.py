@@ -89,7 +89,7 @@ def merge_pins(config: RunConfig, ds: DsConfig) -> Pins:
     if config.data.objective == "dpo":
         _refuse_divided_pairs(pins)
     if config.model.quantize:
-        _refuse_zero3(config.pins, config.model.quantize)
+        refuse_zero3(config.pins, config.model.quantize)
     if config.model.quantize and pins.zero == 3:
         offload = None if pins.offload == "all" else pins.offload
         pins = replace(pins, zero=None, hpz=None, offload=offload)
@@ -120,7 +120,7 @@ def _refuse_divided_pairs(pins: Pins) -> None:
         )
 
 
-def _refuse_zero3(pins: Mapping[str, str], kind: str) -> None:
+def refuse_zero3(pins: Mapping[str, str], kind: str) -> None:
     """Refuse pins that only ZeRO-3 has, over a base in 4 bits.
 
     Raises:
