@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -219,6 +220,19 @@ def test_the_fingerprint_changes_with_the_tokens_and_masks_and_with_nothing_else
         opened(write([*rows, rows[0]]), pieces).fingerprint,
     ]
     assert len({base, *changed}) == 6
+
+
+def test_the_fingerprint_is_of_the_samples_that_are_not_held_out_and_no_others(
+    opened, write, pieces
+):
+    data = opened(write([{"text": f"hello {n} " * (1 + n % 5)} for n in range(60)]), pieces)
+    assert len(data.validation)
+    for split in (data.train, data.validation):
+        digest = hashlib.sha256(split.lengths.astype("<i4").tobytes())
+        for number in range(len(split)):
+            for part in split.sample(number):
+                digest.update(part.tobytes())
+        assert split.fingerprint == digest.hexdigest()[:16]
 
 
 def test_a_damaged_store_is_made_again(opened, write, pieces, tmp_path):

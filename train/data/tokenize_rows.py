@@ -99,6 +99,7 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
     texts = ["".join(text for text, _ in run) for run in runs]
     cuts = [list(accumulate(len(text) for text, _ in run[:-1])) for run in runs]
     encoded = iter(tokenizer.encode_batch(texts, cuts))
+    unknown = tokenizer.info.unknown
     tokens, mask = array("i"), bytearray()
     lengths, loss_tokens, drawn = array("i"), array("i"), array("Q")
     for item in items:
@@ -106,11 +107,11 @@ def tokenize(rows: Iterable[Row], config: DataConfig, tokenizer: Tokenizer, tall
         tally.counts["truncated"] += len(ids) > config.block_size
         ids, carried = ids[: config.block_size], carried[: config.block_size]
         carrying = carried.count(1)
-        tally.counts["unknown"] += tokenizer.info.unknown in ids
+        tally.counts["unknown"] += unknown is not None and unknown in ids
         tally.counts["without loss"] += not carrying
         if carrying or paired:  # pairs stay pairs
             tally.counts["samples"] += 1
-            tokens.extend(ids)
+            tokens += array("i", ids)
             mask += carried
             lengths.append(len(ids))
             loss_tokens.append(carrying)

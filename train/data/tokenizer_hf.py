@@ -244,6 +244,8 @@ class HuggingFaceTokenizer:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         compiled: Any = _compile_jinja_template(self._templates[bool(tools)][0])  # kept by its text
+        if not isinstance(compiled.globals, dict):  # a chain of maps: copied for each rendering
+            compiled.globals = dict(compiled.globals)
         return str(
             compiled.render(
                 messages=messages,
