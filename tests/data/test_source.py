@@ -77,8 +77,8 @@ def test_a_folder_that_lacks_a_part_or_what_a_link_names_is_refused(tmp_path):
     folder_of(tmp_path, "train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl")
     with pytest.raises(DataError, match="lacks train-00001-of-00003.jsonl, a part beside"):
         sought(tmp_path)
-    folder_of(tmp_path, "train-00001-of-00003.jsonl")
-    assert len(sought(tmp_path).files["train"]) == 3
+    folder_of(tmp_path, "train-00001-of-00003.jsonl", "train-2-of-5-stars.jsonl")
+    assert len(sought(tmp_path).files["train"]) == 4
     (tmp_path / "train-more.jsonl").symlink_to("gone")
     with pytest.raises(DataError, match="train-more.jsonl is a link to a file that is gone"):
         sought(tmp_path)

@@ -25,7 +25,7 @@ HEEDED = (
     "config_name", "data_files", "data_dir", "default", "description", "version", "features",
     "sep", "delimiter", "field", "encoding", "lines", "drop_labels", "drop_metadata",
 )  # fmt: skip
-_PART = re.compile(r"(.*?)(\d+)(-of-)(\d+)(.*)")  # train-00000-of-00002.parquet
+_PART = re.compile(r"(.*?)(\d{3,})(-of-)(\d{3,})(.*)")  # train-00000-of-00002.parquet
 
 
 def require_links(paths: Iterable[Path]) -> None:
