@@ -16,7 +16,7 @@ from tests.support.launching import ROOT
 def rows(tmp_path_factory):
     out = tmp_path_factory.mktemp("numerics") / "found"
     words = [sys.executable, "bench/numerics.py", "--steps", "4", "--out", str(out)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert out.with_suffix(".json").is_file(), done.stderr[-3000:]
     found = json.loads(out.with_suffix(".json").read_text())
     assert done.returncode == (0 if all(row["met"] for row in found["rows"]) else 1)

@@ -29,7 +29,8 @@ while :; do sleep 0.05; done
 )
 def test_a_save_gets_the_time_that_its_checkpoint_needs(tmp_path, left, gigabytes, waits):
     (tmp_path / "bin").mkdir()
-    for name, text in (("launch.sh", LAUNCH), ("bin/scontrol", '#!/bin/sh\necho "$@" > queued\n')):
+    slurm = {"bin/scontrol": '#!/bin/sh\necho "$@" > queued\n', "bin/squeue": "#!/bin/sh\nexit 1\n"}
+    for name, text in {"launch.sh": LAUNCH, **slurm}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     folder = tmp_path / "own/checkpoints/step_00000010"
