@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import TextIO
 
 GIB = 2**30
@@ -133,3 +134,10 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") 
         ).rstrip()
         for row in rows
     ]
+
+
+def listed(names: Collection[object]) -> str:
+    """Return names of columns with commas between them; of very many, the first."""
+    shown = [printable(str(name), 40) for name in islice(names, 20)]
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return ", ".join([name if name.strip() else f"'{name}'" for name in shown] + more) or "none"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from train.data.columns import choose_format, richer
+from train.data.columns import choose_format
+from train.data.row_format import richer
 from train.data.unheeded import require_heeded
 from train.errors import DataError
 

@@ -91,12 +91,12 @@ def difference(one, other) -> float:
     assert len(one) == len(other) in (8, 20)
     for left, right in zip(one, other, strict=True):
         assert [left[key] for key in EQUAL] == [right[key] for key in EQUAL]
-    return difference_of_losses(one, other)
+    return difference_of("loss", one, other)
 
 
-def difference_of_losses(one, other) -> float:
+def difference_of(fact: str, one, other) -> float:
     pairs = zip(one, other, strict=True)
-    return max(abs(left["loss"] - right["loss"]) / left["loss"] for left, right in pairs)
+    return max(abs(left[fact] - right[fact]) / left[fact] for left, right in pairs)
 
 
 def found(runs, prefix):
@@ -151,8 +151,7 @@ def test_invariance_of_adapters_and_their_dropout_over_stages(runs):
 
 
 def test_invariance_of_adapters_over_a_base_in_4_bits(runs):
-    # That 4 bits are another base is seen: by 1e-4, more or less with the interpreter's functions.
-    assert difference_of_losses(runs[1]["lora3"], runs[1]["qlora0"]) > 10 * FP32
+    assert difference_of("grad_norm", runs[1]["lora3"], runs[1]["qlora0"]) > 1000 * FP32
     assert runs[1]["qlora0"][-1]["loss"] < runs[1]["qlora0"][0]["loss"]
     for n, name in found(runs, "qlora"):
         assert difference(runs[1]["qlora0"], runs[n][name]) <= FP32
@@ -224,4 +223,4 @@ def test_invariance_in_bf16(runs):
 
 def test_a_different_seed_is_a_different_run(runs):
     assert runs[1]["short"][0]["sample_hash"] != runs[1]["seed"][0]["sample_hash"]
-    assert difference_of_losses(runs[1]["short"], runs[1]["seed"]) > 100 * FP32
+    assert difference_of("loss", runs[1]["short"], runs[1]["seed"]) > 100 * FP32

@@ -22,10 +22,6 @@ from train.run.session import _restarted
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
 
 
-def test_hosts_that_have_opened_the_same_may_train():
-    require_same([("a", OPENED), ("a", {}), ("b", dict(OPENED)), ("b", {})])
-
-
 @pytest.mark.parametrize(("offload", "told"), [("none", 0), ("optimizer", 1)])
 def test_a_compilation_that_may_take_minutes_is_told_before_it_begins(monkeypatch, offload, told):
     said, seen = [], []
@@ -40,6 +36,7 @@ def test_a_compilation_that_may_take_minutes_is_told_before_it_begins(monkeypatc
 
 
 def test_hosts_that_have_opened_something_else_are_named_with_what_differs():
+    require_same([("a", OPENED), ("a", {}), ("b", dict(OPENED)), ("b", {})])
     other = {**OPENED, "dataset": "d2", "model": "m2"}
     with pytest.raises(DataError, match="b has another dataset and another model than a: make"):
         require_same([("a", OPENED), ("b", other)])

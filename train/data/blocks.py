@@ -10,9 +10,9 @@ from itertools import chain
 from typing import Any
 
 from train.config import DataConfig
-from train.data.columns import RowFormat
 from train.data.parts import Parts
 from train.data.read_json import rows_of
+from train.data.row_format import RowFormat
 from train.data.rows import Block
 from train.data.tokenize_rows import Tally, tokenize
 from train.data.tokenizer import Tokenizer

@@ -13,9 +13,9 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from train.data.columns import listed
 from train.data.tokenizer import Segments, Tokenizer
 from train.data.turns import REASONING, Conversation, Message, checked
+from train.text import listed
 
 PARTS = re.compile(r"\n|</?[\w|]+>")  # what a template leaves out is whole lines, or within tags
 SHORT = 200  # characters of a turn that may well stand within another

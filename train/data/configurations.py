@@ -15,9 +15,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from train.data.columns import listed
 from train.data.read import file_format
 from train.errors import DataError, did_you_mean
+from train.text import listed
 
 Files = dict[str, tuple[Path, ...]]
 # What an entry says that decides which files are read, is found in them, or concerns no row's text.

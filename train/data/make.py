@@ -21,7 +21,6 @@ from train.data.alpaca import TOLD as ALPACA_TOLD
 from train.data.alpaca import WRITTEN
 from train.data.blocks import Progress, Recipe, make_blocks
 from train.data.chatml import CHATML, END, NONE
-from train.data.columns import listed
 from train.data.edges import edge_tokens, sentences
 from train.data.parts import Parts
 from train.data.render import OWN, NoTemplateError, describe, describe_pairs
@@ -35,6 +34,7 @@ from train.errors import DataError
 from train.hosts.probe import code_digest
 from train.locking import locked
 from train.paths import PACKAGE
+from train.text import listed
 
 # What a dataset is for: training and, held out of it, evaluation; or one of them alone.
 Use = Literal["both", "train", "evaluate"]

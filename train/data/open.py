@@ -11,7 +11,6 @@ from pathlib import Path
 from train.config import DataConfig, ModelConfig
 from train.data.blocks import Progress
 from train.data.chatml import CHATML, NONE
-from train.data.columns import listed
 from train.data.make import Making, Use, make_once, untemplated
 from train.data.mix import Dataset, mixed
 from train.data.pairs import as_pairs
@@ -21,6 +20,7 @@ from train.data.tokenizers import tokenizer_key
 from train.errors import DataError
 from train.names import DatasetName
 from train.paths import unusable
+from train.text import listed
 
 FORMAT = 9
 Opening = Generator[Progress, None, Dataset]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.batch import MicroBatch, collate
-from train.data.columns import NAMES, listed, plain_name
+from train.data.column_names import NAMES, plain_name
 from train.data.mix import Dataset, JoinedSplit
 from train.data.order import Mixture
 from train.data.rows import Row
@@ -25,6 +25,7 @@ from train.data.store import Sample, StoredSplit
 from train.data.turns import listed_turns, role_of
 from train.data.unheeded import unheeded
 from train.errors import DataError
+from train.text import listed
 
 BETA = 0.1  # of the DPO paper's experiments (arXiv 2305.18290), and everybody's default
 ANSWERS = ("chosen", "rejected")

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train.data.columns import listed
 from train.data.read_json import read_json
 from train.data.rows import (
     BOM,
@@ -29,6 +28,7 @@ from train.data.rows import (
     unpacked_from,
 )
 from train.errors import DataError
+from train.text import listed
 
 BLOCK = 1000  # rows that are taken from a columnar file at a time
 POINTER = b"version https://git-lfs"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train.data.columns import is_known, listed
+from train.data.column_names import is_known
 from train.data.rows import (
     BOM,
     Block,
@@ -24,6 +24,7 @@ from train.data.rows import (
 )
 from train.data.turns import ROLE_KEYS
 from train.errors import DataError
+from train.text import listed
 
 
 def read_json(path: Path) -> Iterator[Block]:

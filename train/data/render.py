@@ -17,7 +17,7 @@ from typing import Any
 
 from train.data.alpaca import WRITTEN, alpaca_prompt
 from train.data.chat_template import by_template
-from train.data.columns import RowFormat
+from train.data.row_format import RowFormat
 from train.data.tokenizer import Segments, Tokenizer
 from train.data.turns import (
     REASONING,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.data.columns import listed
 from train.data.configurations import configured_files, missing_part, require_links
 from train.data.read import file_format, read_files, read_table
 from train.data.rows import Block
@@ -16,6 +15,7 @@ from train.data.urls import fetched
 from train.errors import DataError, did_you_mean
 from train.names import DatasetName
 from train.paths import looks_local
+from train.text import listed
 
 Key = tuple[tuple[str, ...], ...]
 SPLITS = {

@@ -13,16 +13,11 @@ from typing import Any
 
 from train.config import DataConfig
 from train.data.alpaca import WRITTEN
-from train.data.columns import (
-    RowFormat,
-    choose_format,
-    refuse_half,
-    require_columns,
-    richer,
-)
+from train.data.columns import choose_format
 from train.data.edges import edge_tokens, settle
 from train.data.pairs import answer_rows
 from train.data.render import JOINED, OWN, Rendered, render
+from train.data.row_format import RowFormat, refuse_half, require_columns, richer
 from train.data.rows import Row
 from train.data.store import Part
 from train.data.tokenizer import Encoded, Tokenizer, TokenizerInfo

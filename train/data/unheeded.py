@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
-from train.data.columns import NAMES, RowFormat, named, plain_name, spelt
+from train.data.column_names import NAMES, plain_name, spelt
+from train.data.row_format import RowFormat, named
 from train.data.turns import listed_turns
 from train.text import printable
 
