@@ -10,7 +10,7 @@ from deepspeed.accelerator import get_accelerator
 
 from tests.engine import checkpoint_worker as checkpoints
 from tests.engine import invariance_worker as worker
-from tests.engine.test_invariance import EQUAL, difference_of_losses
+from tests.engine.test_invariance import EQUAL, difference_of
 from tests.support.ranks import together
 from train.engine.scale import FIRST, LEAST, WINDOW, LossScale
 from train.engine.start import require_device
@@ -41,7 +41,7 @@ def require_fp16() -> None:
 def test_every_cell_makes_the_same_steps(runs, capsys):
     cells = {(n, name): steps for n in runs for name, steps in runs[n].items() if "fp16" in name}
     base = runs[1]["fp16-usual-zero1"]
-    table = {at: difference_of_losses(base, steps) for at, steps in cells.items()}
+    table = {at: difference_of("loss", base, steps) for at, steps in cells.items()}
     for steps in cells.values():
         assert [[s[key] for key in EQUAL] for s in steps] == [
             [s[key] for key in EQUAL] for s in base
@@ -54,10 +54,10 @@ def test_every_cell_makes_the_same_steps(runs, capsys):
 
 def test_it_is_the_mathematics_of_fp32(runs, capsys):
     half, brain = (runs[1][name] for name in ("fp16-usual-zero1", "short-bf16"))
-    found = difference_of_losses(runs[1]["short-fp32"], half)
+    found = difference_of("loss", runs[1]["short-fp32"], half)
     with capsys.disabled():
         print(f"\nfp16 against fp32: {found:.1e}")
-    assert found < difference_of_losses(runs[1]["short-fp32"], brain)
+    assert found < difference_of("loss", runs[1]["short-fp32"], brain)
     norms = [
         (a["grad_norm"], b["grad_norm"]) for a, b in zip(runs[1]["short-fp32"], half, strict=True)
     ]
@@ -83,7 +83,7 @@ def test_a_checkpoint_goes_on_at_another_number_of_ranks_and_stage(tiny, ragged,
         whole = json.loads((tmp_path / run / "records.json").read_text())[checkpoints.SAVED :]
         assert result["equal"], (run, variant)
         assert [r["hash"] for r in result["records"]] == [r["hash"] for r in whole]
-        assert difference_of_losses(whole, result["records"]) <= PROMISED
+        assert difference_of("loss", whole, result["records"]) <= PROMISED
 
 
 def test_the_scale_is_halved_to_its_least_and_doubled_after_a_while():
