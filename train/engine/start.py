@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -144,7 +145,9 @@ def _build_cpu_adam() -> None:
     """Compile DeepSpeed's CPU Adam, once per user and host.
 
     torch marks a build by a file, and waits for ever on that of a build that was killed. The
-    lock here ends with its process, so whoever holds it knows such a file to be a leftover.
+    lock here ends with its process, so whoever holds it knows such a file to be a leftover. torch
+    looks for ninja on PATH, where that of an environment that is not activated does not lie; and
+    ninja of another version compiles everything anew.
 
     Raises:
         ConfigError: it cannot be compiled.
@@ -153,8 +156,10 @@ def _build_cpu_adam() -> None:
     from torch.utils.cpp_extension import _get_build_directory
 
     try:
+        import ninja
+
         folder = Path(_get_build_directory(CPUAdamBuilder.NAME, verbose=False))
-        with locked(folder.with_name("anyrank-cpu-adam.lock")), _quiet():
+        with locked(folder.with_name("anyrank-cpu-adam.lock")), _quiet(), _on_path(ninja.BIN_DIR):
             (folder / "lock").unlink(missing_ok=True)
             CPUAdamBuilder().load(verbose=False)
     except (RuntimeError, OSError, ImportError) as error:
@@ -163,3 +168,14 @@ def _build_cpu_adam() -> None:
             f"the optimizer cannot be offloaded, since DeepSpeed's CPU Adam was not built "
             f"({first}): install g++ and ninja, or give --pin offload=none"
         ) from None
+
+
+@contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    """Let the programs of a folder be found before all others."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join(filter(None, (folder, path)))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path
