@@ -6,6 +6,7 @@ about what ranks do, and others start them as a user would.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -96,6 +97,7 @@ def _rank(rank: int, size: int, port: int, act: Callable[..., None], args: tuple
     from train.config import World
     from train.engine.gang import connect
 
+    gc.freeze()  # as a run does: what was imported is no garbage
     torch.set_num_threads(1)
     gang = connect(World.from_env(os.environ), os.environ)
     act(gang, *args)
