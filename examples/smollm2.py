@@ -114,7 +114,9 @@ def converter(folder: Path) -> Path:
             [sys.executable, "-m", "pip", *words, "llama-cpp-python>=0.3,<0.4"], check=True
         )
         with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
-            archive.extractall(folder, filter="data")
+            # Python has it since 3.11.4; before, the filter that is asked for is not looked at.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(folder)
         found = list(folder.glob("**/llama.cpp/convert_hf_to_gguf.py"))
     return found[0]
 
