@@ -1,5 +1,7 @@
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from train.config import World, parse_args
-from train.errors import DataError
+from train.errors import CheckpointError, DataError
 from train.loop import Outputs
 from train.output.console import Console
 from train.output.metrics import read_metrics
@@ -16,7 +18,7 @@ from train.run import joining, session
 from train.run.finishing import _final_checkpoint, _losses
 from train.run.inputs import date_of, few_steps, slow_adapter
 from train.run.joining import require_same
-from train.run.resume import _counting, too_long_before
+from train.run.resume import _counting, _require_room, too_long_before
 from train.run.session import _restarted
 
 OPENED = {"dataset": "d1", "tokenizer": "t1", "model": "m1"}
@@ -158,3 +160,18 @@ def test_a_clock_that_was_put_back_makes_no_pause_of_less_than_nothing():
     lines = ({"time": 90.0, "step": 4}, {"time": 900.0, "step": 4})
     pauses = [_restarted((None,) * 6, line, job, 2, 100.0).pause for line in lines]
     assert pauses == [10.0, 0.0]
+
+
+def test_room_is_looked_for_on_the_disk_to_which_the_checkpoints_are_a_link(tmp_path, monkeypatch):
+    small, run, real = tmp_path / "small", tmp_path / "run", os.statvfs
+    small.mkdir()
+    run.mkdir()
+    (run / "checkpoints").symlink_to(small)
+    full = SimpleNamespace(f_bavail=3, f_frsize=1000)
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: full if Path(path).resolve() == small else real(path)
+    )
+    config = parse_args(["--model-name-or-path", "m", "--dataset-name-or-path", "d"])
+    out = Outputs(Console(False), None, NoTracker(), run)
+    with pytest.raises(CheckpointError, match=r"but only 3\.0 kB are free in .*run/checkpoints:"):
+        _require_room(12_000, range(10), config, out)

@@ -121,7 +121,8 @@ class Saver:
     def _begin(self, step: int, run: Path, kinds: Sequence[str]) -> Path:
         assert self._attempt is not None
         size = self.bytes() * len(kinds) // len(STATE)
-        checkpoints.require_space(self._run, size, f"the checkpoint of step {step} needs")
+        place = checkpoints.home(run)  # may be a link to another disk
+        checkpoints.require_space(place, size, f"the checkpoint of step {step} needs")
         try:
             return checkpoints.begin(run, step, self._attempt)
         except OSError as error:

@@ -228,13 +228,12 @@ def _require_room(size: int, steps: range, config: RunConfig, out: Outputs) -> N
     more = max(1, min(have + saves, keep) - have) if saves > 0 else 0
     model = size // 12 * (4 if config.model.precision == "fp32" else 2)
     model += size // 3 * output.save_only_model  # what it is written from
-    elsewhere = Path(output.save_dir) if output.save_dir else None
-    if elsewhere is not None:
-        checkpoints.require_space(elsewhere, model, "the model needs")
-    needed = more * size + (0 if elsewhere else model)
+    place = Path(output.save_dir) if output.save_dir else out.path
+    checkpoints.require_space(place, model, "the model needs")
+    needed = more * size + (0 if output.save_dir else model)
     noun = "checkpoint" if more == 1 else "checkpoints"
     purpose = f"{more} more {noun} of {format_bytes(size)} and the model need"
-    free = checkpoints.require_space(out.path, needed, purpose)
+    free = checkpoints.require_space(checkpoints.home(out.path), needed, purpose)
     out.console.say(f"{purpose} {format_bytes(needed)}; {format_bytes(free)} are free")
 
 
