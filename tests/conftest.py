@@ -46,14 +46,18 @@ MARKERS = {
 }  # fmt: skip
 # The files that take longest, which are begun first: one of them at the end is waited for alone.
 LONGEST = (
-    "tests/engine/test_invariance.py", "tests/engine/test_checkpoint_runs.py",
-    "tests/launch/test_resize.py", "tests/engine/test_stopping.py",
-    "tests/engine/test_numerics.py", "tests/engine/test_model.py",
-    "tests/engine/test_checkpoint_pairs.py", "tests/launch/test_regrow.py",
-    "tests/engine/test_tensor.py", "tests/test_first_gpu.py", "tests/engine/test_kernels.py",
-    "tests/test_resizing.py", "tests/test_examples.py", "tests/launch/test_supervise.py",
-    "tests/test_ending.py", "tests/launch/test_pause.py", "tests/test_install.py",
-    "tests/test_main.py", "tests/engine/test_kept_memory.py", "tests/commands/test_prepare.py",
+    "tests/engine/test_invariance.py", "tests/launch/test_resize.py",
+    "tests/engine/test_numerics.py", "tests/engine/test_stopping.py", "tests/launch/test_regrow.py",
+    "tests/test_first_gpu.py", "tests/engine/test_checkpoint_pairs.py",
+    "tests/engine/test_tensor.py", "tests/engine/test_checkpoint_runs.py", "tests/test_resizing.py",
+    "tests/engine/test_model.py", "tests/launch/test_pause.py", "tests/test_examples.py",
+    "tests/engine/test_kernels.py", "tests/launch/test_supervise.py", "tests/test_ending.py",
+    "tests/test_install.py", "tests/engine/test_kept_memory.py", "tests/engine/test_replica.py",
+    "tests/engine/test_compiled.py", "tests/engine/test_model_mutations.py",
+    "tests/launch/test_owner.py", "tests/engine/test_pipeline.py", "tests/test_main.py",
+    "tests/hosts/test_probe.py", "tests/hosts/test_hostfile.py", "tests/data/test_tokenizer.py",
+    "tests/engine/test_long_sample.py", "tests/commands/test_prepare.py",
+    "tests/planning/test_search.py", "tests/commands/test_plan.py", "tests/launch/test_free.py",
 )  # fmt: skip
 # What small tokenizers are trained on.
 TEXTS = [
