@@ -8,6 +8,7 @@ import pytest
 
 from train.commands.report import command
 from train.errors import ConfigError
+from train.report import figures
 from train.report.facts import facts
 from train.report.runs import compare, curves, read_runs
 from train.report.tables import tables
@@ -62,6 +63,14 @@ def test_runs_of_different_counts_with_the_same_losses_are_one_curve(tmp_path, c
     said = capsys.readouterr().out
     assert "One curve" in said and "1.00e-07" in said and "resumed by start 2" in said
     assert not (one / "report").exists()
+
+
+def test_the_words_of_resumes_stand_below_one_another_where_there_is_room(tmp_path):
+    runs = read_runs([make_run(tmp_path / "one", LOSSES, (2, 3, 1), begins=(1, 2, 4))])
+    first, second = figures.losses(runs).axes[0].texts
+    assert "step 1 on 2 ranks, lost" in first.get_text()
+    assert (first.get_ha(), second.get_ha()) == ("left", "right")
+    assert first.get_position()[1] - second.get_position()[1] == pytest.approx(2 * 0.07)  # lines
 
 
 def configure(run: Path, lr: float, **told) -> None:

@@ -87,16 +87,23 @@ def losses(runs: Sequence[Run]) -> Figure:
 
 
 def _resumes(axis: Axes, run: Run, color: str) -> None:
-    """Mark where a run went on after it had ended early, and on how many ranks."""
+    """Mark where a run went on after it had ended early, and on how many ranks.
+
+    Each mark's words stand below those of the marks before, and on that side where there is room.
+    """
     for before, after in pairwise(run.starts):
         if before.steps and after.steps:
-            axis.axvline(after.steps[0] - 0.5, color=color, linestyle=":", linewidth=1.4)
-            text = f" {run.name}: {before.gpus} → {after.gpus} ranks after step {before.steps[1]}"
+            place = after.steps[0] - 0.5
+            axis.axvline(place, color=color, linestyle=":", linewidth=1.4)
+            text = f" {run.name}: {before.gpus} → {after.gpus} ranks after step {before.steps[1]} "
             if not run.lossless(after):
-                text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost;\n"
-                text += f" resumed from step {after.steps[0] - 1} on {after.gpus}"
-            axis.text(after.steps[0] - 0.5, 0.97, text, transform=axis.get_xaxis_transform(),
-                      fontsize=9, color=color, va="top")  # fmt: skip
+                text = f" {run.name}: step {before.steps[1]} on {before.gpus} ranks, lost; \n"
+                text += f" resumed from step {after.steps[0] - 1} on {after.gpus} "
+            above = sum(1 + other.get_text().count("\n") for other in axis.texts)
+            late = place > 0.6 * run.steps[-1]["step"]
+            axis.text(place, 0.97 - 0.07 * (above % 12), text, fontsize=9, color=color, va="top",
+                      ha="right" if late else "left",
+                      transform=axis.get_xaxis_transform())  # fmt: skip
 
 
 def _differences(axis: Axes, runs: Sequence[Run]) -> None:
