@@ -13,9 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # the workers share the cores, and threads would wait by spinning
+# Workers share the cores; where threads are more than these, they wait for one another by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in "COLUMNS", "LINES":  # a worker's, which has no terminal
     os.environ.pop(name, None)
 

@@ -137,7 +137,7 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[bool], gap: str = "  ") 
 
 
 def listed(names: Collection[object]) -> str:
-    """Return names of columns with commas between them; of very many, the first."""
+    """Return names with commas between them, blank ones quoted: of many the first 20; or `none`."""
     shown = [printable(str(name), 40) for name in islice(names, 20)]
     more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
     return ", ".join([name if name.strip() else f"'{name}'" for name in shown] + more) or "none"

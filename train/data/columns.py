@@ -14,13 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.data.column_names import (
-    KNOWN,
-    NAMES,
-    PREFERENCE,
-    plain_name,
-    suggestion,
-)
+from train.data.column_names import KNOWN, NAMES, PREFERENCE, plain_name, suggestion
 from train.data.row_format import KINDS, OPTIONAL, RowFormat, refuse_half
 from train.data.turns import listed_turns, role_of
 from train.errors import DataError, did_you_mean
